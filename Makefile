@@ -1,0 +1,59 @@
+# The commands of this project; each installs what it needs.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+UV := $(shell command -v uv || echo $(HOME)/.local/bin/uv)
+RUN := .venv/bin
+
+.PHONY: help install demo test test-s3 test-slow lint types docs bench-train bench-loop bench-tokenize bench-start clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+install: .venv/.installed  ## Install the locked environment into .venv
+
+$(UV):
+	python3 -m pip install --quiet --user 'uv>=0.9' || python3 -m pip install --quiet --user --break-system-packages 'uv>=0.9'
+
+.venv/.installed: uv.lock pyproject.toml | $(UV)
+	@test -x "$(UV)" || { echo "uv is not where pip put it; install it from https://docs.astral.sh/uv" >&2; exit 1; }
+	$(UV) sync --locked --group dev
+	@touch $@
+
+demo: install  ## Train on the demo records and show ten synthetic ones
+	$(RUN)/python examples/make_demo_data.py
+	$(RUN)/runner submit examples/quickstart.yaml
+	$(RUN)/runner generate runs/randhie -n 10
+
+test: install  ## All tests that need nothing but Python packages
+	$(RUN)/python -m pytest tests/unit tests/ray
+
+test-s3: install  ## Tests against a real S3 server (Debian's radosgw; see .ci/install-debian-packages)
+	$(RUN)/python -m pytest tests/s3
+
+test-slow: install  ## Runs that are killed, and other tests that take minutes
+	$(RUN)/python -m pytest tests/slow
+
+lint: install  ## Check style and format
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: install  ## Check types
+	$(RUN)/pyright
+
+docs: install  ## Write the reference pages that come from the code
+	$(RUN)/python docs/write_reference.py
+
+bench-train: install  ## The training step against Keras's LSTM and the reference kernels
+	$(RUN)/python benchmarks/bench_train.py
+
+bench-loop: install  ## What the loop around the step costs, in time and memory
+	$(RUN)/python benchmarks/bench_loop.py
+
+bench-tokenize: install  ## Tokenizing through Ray Data against a plain loop
+	$(RUN)/python benchmarks/bench_tokenize.py
+
+bench-start: install  ## From `runner submit` to the first step
+	$(RUN)/python benchmarks/bench_start.py
+
+clean:  ## Remove what demo, tests and benchmarks leave
+	rm -rf runs examples/data .pytest_cache .ruff_cache .hypothesis .benchmarks
