@@ -1,0 +1,430 @@
+"""The job a user writes: one YAML file, checked whole before any work starts.
+
+    >>> config = parse_job({"name": "demo", "data": {"uri": "records/"}})
+    >>> config.training.batch_size
+    64
+    >>> config = parse_job({"name": "demo", "data": {"uri": "records/"}}, overrides=["training.batch_size=32"])
+    >>> config.training.batch_size
+    32
+
+A value comes from, in this order: `--set a.b=c`, the environment variable `RUNNER_A__B`, the file, the default.
+Every field has a bound and a one-line description; `runner init` writes the descriptions as comments and
+`runner schema` prints the JSON Schema. Credentials are never part of a job.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from runner.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "RUNNER_"
+
+Importable = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+"""A Python object as `package.module:name`."""
+
+
+class Section(BaseModel):
+    """A part of the job: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_section_has_defaults(cls, values: Any) -> Any:
+        """`training:` with nothing below it, as YAML reads it."""
+        return {} if values is None else values
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_not_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes true for 1."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and {int, float} & {annotation, *get_args(annotation)}:
+            raise ValueError(f"input should be a number, got {str(value).lower()}")
+        return value
+
+
+class DataConfig(Section):
+    """Where the records are."""
+
+    uri: str = Field(min_length=1, description="folder of Parquet files, local or s3://bucket/prefix")
+    text_column: str = Field(default="text", min_length=1, description="the column that holds the records")
+    columns: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="columns joined by field_delimiter into one record, instead of text_column",
+    )
+    field_delimiter: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=8,
+        description="what separates the fields of a record; null: plain text",
+    )
+    max_records: int | None = Field(default=None, ge=1, description="use only the first so many records; null: all")
+    cache_gib: float = Field(
+        default=50,
+        ge=0,
+        le=100_000,
+        description="keep a local copy of the tokens up to this size; above: read by ranges",
+    )
+
+    @model_validator(mode="after")
+    def _columns_need_a_delimiter(self) -> DataConfig:
+        if self.columns is not None and self.field_delimiter is None:
+            raise ValueError("columns need a field_delimiter to join them")
+        return self
+
+
+class TokenizerConfig(Section):
+    """How records become token ids."""
+
+    kind: Literal["char", "byte", "sentencepiece"] = Field(
+        default="sentencepiece", description="char, byte or sentencepiece"
+    )
+    vocab_size: int = Field(
+        default=2000, ge=4, le=1_000_000, description="largest number of token ids (byte always has 257)"
+    )
+    character_coverage: float = Field(
+        default=1.0,
+        ge=0.9,
+        le=1.0,
+        description="share of characters sentencepiece must cover without falling back to bytes",
+    )
+    max_training_records: int = Field(
+        default=1_000_000,
+        ge=1,
+        le=100_000_000,
+        description="train the vocabulary on a seeded sample of at most so many",
+    )
+    uri: str | None = Field(
+        default=None, min_length=1, description="a SentencePiece model to use instead of training one"
+    )
+
+    @model_validator(mode="after")
+    def _model_needs_sentencepiece(self) -> TokenizerConfig:
+        if self.uri is not None and self.kind != "sentencepiece":
+            raise ValueError(f"uri names a SentencePiece model, but kind is {self.kind}")
+        return self
+
+
+class ExamplesConfig(Section):
+    """How token ids become training examples."""
+
+    packing: Literal["records", "stream"] = Field(
+        default="records", description="records: one record an example; stream: windows over concatenated records"
+    )
+    seq_length: int = Field(default=100, ge=1, le=16_384, description="tokens in an example; longer records are cut")
+
+
+class ModelConfig(Section):
+    """The network: embedding, LSTM layers, logits."""
+
+    embedding_dim: int = Field(default=256, ge=1, le=16_384, description="width of the token embedding")
+    rnn_units: int = Field(default=256, ge=1, le=16_384, description="width of each LSTM layer")
+    layers: int = Field(default=2, ge=1, le=16, description="number of LSTM layers")
+    dropout_rate: float = Field(default=0.2, ge=0, lt=1, description="share of activations dropped in training")
+    rnn_initializer: Literal[
+        "glorot_uniform",
+        "glorot_normal",
+        "he_uniform",
+        "he_normal",
+        "lecun_uniform",
+        "lecun_normal",
+        "orthogonal",
+    ] = Field(default="glorot_uniform", description="Keras initializer of the LSTM input weights")
+
+
+class OptimizerConfig(Section):
+    """The optimizer, with Keras's own defaults beside the learning rate."""
+
+    name: Literal["rmsprop", "adam", "sgd"] = Field(default="rmsprop", description="rmsprop, adam or sgd")
+    learning_rate: float = Field(default=0.01, gt=0, le=100, description="step size")
+
+
+class EarlyStoppingConfig(Section):
+    """When to end before the last epoch."""
+
+    enabled: bool = Field(default=True, description="end when the metric stops improving")
+    metric: Literal["val_loss", "val_accuracy", "loss", "accuracy"] = Field(
+        default="val_loss", description="the metric that picks the best epoch"
+    )
+    patience: int = Field(default=5, ge=1, le=100_000, description="epochs without improvement before ending")
+    min_delta: float = Field(default=0.001, ge=0, description="smallest change that counts as an improvement")
+    restore_best: bool = Field(default=True, description="leave the best epoch's weights in model/")
+
+
+class TrainingConfig(Section):
+    """The training loop."""
+
+    epochs: int = Field(default=15, ge=1, le=1_000_000, description="passes over the training examples")
+    batch_size: int = Field(
+        default=64, ge=1, le=1_048_576, description="examples of one optimizer step, over all workers"
+    )
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="how weights are updated")
+    validation_split: bool = Field(default=True, description="keep every 5th batch for validation, never trained on")
+    early_stopping: EarlyStoppingConfig = Field(
+        default_factory=EarlyStoppingConfig, description="when to end before the last epoch"
+    )
+    max_training_time_s: float | None = Field(default=None, gt=0, description="end after so many seconds of training")
+    save_best: bool = Field(default=True, description="leave the best epoch's weights in model/, not the last epoch's")
+    save_all_checkpoints: bool = Field(default=False, description="keep a checkpoint of every epoch")
+    checkpoint_every_s: float = Field(
+        default=300, gt=0, le=86_400, description="seconds between checkpoints in an epoch"
+    )
+    microbatch_size: int | None = Field(
+        default=None, ge=1, le=1_048_576, description="examples a replica holds at once; null: chosen from memory"
+    )
+    epoch_callback: Importable | None = Field(
+        default=None, description="package.module:function, called with an EpochState after every epoch"
+    )
+    callbacks: tuple[Importable, ...] = Field(
+        default=(), description="package.module:factory of Keras callbacks, each called without arguments"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="fixes the split, the order, the weights and the dropout")
+
+    @model_validator(mode="after")
+    def _validation_metric_needs_validation(self) -> TrainingConfig:
+        needs_metric = self.save_best or self.early_stopping.enabled
+        if needs_metric and not self.validation_split and self.early_stopping.metric.startswith("val_"):
+            raise ValueError(
+                f"early_stopping.metric is {self.early_stopping.metric}, but validation_split is off; use loss"
+            )
+        return self
+
+
+class PrivacyConfig(Section):
+    """Differential privacy."""
+
+    enabled: bool = Field(default=False, description="train with differential privacy")
+    noise_multiplier: float | None = Field(default=None, ge=0, description="noise standard deviation over l2_norm_clip")
+    target_epsilon: float | None = Field(default=None, gt=0, description="find the noise that ends at this epsilon")
+    l2_norm_clip: float = Field(default=1.0, gt=0, description="largest norm of one record's gradient")
+    delta: float | None = Field(default=None, gt=0, lt=1, description="null: 1/n^1.1, rounded down to one digit")
+    accountant: Literal["pld", "rdp"] = Field(default="pld", description="how epsilon is computed: pld or rdp")
+    max_epsilon: float | None = Field(default=None, gt=0, description="never take a step that would pass this epsilon")
+
+    @model_validator(mode="after")
+    def _not_in_this_version(self) -> PrivacyConfig:
+        if self.enabled:
+            raise ValueError("private training is not part of this version; set privacy.enabled to false")
+        return self
+
+
+class ResourcesConfig(Section):
+    """What the job asks of the machine or the cluster."""
+
+    workers: int = Field(default=1, ge=1, le=4096, description="Ray Train workers")
+    cpus_per_worker: int | None = Field(
+        default=None, ge=1, le=1024, description="cores of a worker; null: an even share here, 1 on a cluster"
+    )
+    gpus_per_worker: int = Field(default=0, ge=0, le=64, description="GPUs of a worker")
+    strategy: Literal["auto", "mirrored", "multi_worker"] = Field(
+        default="auto", description="auto, mirrored (one worker) or multi_worker"
+    )
+    max_failures: int = Field(default=3, ge=0, le=1000, description="restarts after a lost worker before giving up")
+
+    @model_validator(mode="after")
+    def _mirrored_is_one_worker(self) -> ResourcesConfig:
+        if self.strategy == "mirrored" and self.workers > 1:
+            raise ValueError(f"strategy mirrored is for one worker, but workers is {self.workers}")
+        return self
+
+
+class StorageConfig(Section):
+    """Where runs are kept."""
+
+    uri: str = Field(
+        default="runs/", min_length=1, description="folder of run directories, local or s3://bucket/prefix"
+    )
+    overwrite: bool = Field(default=False, description="delete a run of the same name first")
+
+
+class JobConfig(Section):
+    """A job: what `runner submit` takes."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=63,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="the run's name, and its folder under storage.uri",
+    )
+    data: DataConfig = Field(description="where the records are")
+    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig, description="how records become token ids")
+    examples: ExamplesConfig = Field(default_factory=ExamplesConfig, description="how tokens become examples")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="the network")
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="the training loop")
+    privacy: PrivacyConfig = Field(default_factory=PrivacyConfig, description="differential privacy")
+    resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="workers, cores and GPUs")
+    sweep: None = Field(default=None, description="hyperparameter search; not part of this version")
+    storage: StorageConfig = Field(default_factory=StorageConfig, description="where runs are kept")
+
+    def to_yaml(self) -> str:
+        """The resolved job; reading it back gives an equal job."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_job(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> JobConfig:
+    """Read and check a job file; `overrides` are `a.b=value`, as given to `--set`.
+
+    Raises:
+        ConfigError: with one line for each mistake.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such job file; `runner init {path}` writes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: a job is a mapping of sections (name, data, training, ...), not {_kind(document)}")
+    return parse_job(document, overrides, environment, source=str(path))
+
+
+def parse_job(
+    document: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    source: str = "job",
+) -> JobConfig:
+    """Check a job given as nested mappings, after the environment's and the command line's values are put in."""
+    merged = _copy(document)
+    for key, value in _environment_values(os.environ if environment is None else environment):
+        _put(merged, key, value, f"environment variable {ENVIRONMENT_PREFIX}{'__'.join(key).upper()}")
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set {override}: write it as section.field=value")
+        _put(merged, key.split("."), _parse_value(value), f"--set {override}")
+    try:
+        return JobConfig.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(*(f"{source}: {_explain(dict(item))}" for item in error.errors())) from None
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a job file, for editors and checks elsewhere."""
+    return JobConfig.model_json_schema()
+
+
+def commented_yaml(values: Mapping[str, Any]) -> str:
+    """A job file with every field, `values` where given and the default elsewhere, and what each is for."""
+    return "\n".join(_commented_lines(JobConfig, values, indent="")) + "\n"
+
+
+def _commented_lines(section: type[Section], values: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, Section):
+            yield f"{indent}{name}:  # {field.description}"
+            yield from _commented_lines(nested, values.get(name, {}), indent + "  ")
+        else:
+            value = values.get(name, field.get_default())
+            line = f"{indent}{name}: {_inline(value)}"
+            yield f"{line:<42}  # {field.description}"
+
+
+def _inline(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, tuple):
+        value = list(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+
+
+def _environment_values(environment: Mapping[str, str]) -> Iterator[tuple[list[str], Any]]:
+    """Pairs of (path, value) for `RUNNER_TRAINING__EPOCHS=3`.
+
+    Variables without `__` are not ours: GitHub's CI sets RUNNER_NAME, for one.
+    """
+    for variable, value in sorted(environment.items()):
+        key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if variable.startswith(ENVIRONMENT_PREFIX) and len(key) > 1:
+            yield key, _parse_value(value)
+
+
+def _parse_value(text: str) -> Any:
+    """The value as in a YAML file; but a delimiter such as `|` or `#`, which YAML gives a meaning, is itself."""
+    if not any(character.isalnum() or character in "[{\"'" for character in text):
+        return text or None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _put(document: dict[str, Any], key: Sequence[str], value: Any, source: str) -> None:
+    section = document
+    for part in key[:-1]:
+        if section.get(part) is None:
+            section[part] = {}
+        section = section[part]
+        if not isinstance(section, dict):
+            raise ConfigError(f"{source}: {part} is not a section")
+    section[key[-1]] = value
+
+
+def _copy(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, dict) else value for key, value in document.items()}
+
+
+def _explain(error: dict[str, Any]) -> str:
+    """One pydantic error as `section.field: what is wrong`."""
+    path = [str(part) for part in error["loc"]]
+    where = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        known = _field_names(path[:-1])
+        close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+        return f"{where}: unknown key; {hint}"
+    if error["type"] == "model_type":
+        return f"{where}: should be a mapping of {', '.join(_field_names(path))}, got {_kind(error['input'])}"
+    if error["type"] == "missing":
+        return f"{where}: required, but not set"
+    if error["type"] == "string_pattern_mismatch" and "pattern" in error.get("ctx", {}):
+        return f"{where}: {error['input']!r} does not have the form {_form(error['ctx']['pattern'])}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{where}: {message}"
+    message = message[0].lower() + message[1:]
+    return f"{where}: {message}, got {_kind(error['input'])}"
+
+
+def _form(pattern: str) -> str:
+    if ":" in pattern:
+        return "package.module:function"
+    return "of letters, digits, '.', '_' and '-', starting with a letter or digit"
+
+
+def _field_names(path: Sequence[str]) -> list[str]:
+    section: type[Section] = JobConfig
+    for part in path:
+        annotation = section.model_fields[part].annotation
+        candidates = [annotation, *get_args(annotation)]
+        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
+    return list(section.model_fields)
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "nothing"
+    return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)

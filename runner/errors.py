@@ -1,0 +1,104 @@
+"""Every error a user can meet, each with the exit code of the command that meets it.
+
+A message is one line: what is wrong, where, and what to do. `runner` prints it without a traceback;
+`--debug` adds the traceback. Exit codes: 0 done, 1 the job failed, 2 the user's input, 3 the infrastructure.
+"""
+
+from __future__ import annotations
+
+
+class RunnerError(Exception):
+    """Base of all errors that are shown to the user, one line for each thing that is wrong."""
+
+    exit_code: int = 1
+
+    def __init__(self, *messages: str) -> None:
+        """Each message becomes one line: line breaks inside it are folded."""
+        super().__init__("\n".join(" ".join(message.split()) for message in messages))
+
+
+class JobFailedError(RunnerError):
+    """The job ran and failed: a non-finite loss, a failing callback, a worker that died too often."""
+
+    exit_code = 1
+
+
+class JobStoppedError(RunnerError):
+    """The job was stopped on request (Ctrl-C, SIGTERM, `runner stop`) and can be resumed."""
+
+    exit_code = 1
+
+
+class ConfigError(RunnerError):
+    """The job file, an override or a command-line value is wrong."""
+
+    exit_code = 2
+
+
+class DataError(RunnerError):
+    """The records cannot be used: no files, a wrong column, a corrupt file, too few records."""
+
+    exit_code = 2
+
+
+class TokenizerError(RunnerError):
+    """The tokenizer's settings do not fit the records, or a saved tokenizer cannot be read."""
+
+    exit_code = 2
+
+
+class RunExistsError(RunnerError):
+    """The run directory is taken by another run."""
+
+    exit_code = 2
+
+
+class RunNotFoundError(RunnerError):
+    """There is no run, or no finished model, where the user points."""
+
+    exit_code = 2
+
+
+class ResourceError(RunnerError):
+    """The machine lacks what the job asks for: GPUs, CPUs or memory."""
+
+    exit_code = 3
+
+
+class StorageError(RunnerError):
+    """Storage cannot be reached, read or written."""
+
+    exit_code = 3
+
+
+class ObjectNotFoundError(StorageError):
+    """There is no such object under a folder."""
+
+
+class CorruptError(StorageError):
+    """A published set of files is incomplete, or a file does not match its recorded SHA-256."""
+
+
+class ClusterError(RunnerError):
+    """The Ray cluster cannot be reached, refuses the request or lost the job."""
+
+    exit_code = 3
+
+
+def find_user_error(error: BaseException | None) -> RunnerError | None:
+    """The error meant for the user inside one that other software wrapped around it (Ray does), if any."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, RunnerError):
+            return error
+        seen.add(id(error))
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return None
+
+
+def last_line(error: BaseException) -> str:
+    """What an error of other software comes down to: its type and the last line it says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if lines else ""
+    name = type(error).__name__
+    return text if name in text else f"{name}: {text}"
