@@ -1,0 +1,187 @@
+"""Folders on a local or mounted file system.
+
+A write goes to a temporary dot-file in the same directory and is then renamed over the target, which POSIX
+makes atomic; a creation is hard-linked to its target instead, which fails when the target exists.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import os
+import shutil
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runner.storage.failures import reporting
+from runner.storage.folder import (
+    TEMPORARY_PREFIX,
+    Entry,
+    Folder,
+    checked_name,
+    checked_prefix,
+    temporary_name,
+)
+
+
+class LocalFolder(Folder):
+    """A directory; it and its parents are created by the first write."""
+
+    is_local = True
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.uri = str(path)
+
+    def local_path(self, name: str = "") -> Path:
+        """Where the object is on this machine, for memory-mapping; the folder's own path without a name."""
+        return self._path / checked_name(name) if name else self._path
+
+    def child(self, name: str) -> LocalFolder:
+        return LocalFolder(self._path / checked_name(name))
+
+    def read(self, name: str) -> bytes:
+        path = self._path / checked_name(name)
+        with reporting(path):
+            return path.read_bytes()
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        path = self._path / checked_name(name)
+        if start < 0 or length < 0:
+            raise ValueError(f"a range starts at 0 or later and is not negative: {start}, {length}")
+        with reporting(path), path.open("rb", buffering=0) as file:
+            return read_fully(file.fileno(), start, length)
+
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        path = self._path / checked_name(name)
+        with reporting(path):
+            make_directories(path.parent)
+            with temporary_file(path.parent, data, durable=durable) as temporary:
+                temporary.replace(path)
+            if durable:
+                sync_directory(path.parent)
+
+    def create(self, name: str, data: bytes) -> bool:
+        path = self._path / checked_name(name)
+        with reporting(path):
+            make_directories(path.parent)
+            with temporary_file(path.parent, data, durable=True) as temporary:
+                try:
+                    path.hardlink_to(temporary)
+                except FileExistsError:
+                    return False
+            sync_directory(path.parent)
+        return True
+
+    def size(self, name: str) -> int | None:
+        path = self._path / checked_name(name)
+        with reporting(path):
+            return path.stat().st_size if path.is_file() else None
+
+    def list(self, prefix: str = "") -> builtins.list[Entry]:
+        parent, _, _ = checked_prefix(prefix).rpartition("/")
+        with reporting(self._path):
+            files = list_files(self._path / parent)
+            named = sorted((path.relative_to(self._path).as_posix(), size) for path, size in files)
+        return [Entry(name, size) for name, size in named if name.startswith(prefix)]
+
+    def subfolders(self) -> builtins.list[str]:
+        with reporting(self._path):
+            return sorted(entry.name for entry in scan(self._path) if entry.is_dir())
+
+    def delete(self, name: str) -> None:
+        path = self._path / checked_name(name)
+        with reporting(path):
+            path.unlink(missing_ok=True)
+
+    def delete_tree(self) -> None:
+        with reporting(self._path):
+            if self._path.exists():
+                shutil.rmtree(self._path)
+
+    def check_writable(self) -> None:
+        created: builtins.list[Path] = []
+        with reporting(self._path):
+            try:
+                created = make_directories(self._path)
+                with temporary_file(self._path, b"probe", durable=True) as probe:
+                    probe.read_bytes()
+            finally:
+                for directory in reversed(created):
+                    directory.rmdir()
+
+
+@contextmanager
+def temporary_file(directory: Path, data: bytes, *, durable: bool) -> Generator[Path]:
+    """A file holding `data`, on the disk when `durable`, gone at the end unless it was renamed by then."""
+    path = directory / temporary_name()
+    try:
+        # Exclusive, and with the permissions that the user's umask gives (tempfile would make it private).
+        with path.open("xb", buffering=0) as file:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+            if durable:
+                os.fsync(file.fileno())
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def make_directories(path: Path) -> list[Path]:
+    """Create the missing directories of `path`, durably; returns those created, outermost first."""
+    created: list[Path] = []
+    missing = [directory for directory in (path, *path.parents) if not directory.is_dir()]
+    for directory in reversed(missing):
+        try:
+            directory.mkdir()
+        except FileNotFoundError as error:  # Its parent is there: so says /proc, where nothing can be made.
+            raise PermissionError(errno.EPERM, "cannot create a folder", str(directory)) from error
+        except FileExistsError:
+            if not directory.is_dir():
+                raise
+        else:
+            created.append(directory)
+            sync_directory(directory.parent)
+    return created
+
+
+def sync_directory(path: Path) -> None:
+    """Make the directory's entries durable: a renamed file is safe only after this."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_fully(descriptor: int, start: int, length: int) -> bytes:
+    """`length` bytes from `start`, or up to the file's end: one `pread` gives at most 2 GiB."""
+    parts: list[bytes] = []
+    while length > 0 and (part := os.pread(descriptor, length, start)):
+        parts.append(part)
+        start += len(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+def list_files(directory: Path) -> Iterator[tuple[Path, int]]:
+    """Every file at or below `directory` and its size; files that vanish meanwhile are left out."""
+    for entry in scan(directory):
+        if entry.is_dir():
+            yield from list_files(Path(entry.path))
+            continue
+        try:
+            yield Path(entry.path), entry.stat().st_size
+        except FileNotFoundError:
+            continue
+
+
+def scan(directory: Path) -> list[os.DirEntry[str]]:
+    """The directory's entries but for temporary files; none when there is no such directory."""
+    try:
+        with os.scandir(directory) as entries:
+            return [entry for entry in entries if not entry.name.startswith(TEMPORARY_PREFIX)]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,52 @@
+"""From what a user writes (`runs/`, `~/runs`, `file:///srv/runs`, `s3://bucket/runs`) to a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from runner.errors import ConfigError
+from runner.storage.folder import Folder
+from runner.storage.local import LocalFolder
+
+
+class S3Location(NamedTuple):
+    """A bucket and the prefix in it, without slashes at its ends; the empty prefix is the whole bucket."""
+
+    bucket: str
+    prefix: str
+
+
+def open_folder(uri: str, *, patient: bool = True) -> Folder:
+    """The folder at `uri`; it need not exist, and nothing is sent to the storage yet.
+
+    A patient folder rides out a server that is gone for a minute; with `patient=False`, meant for checks
+    before any work starts, an answer comes within about ten seconds. ConfigError: a uri of another kind.
+    """
+    location = parse_uri(uri)
+    if isinstance(location, Path):
+        return LocalFolder(location)
+    from runner.storage.s3 import S3Folder, connect  # Here, because boto3 takes a while to import.
+
+    return S3Folder(connect(uri, patient=patient), location.bucket, location.prefix)
+
+
+def parse_uri(uri: str) -> Path | S3Location:
+    """An absolute path or an S3 location. Only `file://` uris are percent-decoded, as their standard says."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        if not uri:
+            raise ConfigError("the storage uri is empty: write a folder's path or s3://bucket/prefix")
+        return Path(uri).expanduser().absolute()
+    if scheme == "s3":
+        bucket, _, prefix = rest.partition("/")
+        if not bucket:
+            raise ConfigError(f"{uri!r} names no bucket: write s3://bucket/prefix")
+        return S3Location(bucket, prefix.strip("/"))
+    if scheme == "file":
+        host, _, path = rest.partition("/")
+        if host not in ("", "localhost"):
+            raise ConfigError(f"{uri!r} names the host {host!r}: for this machine write file:///path")
+        return Path("/" + unquote(path))
+    raise ConfigError(f"cannot store at {uri!r}: write a folder's path or s3://bucket/prefix")
