@@ -1,0 +1,131 @@
+"""Which examples make step k: batches as a pure function of (seed, epoch, step), for any number of workers.
+
+Positions are permuted once with the seed and cut into batches; every 5th of these, from the first, is for
+validation and never trained on. The others' positions are shuffled anew each epoch and cut again.
+
+    >>> plan = BatchPlan(examples=100, batch_size=10, seed=0, validation_split=True)
+    >>> plan.validation_steps, plan.training_steps
+    (2, 8)
+    >>> set(plan.validation_positions(0)) & set(plan.training_positions(3, 7))
+    set()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from runner.data.examples import Examples
+
+VALIDATION_EVERY = 5
+LENGTH_STEPS = 16
+"""A physical batch is trimmed to one of so many lengths."""
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The order of all examples in a run. `batch_size` is the logical one."""
+
+    examples: int
+    batch_size: int
+    seed: int
+    validation_split: bool
+
+    @property
+    def training_steps(self) -> int:
+        """Steps in an epoch; the last may have fewer examples."""
+        return -(-len(self._split[0]) // self.batch_size)
+
+    @property
+    def validation_steps(self) -> int:
+        """Batches in one pass over the validation examples."""
+        return -(-len(self._split[1]) // self.batch_size)
+
+    def training_positions(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Positions of the examples of a training step; epochs and steps count from 0."""
+        return _slice(self._epoch_order(epoch), step, self.batch_size)
+
+    def validation_positions(self, step: int) -> NDArray[np.int64]:
+        """Positions of the examples of a validation batch, the same in every epoch."""
+        return _slice(self._split[1], step, self.batch_size)
+
+    @cached_property
+    def _split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(training, validation) positions."""
+        order = np.random.Generator(np.random.Philox(key=[self.seed, 0])).permutation(self.examples)
+        if not self.validation_split:
+            return order, order[:0]
+        for_validation = (np.arange(self.examples) // self.batch_size) % VALIDATION_EVERY == 0
+        return order[~for_validation], order[for_validation]
+
+    @lru_cache(maxsize=2)  # noqa: B019 - one plan lives as long as its run
+    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
+        generator = np.random.Generator(np.random.Philox(key=[self.seed, 1 + epoch]))
+        return generator.permutation(self._split[0])
+
+
+def _slice(order: NDArray[np.int64], step: int, batch_size: int) -> NDArray[np.int64]:
+    positions = order[step * batch_size : (step + 1) * batch_size]
+    if not positions.size:
+        raise IndexError(f"no step {step}: {order.size} examples make {-(-order.size // batch_size)}")
+    return positions
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one replica holds of a logical batch: B rows, trimmed to T positions.
+
+    `inputs`, `targets` (B, T) int32; `weights` (B, T) float32, 0 on padding; `dropout_keys` (B, T) uint32, a random
+    number for every position that depends on the seed, the step and the row's place in the logical batch only.
+    """
+
+    inputs: NDArray[np.int32]
+    targets: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    dropout_keys: NDArray[np.uint32]
+
+
+def load_batch(
+    examples: Examples, positions: NDArray[np.int64], replica: int, replicas: int, dropout_key: Sequence[int]
+) -> Batch:
+    """Replica `replica`'s share of a logical batch: rows `replica`, `replica + replicas`, ... of `positions`.
+
+    A share without a row gets one that is all padding. `dropout_key` is two numbers below 2^64.
+    """
+    seq_length = examples.tokens.seq_length
+    rows = examples.rows(positions[replica::replicas])
+    longest = max((row.size - 1 for row in rows), default=1)
+    width = trimmed_length(longest, seq_length)
+    ids = np.zeros((max(len(rows), 1), width + 1), np.int32)
+    lengths = np.zeros(ids.shape[0], np.int32)
+    for index, row in enumerate(rows):
+        ids[index, : row.size] = row
+        lengths[index] = row.size - 1
+    weights = (np.arange(width) < lengths[:, None]).astype(np.float32)
+    inputs = np.where(weights > 0, ids[:, :-1], 0).astype(np.int32)
+    keys = dropout_keys(dropout_key, positions.size, seq_length)[replica::replicas, :width]
+    if not rows:
+        keys = np.zeros((1, width), np.uint32)
+    return Batch(inputs, ids[:, 1:], weights, np.ascontiguousarray(keys))
+
+
+def dropout_keys(key: Sequence[int], rows: int, seq_length: int) -> NDArray[np.uint32]:
+    """(rows, seq_length) uint32 of a counter-based generator: the same for every worker, whatever it trims."""
+    generator = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
+    return generator.integers(0, 2**32, (rows, seq_length), np.uint32)
+
+
+def trimmed_length(longest: int, seq_length: int) -> int:
+    """The shortest of `LENGTH_STEPS` fixed lengths that holds the longest row.
+
+    >>> [trimmed_length(longest, 100) for longest in (1, 7, 8, 50, 99, 100)]
+    [7, 7, 14, 56, 100, 100]
+    """
+    unit = -(-seq_length // LENGTH_STEPS)
+    return min(-(-longest // unit) * unit, seq_length)

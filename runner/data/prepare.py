@@ -1,0 +1,259 @@
+"""Records to token shards, through Ray Data, into a cache that later runs share.
+
+    key = token_key(config, files)                       # names the tokens by all they depend on
+    prepared = find_tokens(cache, key)                   # a run before may have left them
+    prepared = prepare_tokens(config, survey, cache, key)  # else: train the tokenizer, tokenize, publish
+
+Every unit of records is tokenized and written by whichever Ray worker is free; its shards depend on nothing
+but the unit, so the cache's content is the same on a laptop and on a cluster. Needs a connected Ray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from runner.config import JobConfig
+from runner.data.examples import Shard, TokenSet, shard_file_names
+from runner.data.packing import Packer
+from runner.data.records import SourceFile, Survey, Unit, read_unit
+from runner.data.tokenizer import (
+    ByteTokenizer,
+    Tokenizer,
+    from_files,
+    from_sentencepiece_model,
+    token_dtype,
+    train_tokenizer,
+)
+from runner.errors import CorruptError, ObjectNotFoundError, TokenizerError, find_user_error
+from runner.storage import Folder, open_folder, publish, read_manifest
+
+FORMAT_VERSION = 1
+IDS_PER_SHARD = 1 << 24
+SAMPLE_SEED = 0
+"""Fixed, so that jobs that differ only in `training.seed` share their tokens."""
+
+log = logging.getLogger(__name__)
+
+
+def token_key(config: JobConfig, files: tuple[SourceFile, ...]) -> str:
+    """A name (32 hex digits) for everything the token shards depend on: records, tokenizer, packing."""
+    parts = {
+        "version": FORMAT_VERSION,
+        "files": [[file.name, file.size, file.fingerprint] for file in files],
+        "data": config.data.model_dump(mode="json", exclude={"uri", "cache_gib"}),
+        "tokenizer": config.tokenizer.model_dump(mode="json", exclude={"uri"}),
+        "model": hashlib.sha256(_read_model(config.tokenizer.uri)).hexdigest() if config.tokenizer.uri else None,
+        "examples": config.examples.model_dump(mode="json"),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def find_tokens(cache: Folder, key: str) -> TokenSet | None:
+    """The token shards of this key, when they are all there; a damaged set is reported and made again."""
+    folder = cache.child(key)
+    try:
+        tokens = TokenSet.from_manifest(folder, read_manifest(folder))
+    except CorruptError:
+        return None
+    sizes = {entry.name: entry.size for entry in folder.list()}
+    for shard in tokens.shards:
+        for name, size in zip(shard_file_names(shard.name), (shard.ids_bytes, shard.examples * 4), strict=True):
+            if sizes.get(name) != size:
+                log.warning("%s/%s is missing or cut: the records are tokenized again", folder.uri, name)
+                return None
+    return tokens
+
+
+def check_vocabulary(config: JobConfig, survey: Survey) -> None:
+    """Whether SentencePiece's vocabulary has room for every character, found by training on the alphabet alone.
+
+    Raises:
+        TokenizerError: with the smallest `tokenizer.vocab_size` that works.
+    """
+    settings = config.tokenizer
+    sees_all = settings.character_coverage == 1.0 and survey.rows <= settings.max_training_records
+    if settings.kind == "sentencepiece" and settings.uri is None and sees_all and survey.alphabet:
+        _train(config, [survey.alphabet])
+
+
+def prepare_tokens(
+    config: JobConfig, survey: Survey, cache: Folder, key: str, progress: Callable[[str], None]
+) -> TokenSet:
+    """Tokenize all records into `cache/key` and return what is there; `progress` hears each step in words.
+
+    Raises:
+        TokenizerError: the vocabulary is too small for the records.
+        DataError: a file changed or broke since the survey.
+    """
+    folder = cache.child(key)
+    progress("training the tokenizer")
+    tokenizer = _make_tokenizer(config, survey)
+    tokenizer_files = tokenizer.to_files()
+    progress(f"tokenizing {survey.records:,} records")
+    tokenize = _TokenizeUnit(config, folder.uri, tokenizer_files)
+    done: list[dict[str, Any]] = []
+    with _plain_errors():
+        for row in _dataset(survey.units).map(tokenize).iter_rows():
+            done.append(row)
+            progress(f"tokenized {len(done)} of {len(survey.units)} parts")
+    shards = [shard for row in sorted(done, key=lambda row: row["first_row"]) for shard in json.loads(row["shards"])]
+    tokens = TokenSet(
+        folder=folder,
+        key=key,
+        vocab_size=tokenizer.vocab_size,
+        end_id=tokenizer.end_id,
+        seq_length=config.examples.seq_length,
+        packing=config.examples.packing,
+        records=survey.records,
+        null_rows=survey.null_rows,
+        cut_records=sum(row["cut"] for row in done),
+        unknown_tokens=sum(row["unknown"] for row in done),
+        shards=tuple(Shard(**shard) for shard in shards),
+    )
+    publish(folder, tokenizer_files, tokens.to_info())
+    return tokens
+
+
+class _TokenizeUnit:
+    """Tokenizes, packs and writes one unit; a Ray worker makes its own copy from plain values."""
+
+    def __init__(self, config: JobConfig, folder_uri: str, tokenizer_files: dict[str, bytes]) -> None:
+        self.config = config
+        self.folder_uri = folder_uri
+        self.tokenizer_files = tokenizer_files
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        unit = Unit(row["file"], row["start"], row["stop"], row["first_row"])
+        tokenizer = from_files(self.tokenizer_files)
+        folder = open_folder(self.folder_uri)
+        dtype = token_dtype(tokenizer.vocab_size)
+        packer = Packer(self.config.examples.packing, self.config.examples.seq_length, tokenizer.end_id)
+        shards: list[dict[str, Any]] = []
+        cut = unknown = 0
+
+        def write_shard(*, last: bool) -> None:
+            nonlocal cut
+            packed = packer.take(last=last)
+            if not packed.lengths.size:
+                return
+            cut += packed.cut
+            name = f"{unit.first_row:012d}-{len(shards):04d}"
+            ids, lengths = packed.ids.astype(dtype).tobytes(), packed.lengths.astype("<i4").tobytes()
+            for file, content in zip(shard_file_names(name), (ids, lengths), strict=True):
+                folder.write(file, content)
+            shards.append(
+                {
+                    "name": name,
+                    "examples": packed.lengths.size,
+                    "targets": int(packed.lengths.sum()),
+                    "ids_bytes": len(ids),
+                    "ids_sha256": hashlib.sha256(ids).hexdigest(),
+                    "lengths_sha256": hashlib.sha256(lengths).hexdigest(),
+                }
+            )
+
+        for texts in read_unit(self.config.data, unit):
+            tokens, lengths = tokenizer.encode_batch(texts.drop_null())
+            if tokenizer.unknown_id is not None:
+                unknown += int((tokens == tokenizer.unknown_id).sum())
+            packer.add(tokens, lengths)
+            if packer.pending_ids >= IDS_PER_SHARD:
+                write_shard(last=False)
+        write_shard(last=True)
+        return {"first_row": unit.first_row, "cut": cut, "unknown": unknown, "shards": json.dumps(shards)}
+
+
+class _SampleUnit:
+    """The records of one unit that are in the tokenizer's training sample."""
+
+    def __init__(self, config: JobConfig, survey: Survey) -> None:
+        self.data = config.data
+        wanted = config.tokenizer.max_training_records
+        self.rows: np.ndarray | None = None
+        if survey.rows > wanted:
+            chosen = np.random.default_rng(SAMPLE_SEED).choice(survey.rows, wanted, replace=False)
+            self.rows = np.sort(chosen)
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        for row in batch.to_pylist():
+            unit = Unit(row["file"], row["start"], row["stop"], row["first_row"])
+            first = unit.first_row
+            for texts in read_unit(self.data, unit):
+                if self.rows is None:
+                    sample = texts
+                else:
+                    begin, end = np.searchsorted(self.rows, [first, first + len(texts)])
+                    sample = texts.take(pa.array(self.rows[begin:end] - first))
+                first += len(texts)
+                yield pa.table({"text": sample.drop_null()})
+
+
+def _make_tokenizer(config: JobConfig, survey: Survey) -> Tokenizer:
+    import ray
+
+    settings = config.tokenizer
+    if settings.uri is not None:
+        return from_sentencepiece_model(_read_model(settings.uri), config.data.field_delimiter)
+    if settings.kind == "byte":
+        return ByteTokenizer()
+
+    def train(*samples: pa.Table) -> dict[str, bytes]:
+        texts = (text for sample in samples for text in sample.column("text").to_pylist())
+        return _train(config, texts).to_files()
+
+    # In a process of its own: SentencePiece and TensorFlow do not share one gladly.
+    samples = _dataset(survey.units).map_batches(
+        _SampleUnit(config, survey), batch_format="pyarrow", batch_size=1, zero_copy_batch=True
+    )
+    with _plain_errors():
+        return from_files(ray.get(ray.remote(train).remote(*samples.to_arrow_refs())))
+
+
+def _train(config: JobConfig, texts: Iterable[str]) -> Tokenizer:
+    return train_tokenizer(
+        config.tokenizer.kind,
+        texts,
+        vocab_size=config.tokenizer.vocab_size,
+        character_coverage=config.tokenizer.character_coverage,
+        field_delimiter=config.data.field_delimiter,
+        seed=SAMPLE_SEED,
+    )
+
+
+def _dataset(units: tuple[Unit, ...]) -> Any:
+    """One Ray Data block a unit, so that units are what the workers share out; results keep the units' order."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray.data.from_items([unit.to_dict() for unit in units], override_num_blocks=len(units))
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Let the user's error out of what Ray wrapped around it."""
+    try:
+        yield
+    except Exception as error:
+        inner = find_user_error(error)
+        if inner is None:
+            raise
+        raise inner from error
+
+
+def _read_model(uri: str) -> bytes:
+    parent, _, name = uri.rpartition("/")
+    try:
+        return open_folder(parent or ".", patient=False).read(name)
+    except ObjectNotFoundError:
+        raise TokenizerError(f"{uri}: no such SentencePiece model") from None
