@@ -1,0 +1,101 @@
+"""`model/`: what may leave the company. Weights, architecture and tokenizer, published whole.
+
+weights.safetensors   the network's weights, by name
+model.json            the network's configuration and what generation needs to know
+tokenizer.json, sentencepiece.model
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from runner.data.tokenizer import Tokenizer, from_files
+from runner.errors import CorruptError, RunNotFoundError
+from runner.storage import Folder, publish, read_published
+
+if TYPE_CHECKING:
+    from runner.model.network import Network
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model read back: its network, its tokenizer, and the settings it was trained with."""
+
+    network: Network
+    tokenizer: Tokenizer
+    seq_length: int
+    packing: str
+    field_delimiter: str | None
+    columns: tuple[str, ...]
+
+
+def save_model(
+    folder: Folder,
+    weights: Mapping[str, NDArray[Any]],
+    network_config: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    *,
+    seq_length: int,
+    packing: str,
+    field_delimiter: str | None,
+    columns: Sequence[str],
+) -> None:
+    """Publish a model. Nothing that was measured on the training records goes in beside the weights.
+
+    `columns` are those that were joined into records, or the one that held them.
+    """
+    description = {
+        "version": FORMAT_VERSION,
+        "network": dict(network_config),
+        "seq_length": seq_length,
+        "packing": packing,
+        "field_delimiter": field_delimiter,
+        "columns": list(columns),
+    }
+    publish(
+        folder,
+        {
+            "weights.safetensors": save(dict(weights)),
+            "model.json": json.dumps(description, indent=1).encode(),
+            **tokenizer.to_files(),
+        },
+    )
+
+
+def load_model(folder: Folder) -> TrainedModel:
+    """Read a model back.
+
+    Raises:
+        RunNotFoundError: there is none.
+        CorruptError: a file is missing or damaged, or of a newer format.
+    """
+    if not folder.exists("manifest.json"):
+        raise RunNotFoundError(f"{folder.uri}: no model here; the run has not finished an epoch")
+    files = read_published(folder)
+    description = json.loads(files["model.json"])
+    if description["version"] != FORMAT_VERSION:
+        raise CorruptError(
+            f"{folder.uri}/model.json has version {description['version']}; this runner reads {FORMAT_VERSION}"
+        )
+    tokenizer = from_files(files)  # SentencePiece comes into the process before TensorFlow.
+
+    from runner.model.network import Network
+
+    network = Network.from_config_dict(description["network"])
+    network.load_weights_dict(load(files["weights.safetensors"]))
+    return TrainedModel(
+        network,
+        tokenizer,
+        description["seq_length"],
+        description["packing"],
+        description["field_delimiter"],
+        tuple(description["columns"]),
+    )

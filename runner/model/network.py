@@ -1,0 +1,224 @@
+"""The generator's network: embedding, dropout, LSTM layers with dropout after each, dense logits.
+
+The weights are exactly Keras's. On the CPU the LSTM layers run on `runner.model.kernels`, on a GPU on Keras's
+own layer (cuDNN). Training uses `loss_sums` (or `logits`), which are time-major inside and take dropout keys;
+Keras callbacks use `call`, which is batch-major; generation uses `initial_state` and `step`.
+"""
+
+# pyright: reportArgumentType=false, reportIncompatibleMethodOverride=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from runner.errors import ConfigError, CorruptError
+from runner.model import kernels
+from runner.model.dropout import dropout_mask
+from runner.model.objective import dense_loss_sums
+
+State = Sequence[tuple[tf.Tensor, tf.Tensor]]
+"""Per LSTM layer h and c, each (B, H)."""
+
+
+class TimeMajorLSTM(keras.layers.LSTM):
+    """Keras's LSTM layer over (T, B, d) -> (T, B, H), on the CPU kernels or on Keras's own code."""
+
+    def __init__(self, units: int, *, use_kernels: bool, **arguments: Any) -> None:
+        super().__init__(units, return_sequences=True, **arguments)
+        self.use_kernels = use_kernels
+
+    def call(self, sequences: tf.Tensor) -> tf.Tensor:
+        if self.use_kernels:
+            return kernels.lstm(sequences, *self.tensors())
+        return tf.transpose(super().call(tf.transpose(sequences, (1, 0, 2))), (1, 0, 2))
+
+    def step(self, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """One step: x (B, d), state h and c (B, H). Returns the next h and c."""
+        return kernels.cell(x, h, c, *self.tensors())
+
+    def tensors(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The weights as tensors: kernel (d, 4H), recurrent kernel (H, 4H), bias (4H), gates i, f, c, o."""
+        return _tensor(self.cell.kernel), _tensor(self.cell.recurrent_kernel), _tensor(self.cell.bias)
+
+
+class Network(keras.Model):
+    """Embedding, LSTM layers with dropout, logits. Initial weights are a pure function of the arguments.
+
+    vocab_size: V. embedding_dim: d. rnn_units: H. layers: number of LSTM layers. dropout_rate: in [0, 1).
+    rnn_initializer: name of a Keras initializer, for the LSTM input kernels.
+    use_kernels: run the LSTM layers on the CPU kernels; None: if TensorFlow sees no GPU.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        embedding_dim: int,
+        rnn_units: int,
+        layers: int,
+        dropout_rate: float,
+        rnn_initializer: str = "glorot_uniform",
+        seed: int = 0,
+        use_kernels: bool | None = None,
+    ) -> None:
+        super().__init__(name="network")
+        if use_kernels is None:
+            use_kernels = not tf.config.list_physical_devices("GPU")
+        self.vocab_size = vocab_size
+        self.embedding_dim = embedding_dim
+        self.rnn_units = rnn_units
+        self.dropout_rate = dropout_rate
+        self.rnn_initializer = rnn_initializer
+        self.seed = seed
+        seeds = iter(np.random.SeedSequence(seed).generate_state(2 + 2 * layers).tolist())
+        initializer = _initializer("uniform", next(seeds))
+        self.embedding = keras.layers.Embedding(vocab_size, embedding_dim, initializer, name="embedding")
+        self.lstms = [
+            TimeMajorLSTM(
+                rnn_units,
+                use_kernels=use_kernels,
+                kernel_initializer=_initializer(rnn_initializer, next(seeds)),
+                recurrent_initializer=_initializer("orthogonal", next(seeds)),
+                name=f"lstm_{index}",
+            )
+            for index in range(layers)
+        ]
+        initializer = _initializer("glorot_uniform", next(seeds))
+        self.dense = keras.layers.Dense(vocab_size, kernel_initializer=initializer, name="dense")
+        self.build((None, None))
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the weights; the constructor calls this, so that they exist from the start."""
+        self.embedding.build(input_shape)
+        width = self.embedding_dim
+        for lstm in self.lstms:
+            lstm.build((None, None, width))
+            width = self.rnn_units
+        self.dense.build((None, width))
+        self.built = True
+
+    def logits(self, ids: tf.Tensor, dropout_keys: tf.Tensor | None = None) -> tf.Tensor:
+        """Logits for training, ids (B, T) int32 -> (T*B, V): row t*B + b is position t of example b.
+
+        dropout_keys (B, T) uint32: a random number for each position (see runner.model.dropout); None: no
+        dropout.
+        """
+        return self.dense(kernels.flatten_time(self.hidden(ids, dropout_keys)))
+
+    def loss_sums(
+        self, ids: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, dropout_keys: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Summed cross-entropy and right predictions of a batch; all arguments (B, T).
+
+        The same as `objective.loss_sums` of the `logits`, with fewer passes over them.
+        """
+        return dense_loss_sums(
+            kernels.flatten_time(self.hidden(ids, dropout_keys)),
+            _tensor(self.dense.kernel),
+            _tensor(self.dense.bias),
+            tf.reshape(tf.transpose(targets), [-1]),
+            tf.reshape(tf.transpose(weights), [-1]),
+        )
+
+    def hidden(self, ids: tf.Tensor, dropout_keys: tf.Tensor | None = None) -> tf.Tensor:
+        """What the dense layer reads, (T, B, H), after the last dropout; arguments as for `logits`."""
+        keys = None if dropout_keys is None else tf.transpose(dropout_keys)
+        x = kernels.embed(_tensor(self.embedding.embeddings), tf.transpose(ids))
+        x = self._drop(x, keys, 0, self.embedding_dim)
+        for index, lstm in enumerate(self.lstms, start=1):
+            x = self._drop(lstm(x), keys, index, self.rnn_units)
+        return x
+
+    def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:  # noqa: ARG002  Keras passes it
+        """Logits (B, T, V) of ids (B, T), batch-major. No dropout: it needs keys (see `logits`)."""
+        return tf.transpose(self.dense(self.hidden(ids)), (1, 0, 2))
+
+    def initial_state(self, batch_size: int | tf.Tensor) -> State:
+        """The state before the first token of `batch_size` records."""
+        zero = tf.zeros((batch_size, self.rnn_units), self.compute_dtype)
+        return [(zero, zero) for _ in self.lstms]
+
+    def step(self, ids: tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
+        """Read one token per record, ids (B): the logits (B, V) of the next token, and the next state."""
+        x = tf.gather(_tensor(self.embedding.embeddings), ids)
+        next_state = []
+        for lstm, (h, c) in zip(self.lstms, state, strict=True):
+            x, c = lstm.step(x, h, c)
+            next_state.append((x, c))
+        return self.dense(x), next_state
+
+    def config(self) -> dict[str, Any]:
+        """The constructor arguments that define the network; JSON-able."""
+        return {
+            "vocab_size": self.vocab_size,
+            "embedding_dim": self.embedding_dim,
+            "rnn_units": self.rnn_units,
+            "layers": len(self.lstms),
+            "dropout_rate": self.dropout_rate,
+            "rnn_initializer": self.rnn_initializer,
+            "seed": self.seed,
+        }
+
+    get_config = config
+
+    @classmethod
+    def from_config_dict(cls, config: Mapping[str, Any], *, use_kernels: bool | None = None) -> Network:
+        """The network that `config()` described, with its initial weights."""
+        return cls(**config, use_kernels=use_kernels)
+
+    def weights_dict(self) -> dict[str, np.ndarray]:
+        """A copy of every weight by its name: embedding, lstm_0/kernel, ..., dense/kernel, dense/bias."""
+        variables = self._named_variables()
+        return {name: np.array(keras.ops.convert_to_numpy(value)) for name, value in variables.items()}
+
+    def load_weights_dict(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Set every weight. CorruptError if a name, shape or dtype is not the network's; then none is set."""
+        variables = self._named_variables()
+        if unmatched := sorted(variables.keys() ^ weights.keys()):
+            raise _misfit(f"{', '.join(unmatched)} missing or unknown")
+        for name, variable in variables.items():
+            expected = f"{variable.dtype} {tuple(variable.shape)}"
+            found = f"{weights[name].dtype} {weights[name].shape}"
+            if found != expected:
+                raise _misfit(f"{name} should be {expected}, found {found}")
+        for name, variable in variables.items():
+            variable.assign(weights[name])
+
+    def _drop(self, x: tf.Tensor, keys: tf.Tensor | None, layer: int, width: int) -> tf.Tensor:
+        if keys is None or self.dropout_rate == 0:
+            return x
+        return x * dropout_mask(keys, layer, width, self.dropout_rate, x.dtype)
+
+    def _named_variables(self) -> dict[str, keras.Variable]:
+        named = {"embedding": self.embedding.embeddings}
+        for lstm in self.lstms:
+            named[f"{lstm.name}/kernel"] = lstm.cell.kernel
+            named[f"{lstm.name}/recurrent_kernel"] = lstm.cell.recurrent_kernel
+            named[f"{lstm.name}/bias"] = lstm.cell.bias
+        return {**named, "dense/kernel": self.dense.kernel, "dense/bias": self.dense.bias}
+
+
+def _tensor(variable: keras.Variable) -> tf.Tensor:
+    """The variable's value on this replica, as a tensor that a gradient tape follows."""
+    return tf.convert_to_tensor(variable)
+
+
+def _misfit(what: str) -> CorruptError:
+    return CorruptError(f"weights do not fit the model: {what}; use the weights that were saved with the model")
+
+
+def _initializer(name: str, seed: int) -> Any:
+    """A Keras initializer by name, seeded where it is random."""
+    try:
+        initializer: Any = keras.initializers.get(name)
+    except ValueError as error:
+        raise ConfigError(
+            f"model.rnn_initializer: Keras has no initializer {name!r}; glorot_uniform is the usual one"
+        ) from error
+    config = initializer.get_config()
+    return type(initializer).from_config({**config, "seed": seed} if "seed" in config else config)

@@ -1,0 +1,73 @@
+"""The training objective: summed cross-entropy of the next token, and how many tokens were predicted right.
+
+Sums, not means: replicas and microbatches add up, and whoever knows the logical batch divides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+
+def loss_sums(logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sums over positions of weight x cross-entropy, and of weight x (the target has the largest logit).
+
+    logits (N, V), targets (N) int32, weights (N), 0 on padding.
+    """
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
+    logits = tf.stop_gradient(logits)
+    return tf.reduce_sum(losses * weights), _count_right(logits, targets, weights, tf.reduce_max(logits, axis=1))
+
+
+@tf.custom_gradient
+def dense_loss_sums(
+    hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor
+) -> Any:
+    """`loss_sums` of the logits hidden kernel + bias, with a gradient that passes over (N, V) fewer times.
+
+    hidden (N, H), kernel (H, V), bias (V), targets (N) int32, weights (N). With E = exp(logits - row
+    maximum), row sums s and one-hot targets Y, the gradient of the loss is
+
+        dlogits = diag(w) (diag(1/s) E - Y)
+        dkernel = (diag(w/s) hidden)^T E - (diag(w) hidden)^T Y
+        dhidden = diag(w/s) E kernel^T - diag(w) Y kernel^T
+
+    so that weights and normalisation go to the narrow matrices, and the products with Y are a segment sum and
+    a gather. dlogits itself is never made.
+    """
+    logits = tf.matmul(hidden, kernel) + bias
+    largest = tf.reduce_max(logits, axis=1)
+    right = _count_right(logits, targets, weights, largest)
+    exponentials = tf.exp(logits - largest[:, tf.newaxis])
+    row_sums = tf.reduce_sum(exponentials, axis=1)
+    losses = tf.math.log(row_sums) + largest - tf.gather(logits, targets, batch_dims=1)
+
+    def gradient(dloss: tf.Tensor, dright: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
+        del dright  # a count has no gradient
+        w = dloss * weights  # (N)
+        w_normal = w / row_sums  # (N)
+        classes = kernel.shape[1]
+        kernel_rows = tf.transpose(kernel)  # (V, H)
+        dhidden = _scale_rows(tf.matmul(exponentials, kernel_rows), w_normal)
+        dhidden -= _scale_rows(tf.gather(kernel_rows, targets), w)
+        dkernel = tf.matmul(_scale_rows(hidden, w_normal), exponentials, transpose_a=True)
+        dkernel -= tf.transpose(tf.math.unsorted_segment_sum(_scale_rows(hidden, w), targets, classes))
+        dbias = tf.linalg.matvec(exponentials, w_normal, transpose_a=True)
+        dbias -= tf.math.unsorted_segment_sum(w, targets, classes)
+        return dhidden, dkernel, dbias, None, None
+
+    return (tf.reduce_sum(losses * weights), right), gradient
+
+
+def _count_right(logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, largest: tf.Tensor) -> tf.Tensor:
+    """Weighted number of rows whose target has the largest logit; a tie counts as right.
+
+    A maximum is vectorised on the CPU where an argmax is not.
+    """
+    right = tf.gather(logits, targets, batch_dims=1) >= largest
+    return tf.reduce_sum(tf.cast(right, weights.dtype) * weights)
+
+
+def _scale_rows(matrix: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    return matrix * factors[:, tf.newaxis]
