@@ -1,0 +1,222 @@
+"""A run's directory: who may take it, how far the run is, and how it is asked to stop.
+
+    job.yaml        the resolved job, written first: its creation claims the directory
+    status.json     state, progress, heartbeat, last error; rewritten as the run goes
+    stop            present when someone asked the run to stop
+    logs/           one text file for each process
+    history.csv, tokenizer/, model/, checkpoints/   see `runner.train`
+
+Everything here is read from storage alone, so it works when the cluster is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from runner.config import JobConfig, parse_job
+from runner.errors import ObjectNotFoundError, RunExistsError, RunNotFoundError
+from runner.storage import Folder, open_folder
+
+State = Literal["pending", "preparing", "training", "done", "stopped", "failed", "lost"]
+ACTIVE: tuple[State, ...] = ("pending", "preparing", "training")
+
+HEARTBEAT_EVERY_S = 2.0
+LOST_AFTER_S = 60.0
+"""A run whose heartbeat is older was killed, or cannot reach storage any more."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `status.json` holds. Times are seconds since 1970; `progress` is what the live line shows."""
+
+    name: str
+    state: State
+    target: str
+    attempt: int = 1
+    message: str = ""
+    error: str | None = None
+    host: str = ""
+    pid: int = 0
+    created: float = 0.0
+    heartbeat: float = 0.0
+    progress: dict[str, Any] = field(default_factory=dict[str, Any])
+    submission: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a process still works on the run, as far as can be told."""
+        return self.state in ACTIVE and not self._is_lost()
+
+    def seen_now(self) -> Status:
+        """As a reader should see it: an active run without a living process is lost."""
+        if self.state in ACTIVE and self._is_lost():
+            return replace(self, state="lost", message=f"no sign of life for {time.time() - self.heartbeat:.0f} s")
+        return self
+
+    def _is_lost(self) -> bool:
+        if self.pid and self.host == socket.gethostname() and not _is_process(self.pid):
+            return True
+        waits_for_cluster = self.state == "pending" and bool(self.submission)
+        return not waits_for_cluster and time.time() - self.heartbeat > LOST_AFTER_S
+
+
+class RunDirectory:
+    """One run's directory on local disk or S3."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+
+    @classmethod
+    def of(cls, config: JobConfig, *, patient: bool = True) -> RunDirectory:
+        """Where the job's run is kept: `storage.uri/name`."""
+        return cls(open_folder(config.storage.uri, patient=patient).child(config.name))
+
+    @classmethod
+    def find(cls, run: str, storage_uri: str = "runs/") -> RunDirectory:
+        """The run a user means by a path, an s3:// address or a name under `storage_uri`.
+
+        Raises:
+            RunNotFoundError: there is no run.
+        """
+        candidates = [run] if "/" in run or Path(run).is_dir() else []
+        if "/" not in run:
+            candidates.append(f"{storage_uri.rstrip('/')}/{run}")
+        for uri in candidates:
+            directory = cls(open_folder(uri, patient=False))
+            if directory.exists():
+                return directory
+        raise RunNotFoundError(f"{candidates[-1]}: no run here; `runner list` shows the runs of a folder")
+
+    @property
+    def uri(self) -> str:
+        return self.folder.uri
+
+    def exists(self) -> bool:
+        """Whether a run has taken this directory."""
+        return self.folder.exists("job.yaml")
+
+    def check_free(self, *, overwrite: bool) -> None:
+        """Raise RunExistsError when the directory is taken and may not be overwritten."""
+        if not self.exists():
+            return
+        status = self.status()
+        if status is not None and status.is_active:
+            raise RunExistsError(f"{self.uri}: this run is {status.state}; `runner stop {self.uri}` ends it")
+        if not overwrite:
+            raise RunExistsError(
+                f"{self.uri}: this run exists; `runner resume` continues it, storage.overwrite=true replaces it, "
+                "or choose another name"
+            )
+
+    def claim(self, config: JobConfig, target: str) -> None:
+        """Take the directory for a new run; of several racing submitters one gets it.
+
+        Raises:
+            RunExistsError: it is taken and `storage.overwrite` is off, or another submitter was faster.
+        """
+        self.check_free(overwrite=config.storage.overwrite)
+        if config.storage.overwrite:
+            self.folder.delete_tree()
+        if not self.folder.create("job.yaml", config.to_yaml().encode()):
+            raise RunExistsError(f"{self.uri}: another submission took this name just now; choose another name")
+        now = time.time()
+        self.write_status(
+            Status(
+                config.name,
+                "pending",
+                target,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                created=now,
+                heartbeat=now,
+            )
+        )
+
+    def read_config(self) -> JobConfig:
+        """The job as it was resolved at submission."""
+        return parse_job(yaml.safe_load(self.folder.read("job.yaml")), environment={}, source=f"{self.uri}/job.yaml")
+
+    def write_config(self, config: JobConfig) -> None:
+        """Replace the job, for a resume with changed settings."""
+        self.folder.write("job.yaml", config.to_yaml().encode())
+
+    def status(self) -> Status | None:
+        """The last status written, None where there is none yet."""
+        try:
+            return Status(**json.loads(self.folder.read("status.json")))
+        except ObjectNotFoundError:
+            return None
+
+    def current_status(self) -> Status:
+        """The status as a reader should see it: see `Status.seen_now`."""
+        status = self.status()
+        if status is None:
+            return Status(self.uri.rpartition("/")[2], "lost", "local", message="no status was ever written")
+        return status.seen_now()
+
+    def write_status(self, status: Status, *, durable: bool = True) -> None:
+        """Replace the status."""
+        self.folder.write("status.json", json.dumps(asdict(status), indent=1).encode(), durable=durable)
+
+    def update_status(self, **changes: Any) -> Status:
+        """Change some fields of the status, with a fresh heartbeat from this process."""
+        old = self.status() or Status(self.uri.rpartition("/")[2], "pending", "local")
+        now = {"heartbeat": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
+        status = replace(old, **(now | changes))
+        self.write_status(status)
+        return status
+
+    def request_stop(self) -> None:
+        """Ask the run to stop at its next step, with a checkpoint."""
+        self.folder.write("stop", b"")
+
+    def stop_requested(self) -> bool:
+        """Whether someone asked."""
+        return self.folder.exists("stop")
+
+    def clear_stop(self) -> None:
+        """Forget the request, before a resume."""
+        self.folder.delete("stop")
+
+    def logs(self) -> dict[str, bytes]:
+        """The text of every process's log, by name."""
+        return {entry.name.removeprefix("logs/"): self.folder.read(entry.name) for entry in self.folder.list("logs/")}
+
+    def wait_until_left(self, timeout_s: float) -> None:
+        """Wait for the processes of a killed run to end, so that two never write one directory.
+
+        Raises:
+            RunExistsError: the run is still alive after `timeout_s`.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (status := self.status()) is not None and status.is_active:
+            if time.monotonic() > deadline:
+                age = time.time() - status.heartbeat
+                raise RunExistsError(
+                    f"{self.uri}: this run is {status.state}, last seen {age:.0f} s ago on {status.host}; "
+                    f"`runner stop {self.uri}` ends it; a killed run counts as lost after {LOST_AFTER_S:.0f} s"
+                )
+            time.sleep(0.5)
+
+
+def list_runs(uri: str) -> list[tuple[RunDirectory, Status]]:
+    """The runs of a folder, by name, with their current status."""
+    folder = open_folder(uri, patient=False)
+    directories = [RunDirectory(folder.child(name)) for name in folder.subfolders()]
+    return [(directory, directory.current_status()) for directory in directories if directory.exists()]
+
+
+def _is_process(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"

@@ -1,0 +1,75 @@
+"""Which devices a worker trains on: GPUs, threads and the distribution strategy.
+
+Called before TensorFlow's first operation: afterwards none of this can be changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import tensorflow as tf
+
+from runner.config import ResourcesConfig
+from runner.errors import ResourceError
+
+log = logging.getLogger(__name__)
+
+
+def set_up_devices(resources: ResourcesConfig, threads: int | None) -> None:
+    """Use as many GPUs as the job asks for, and `threads` cores (None: all).
+
+    Raises:
+        ResourceError: GPUs were asked for and TensorFlow sees too few.
+    """
+    found = tf.config.list_physical_devices("GPU")
+    wanted = resources.gpus_per_worker
+    if len(found) < wanted:
+        raise ResourceError(
+            f"resources.gpus_per_worker is {wanted}, but TensorFlow sees {len(found) or 'no'} GPU"
+            f"{'s' if len(found) > 1 else ''} on this worker; install tensorflow[and-cuda] and check nvidia-smi, "
+            "or set it to 0"
+        )
+    if found and not wanted:
+        log.warning("this worker has %d GPU(s) and the job uses none; set resources.gpus_per_worker", len(found))
+    tf.config.set_visible_devices(found[:wanted], "GPU")
+    for gpu in found[:wanted]:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if threads is not None:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+
+
+def make_strategy(resources: ResourcesConfig) -> tf.distribute.Strategy:
+    """The strategy the job asks for; `auto` takes the simplest that uses all devices.
+
+    Several workers find each other through TF_CONFIG, which the backend has set.
+    """
+    # Listing logical devices starts TensorFlow's runtime, after which workers can no longer be joined.
+    if resources.strategy == "multi_worker" or resources.workers > 1:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    devices = [device.name for device in _logical_devices()]
+    if resources.strategy == "mirrored" or len(devices) > 1:
+        return tf.distribute.MirroredStrategy(devices)
+    return tf.distribute.get_strategy()
+
+
+def local_replicas(strategy: tf.distribute.Strategy, rank: int, workers: int) -> range:
+    """The replicas of worker `rank`, of all that the strategy has."""
+    each = strategy.num_replicas_in_sync // workers
+    return range(rank * each, (rank + 1) * each)
+
+
+def memory_bytes() -> int:
+    """Memory this process may use: the container's limit where there is one, else the machine's."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(path) as limit:  # noqa: PTH123
+                total = min(total, int(limit.read()))
+        except (OSError, ValueError):
+            continue
+    return total
+
+
+def _logical_devices() -> list[tf.config.LogicalDevice]:
+    return tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")

@@ -1,0 +1,331 @@
+"""The driver of a run: check the job, prepare the tokens, start the workers, say how it ended.
+
+    checked = check_job(config)             # raises one line for what is wrong; nothing is written
+    RunDirectory.of(config).claim(config, "local")
+    drive_run(run_uri, stop)                # in the user's process, or in a cluster's job:
+    python -m runner.train.facade RUN_URI
+
+One worker on the local target trains in this very process, which spares it a Ray cluster; several workers, and
+all workers on a cluster, are Ray Train's. Either way the records go through Ray Data, unless an earlier run left
+their tokens in the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from runner.config import JobConfig
+from runner.data.examples import TokenSet
+from runner.data.prepare import check_vocabulary, find_tokens, prepare_tokens, token_key
+from runner.data.records import Survey, list_files, survey_records
+from runner.errors import DataError, JobFailedError, JobStoppedError, RunnerError, find_user_error, last_line
+from runner.run_directory import RunDirectory, Status
+from runner.storage import Folder, open_folder, publish, read_published
+from runner.train.callbacks import import_object
+from runner.train.heartbeat import LogFile, log_to_screen
+
+TOKEN_CACHE = ".cache/tokens"  # noqa: S105 - not that kind of token
+"""Under `storage.uri`, beside the runs."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CheckedJob:
+    """A job that can start. `tokens` are there when an earlier run left them, `survey` when not."""
+
+    config: JobConfig
+    key: str
+    tokens: TokenSet | None
+    survey: Survey | None
+
+    @property
+    def records(self) -> int:
+        """Records that will be trained on or validated with."""
+        return self.tokens.records if self.tokens else self.survey.records if self.survey else 0
+
+
+def check_job(config: JobConfig) -> CheckedJob:
+    """Look at everything a run depends on, without writing: the user's code, the records, the token cache.
+
+    Raises:
+        ConfigError, DataError, StorageError: one line each.
+    """
+    settings = config.training
+    if settings.epoch_callback:
+        import_object(settings.epoch_callback, "training.epoch_callback")
+    for reference in settings.callbacks:
+        import_object(reference, "training.callbacks")
+    files = list_files(config.data.uri)
+    key = token_key(config, files)
+    tokens = find_tokens(_token_cache(config, patient=False), key)
+    survey = None if tokens else survey_records(config.data, files)
+    checked = CheckedJob(config, key, tokens, survey)
+    if tokens is not None:
+        _check_enough(config, tokens.examples, "examples")
+    if survey is not None:
+        if config.examples.packing == "records":
+            _check_enough(config, survey.records, "records")
+        check_vocabulary(config, survey)
+    return checked
+
+
+def describe_check(checked: CheckedJob) -> dict[str, Any]:
+    """What `runner validate` says about a job that can start."""
+    found: dict[str, Any] = {"job": checked.config.name, "records": checked.records}
+    if checked.survey is not None:
+        survey = checked.survey
+        found |= {
+            "null_rows": survey.null_rows,
+            "mean_characters": round(survey.characters / survey.records, 1),
+            "longest_record_characters": survey.longest,
+        }
+    if checked.tokens is not None:
+        found |= {"examples": checked.tokens.examples, "tokens": checked.tokens.targets}
+    return found
+
+
+def check_storage(config: JobConfig) -> None:
+    """Whether the run directory is free and storage can be written; leaves nothing behind."""
+    directory = RunDirectory.of(config, patient=False)
+    directory.check_free(overwrite=config.storage.overwrite)
+    open_folder(config.storage.uri, patient=False).check_writable()
+
+
+def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None = None, local: bool = True) -> Status:
+    """Take a claimed run from its job to its end; `stop` ends it at the next step with a checkpoint.
+
+    Raises:
+        JobStoppedError: it was stopped and can be resumed.
+        RunnerError: what went wrong, which `status.json` says too.
+    """
+    directory = RunDirectory(open_folder(run_uri))
+    log_file = LogFile(directory, "driver")
+    try:
+        directory.update_status(state="preparing", message="checking the job", error=None)
+        config = directory.read_config()
+        checked = checked or check_job(config)
+        here = local and config.resources.workers == 1
+        with contextlib.ExitStack() as stack:
+            if here:
+                _warm_up()
+            else:
+                stack.enter_context(_connected_ray(local=local))
+            with _signs_of_life(directory):
+                tokens = _tokens(checked, directory, local=local)
+            _check_enough(config, tokens.examples, "examples")
+            publish(directory.folder.child("tokenizer"), read_published(tokens.folder))
+            directory.update_status(state="preparing", message="starting the workers")
+            if here:
+                _train_here(config, directory, tokens, stop, log_file)
+            else:
+                _train_on_cluster(config, directory, tokens, stop, local=local)
+    except Exception as error:
+        shown = find_user_error(error) or JobFailedError(last_line(error))
+        log.error("%s", shown, exc_info=None if shown is error else error)  # noqa: TRY400 - one line for a known error
+        with contextlib.suppress(RunnerError):
+            directory.update_status(state="failed", error=str(shown), message="")
+        raise shown from error
+    finally:
+        with contextlib.suppress(RunnerError):
+            log_file.close()
+    status = directory.status()
+    assert status is not None
+    if status.state == "stopped":
+        raise JobStoppedError(f"{run_uri}: stopped; `runner resume {run_uri}` continues it")
+    if status.error:
+        raise JobFailedError(status.error)
+    return status
+
+
+def _token_cache(config: JobConfig, *, patient: bool = True) -> Folder:
+    return open_folder(config.storage.uri, patient=patient).child(TOKEN_CACHE)
+
+
+def _tokens(checked: CheckedJob, directory: RunDirectory, *, local: bool) -> TokenSet:
+    """The run's tokens: from the cache, or made now."""
+    config = checked.config
+    tokens = checked.tokens
+    if tokens is None:
+        assert checked.survey is not None
+
+        def progress(message: str) -> None:
+            directory.update_status(state="preparing", message=message)
+
+        with _connected_ray(local=local):
+            tokens = prepare_tokens(config, checked.survey, _token_cache(config), checked.key, progress)
+    share_cut = tokens.cut_records / max(tokens.records, 1)
+    log.info(
+        "%d records (%d null rows dropped), %d examples, %d tokens; %.2f%% of records longer than seq_length",
+        tokens.records,
+        tokens.null_rows,
+        tokens.examples,
+        tokens.targets,
+        100 * share_cut,
+    )
+    if share_cut > 0.01:
+        log.warning("%.1f%% of records are longer than examples.seq_length and were cut", 100 * share_cut)
+    return tokens
+
+
+def _check_enough(config: JobConfig, count: int, what: str) -> None:
+    """Raise DataError where no whole batch could be trained on, or validated with."""
+    settings = config.training
+    needed = settings.batch_size * (2 if settings.validation_split else 1)
+    if count < needed:
+        why = "one batch to train on and one for validation" if settings.validation_split else "one batch"
+        raise DataError(
+            f"{config.data.uri}: {count} {what}, but training.batch_size {settings.batch_size} needs {needed} ({why}); "
+            "lower training.batch_size"
+        )
+
+
+def _train_here(
+    config: JobConfig, directory: RunDirectory, tokens: TokenSet, stop: threading.Event, log_file: LogFile
+) -> None:
+    from runner.train.worker import WorkerTask, run_worker
+
+    task = WorkerTask(directory.uri, tokens.folder.uri, threads=config.resources.cpus_per_worker)
+    run_worker(task, stop, log_file)
+
+
+def _train_on_cluster(
+    config: JobConfig, directory: RunDirectory, tokens: TokenSet, stop: threading.Event, *, local: bool
+) -> None:
+    from runner.train.cluster import fit_on_cluster
+
+    with _stop_reaches(directory, stop):
+        fit_on_cluster(config, directory.uri, tokens.folder.uri, local=local)
+
+
+@contextlib.contextmanager
+def _connected_ray(*, local: bool) -> Iterator[None]:
+    """The Ray that is there already, or else one of this process's own, or the cluster that runs this job.
+
+    What was connected here is left here: Ray's daemons end with the thread that started them.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    if local:
+        from runner.train.cluster import start_local_ray
+
+        start_local_ray()
+    else:
+        ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _warm_up() -> None:
+    """Import TensorFlow in a thread while records are prepared, where this process will train.
+
+    The tokenizer's library comes first: after TensorFlow it may crash.
+    """
+
+    def load() -> None:
+        import sentencepiece  # noqa: F401
+
+        import runner.train.worker  # noqa: F401
+
+    threading.Thread(target=load, name="warm-up", daemon=True).start()
+
+
+@contextlib.contextmanager
+def _signs_of_life(directory: RunDirectory) -> Iterator[None]:
+    """Renew the heartbeat while the driver itself is at work."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(10):
+            with contextlib.suppress(RunnerError):
+                directory.update_status()
+
+    thread = threading.Thread(target=beat, name="signs-of-life", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def _stop_reaches(directory: RunDirectory, stop: threading.Event) -> Iterator[None]:
+    """Pass a stop of this process on to the workers, who watch the run directory."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.is_set():
+            if stop.wait(0.2):
+                directory.request_stop()
+                return
+
+    threading.Thread(target=watch, name="stop-watch", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+@contextlib.contextmanager
+def stop_on_signals(stop: threading.Event) -> Iterator[None]:
+    """Let SIGINT and SIGTERM set `stop`; a second one ends the process at once. For the main thread."""
+
+    def handle(number: int, _frame: Any) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_in_thread(run: Callable[[], Any]) -> tuple[threading.Thread, list[BaseException]]:
+    """Start `run` beside the main thread, which keeps the signals; what it raises lands in the list."""
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            run()
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+            errors.append(error)
+
+    thread = threading.Thread(target=call, name="driver")
+    thread.start()
+    return thread, errors
+
+
+def main() -> None:
+    """The entry point of a cluster's job."""
+    run_uri = sys.argv[1]
+    log_to_screen(logging.INFO)
+    stop = threading.Event()
+    with stop_on_signals(stop):
+        thread, errors = run_in_thread(lambda: drive_run(run_uri, stop, local=False))
+        while thread.is_alive():
+            thread.join(0.2)
+    if errors:
+        error = errors[0]
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code if isinstance(error, RunnerError) else 1)
+
+
+if __name__ == "__main__":
+    main()

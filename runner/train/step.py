@@ -1,0 +1,162 @@
+"""The optimizer step, over all replicas of a strategy.
+
+A replica takes the gradient of its examples' summed loss, times one over the tokens of the whole logical batch; the
+optimizer adds the replicas' gradients. So a logical batch gives the same update however it is spread. Keras's
+optimizers do that addition inside `apply`: gradients must come to it unreduced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from runner.data.batches import Batch
+from runner.model.network import Network
+from runner.model.objective import loss_sums
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """Sums over the logical batch: cross-entropy in nats and right predictions; and over the replicas: their votes."""
+
+    loss: float
+    right: float
+    stop_votes: float = 0.0
+    late_votes: float = 0.0
+
+
+class TrainingStep:
+    """One network and its optimizer; created once a run, inside or outside `strategy.scope()`."""
+
+    def __init__(
+        self,
+        network: Network,
+        optimizer: keras.optimizers.Optimizer,
+        strategy: tf.distribute.Strategy,
+        microbatch_size: int | None = None,
+    ) -> None:
+        """`microbatch_size`: rows a replica holds at once; larger shares accumulate gradients. None: all."""
+        self._network = network
+        self._optimizer = optimizer
+        self._strategy = strategy
+        self._microbatch_size = microbatch_size
+
+    def train(self, shares: Sequence[Batch], tokens: int, *, stop: bool = False, late: bool = False) -> StepSums:
+        """Update the weights by one logical batch of `tokens` real tokens; `shares` are the local replicas'.
+
+        `stop` and `late` are this worker's votes to end after this step: every worker sees the sums of all votes,
+        so that all end at the same step.
+        """
+        scale = tf.constant(1.0 / tokens, tf.float32)
+        votes = tf.constant([stop, late], tf.float32)
+        inputs, targets, weights, keys = self._distribute(shares)
+        return StepSums(*self._train(inputs, targets, weights, keys, scale, votes).numpy().tolist())
+
+    def evaluate(self, shares: Sequence[Batch]) -> StepSums:
+        """The sums without dropout and without an update."""
+        inputs, targets, weights, _keys = self._distribute(shares)
+        return StepSums(*self._evaluate(inputs, targets, weights).numpy().tolist())
+
+    def _distribute(self, shares: Sequence[Batch]) -> list[Any]:
+        """Each field of the shares as a value of the local replicas."""
+        fields = [
+            [getattr(share, name) for share in shares] for name in ("inputs", "targets", "weights", "dropout_keys")
+        ]
+        if len(shares) == 1:
+            return [tf.constant(field[0]) for field in fields]
+        return [
+            self._strategy.experimental_distribute_values_from_function(
+                lambda context, field=field: tf.constant(field[context.replica_id_in_sync_group])
+            )
+            for field in fields
+        ]
+
+    @tf.function(reduce_retracing=True)
+    def _train(self, inputs: Any, targets: Any, weights: Any, keys: Any, scale: tf.Tensor, votes: tf.Tensor) -> Any:
+        def replica(inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+            gradients, sums = self._gradients(inputs, targets, weights, keys, scale)
+            self._optimizer.apply(gradients, self._network.trainable_variables)
+            return tf.concat([sums, votes], axis=0)
+
+        sums = self._strategy.run(replica, args=(inputs, targets, weights, keys))
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+
+    @tf.function(reduce_retracing=True)
+    def _evaluate(self, inputs: Any, targets: Any, weights: Any) -> Any:
+        def replica(inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+            logits = self._network.logits(inputs, None)
+            return tf.stack(loss_sums(logits, time_major_flat(targets), time_major_flat(weights)))
+
+        sums = self._strategy.run(replica, args=(inputs, targets, weights))
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+
+    def _gradients(
+        self, inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, keys: tf.Tensor, scale: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Gradients of scale x summed loss, and [summed loss, right predictions]; in microbatches where needed."""
+        size = self._microbatch_size
+        if size is None:
+            return summed_gradients(self._network, inputs, targets, weights, keys, scale)
+        variables = self._network.trainable_variables
+
+        def add(start: tf.Tensor, sums: tf.Tensor, *totals: tf.Tensor) -> tuple[Any, ...]:
+            part = slice(start, start + size)
+            gradients, more = summed_gradients(
+                self._network, inputs[part], targets[part], weights[part], keys[part], scale
+            )
+            return start + size, sums + more, *(a + b for a, b in zip(totals, gradients, strict=True))
+
+        zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
+        rows = tf.shape(inputs)[0]
+        _, sums, *totals = tf.while_loop(
+            lambda start, *_: start < rows, add, (0, tf.zeros(2), *zeros), parallel_iterations=1
+        )
+        return totals, sums
+
+
+def summed_gradients(
+    network: Network,
+    inputs: tf.Tensor,
+    targets: tf.Tensor,
+    weights: tf.Tensor,
+    keys: tf.Tensor,
+    scale: tf.Tensor,
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Gradients of scale x the summed loss of a physical batch (B, T), and [summed loss, right predictions]."""
+    variables = [variable.value for variable in network.trainable_variables]
+    with tf.GradientTape() as tape:
+        logits = network.logits(inputs, keys)
+        loss, right = loss_sums(logits, time_major_flat(targets), time_major_flat(weights))
+        objective = loss * scale
+    gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(objective, variables)]
+    return gradients, tf.stack([loss, right])
+
+
+def time_major_flat(values: tf.Tensor) -> tf.Tensor:
+    """(B, T) -> (T*B), the order of the network's logits."""
+    return tf.reshape(tf.transpose(values), [-1])
+
+
+def microbatch_that_fits(rows: int, bytes_per_row: int, memory_bytes: int) -> int | None:
+    """Rows to hold at once so that activations take at most half the memory; None: all of them fit.
+
+    >>> microbatch_that_fits(64, 10**6, 10**9), microbatch_that_fits(64, 10**8, 10**9)
+    (None, 5)
+    """
+    fitting = max(1, memory_bytes // (2 * bytes_per_row))
+    return None if rows <= fitting else int(fitting)
+
+
+def activation_bytes(vocab_size: int, embedding_dim: int, rnn_units: int, layers: int, seq_length: int) -> int:
+    """Roughly what one row of a physical batch takes in a training step.
+
+    Each position keeps logits and their gradient with one temporary, and for each layer input, mask, gates, cell
+    and output, and their gradients.
+    """
+    floats = 3 * vocab_size + 3 * embedding_dim + layers * 20 * rnn_units
+    return int(np.dtype(np.float32).itemsize) * seq_length * floats

@@ -1,0 +1,167 @@
+"""What each worker runs: from the run directory and the token shards to a finished run.
+
+A worker knows its place (`WorkerTask`) and reads everything else from storage, so the same function serves one
+worker in the user's own process and many on a cluster, for a first start and for every restart.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from runner.config import JobConfig
+from runner.data.batches import BatchPlan
+from runner.data.examples import Examples, TokenSet
+from runner.data.tokenizer import from_files
+from runner.errors import DataError
+from runner.model.artifact import save_model
+from runner.model.network import Network
+from runner.run_directory import RunDirectory
+from runner.storage import open_folder, read_manifest, read_published
+from runner.train.callbacks import import_object, keras_callbacks
+from runner.train.checkpoint import newest_checkpoint
+from runner.train.devices import local_replicas, make_strategy, memory_bytes, set_up_devices
+from runner.train.feed import Feed
+from runner.train.heartbeat import Heartbeat, LogFile
+from runner.train.history import best_epoch
+from runner.train.loop import Ending, TrainingLoop
+from runner.train.step import TrainingStep, activation_bytes, microbatch_that_fits
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """A worker's place in a run. `threads`: cores to use, None for all."""
+
+    run_uri: str
+    tokens_uri: str
+    rank: int = 0
+    workers: int = 1
+    threads: int | None = None
+
+
+def run_worker(task: WorkerTask, stop: threading.Event, log_file: LogFile | None = None) -> Ending:
+    """Train, and as the chief (rank 0) leave the model and the status; `stop` ends the run at its next step."""
+    directory = RunDirectory(open_folder(task.run_uri))
+    own_log = log_file or LogFile(directory, f"worker-{task.rank}")
+    try:
+        with Heartbeat(directory, own_log, stop, writes_status=task.rank == 0) as heartbeat:
+            return _train(task, directory, heartbeat)
+    except Exception:
+        log.exception("worker %d of %d failed", task.rank, task.workers)
+        raise
+    finally:
+        if log_file is None:
+            own_log.close()
+
+
+def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> Ending:
+    config = directory.read_config()
+    is_chief = task.rank == 0
+    set_up_devices(config.resources, task.threads)
+    strategy = make_strategy(config.resources)
+    heartbeat.report("preparing", "building the network")
+    folder = open_folder(task.tokens_uri)
+    tokens = TokenSet.from_manifest(folder, read_manifest(folder))
+    with strategy.scope():
+        network = build_network(config, tokens.vocab_size)
+        optimizer = build_optimizer(config)
+        optimizer.build(network.trainable_variables)
+        network.compile(optimizer=optimizer)
+    checkpoint = newest_checkpoint(directory.folder.child("checkpoints"))
+    if checkpoint is not None and checkpoint.state["tokens"] != tokens.key:
+        raise DataError(
+            f"{config.data.uri}: the records changed since this run began; start a new run, or put them back"
+        )
+    replicas = strategy.num_replicas_in_sync
+    microbatch_size = checkpoint.state["microbatch_size"] if checkpoint else choose_microbatch(config, tokens, replicas)
+    settings = config.training
+    loop = TrainingLoop(
+        settings=settings,
+        network=network,
+        optimizer=optimizer,
+        step=TrainingStep(network, optimizer, strategy, microbatch_size),
+        feed=Feed(
+            Examples(tokens, config.data.cache_gib),
+            BatchPlan(tokens.examples, settings.batch_size, settings.seed, settings.validation_split),
+            local_replicas(strategy, task.rank, task.workers),
+            replicas,
+        ),
+        directory=directory,
+        heartbeat=heartbeat,
+        callbacks=keras_callbacks(settings.callbacks),
+        epoch_callback=(
+            import_object(settings.epoch_callback, "training.epoch_callback") if settings.epoch_callback else None
+        ),
+        is_chief=is_chief,
+        identity={"tokens": tokens.key, "microbatch_size": microbatch_size},
+    )
+    if checkpoint is not None:
+        loop.restore(checkpoint)
+    heartbeat.report("training", "compiling the first step")
+    ending = loop.run()
+    if is_chief:
+        _leave_model(directory, config, tokens, loop)
+        heartbeat.finish("stopped" if ending == "stopped" else "done", ending)
+    log.info("%s after %d steps", ending, loop.progress.total_steps)
+    return ending
+
+
+def build_network(config: JobConfig, vocab_size: int) -> Network:
+    """The job's network with its initial weights, a function of `training.seed`."""
+    model = config.model
+    return Network(
+        vocab_size=vocab_size,
+        embedding_dim=model.embedding_dim,
+        rnn_units=model.rnn_units,
+        layers=model.layers,
+        dropout_rate=model.dropout_rate,
+        rnn_initializer=model.rnn_initializer,
+        seed=config.training.seed,
+    )
+
+
+def build_optimizer(config: JobConfig) -> keras.optimizers.Optimizer:
+    """The job's optimizer."""
+    kinds: dict[str, Any] = {
+        "rmsprop": keras.optimizers.RMSprop,
+        "adam": keras.optimizers.Adam,
+        "sgd": keras.optimizers.SGD,
+    }
+    return kinds[config.training.optimizer.name](config.training.optimizer.learning_rate)
+
+
+def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int) -> int | None:
+    """The job's `microbatch_size`, or one whose activations fit the memory (a GPU's where one is used)."""
+    if config.training.microbatch_size is not None:
+        return config.training.microbatch_size
+    model = config.model
+    gpus = tf.config.list_logical_devices("GPU")
+    memory = memory_bytes() // max(1, 0 if gpus else replicas)
+    if gpus:
+        memory = tf.config.experimental.get_memory_info(gpus[0].name).get("limit", memory)
+    row = activation_bytes(tokens.vocab_size, model.embedding_dim, model.rnn_units, model.layers, tokens.seq_length)
+    return microbatch_that_fits(-(-config.training.batch_size // replicas), row, memory)
+
+
+def _leave_model(directory: RunDirectory, config: JobConfig, tokens: TokenSet, loop: TrainingLoop) -> None:
+    """Publish the kept epoch's weights; before the first epoch is done there is nothing to publish."""
+    if best_epoch(loop.progress.rows, loop.kept_metric) is None:
+        return
+    assert loop.kept_weights is not None
+    save_model(
+        directory.folder.child("model"),
+        loop.kept_weights,
+        loop.network.config(),
+        from_files(read_published(tokens.folder)),
+        seq_length=tokens.seq_length,
+        packing=tokens.packing,
+        field_delimiter=config.data.field_delimiter,
+        columns=config.data.columns or (config.data.text_column,),
+    )
