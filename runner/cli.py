@@ -1,0 +1,510 @@
+"""The command line: parse, call, print. Decides nothing.
+
+Nothing heavy is imported before a verb needs it: `runner --help` answers without TensorFlow, Ray or pyarrow.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from runner.errors import JobFailedError, RunnerError, last_line
+
+if TYPE_CHECKING:
+    from runner.run_directory import RunDirectory, Status
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def common_options(command: Command) -> Command:
+    """`--json` and `--debug`, which every verb takes."""
+    debug = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+    command = debug(command)
+    return click.option("--json", "as_json", is_flag=True, help="Answer with one JSON object.")(command)
+
+
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a field of the job; repeatable."
+)
+target_options = [
+    click.option("--on", "target", default="local", show_default=True, help="Where to run: local or ray."),
+    click.option("--address", help="The cluster's Jobs API, http://HEAD:8265; default: RAY_ADDRESS."),
+    click.option("--detach", is_flag=True, help="Return once the cluster has the job."),
+    click.option("--dry-run", is_flag=True, help="Print the exact request and send nothing."),
+    click.option("--quiet", is_flag=True, help="No progress."),
+]
+runs_option = click.option(
+    "--runs",
+    "runs_uri",
+    default="runs/",
+    show_default=True,
+    envvar="RUNNER_STORAGE__URI",
+    help="Where runs are kept.",
+)
+
+
+def with_target(command: Command) -> Command:
+    """The options of verbs that start a job."""
+    for option in reversed(target_options):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("runner"), package_name="runner")
+def cli() -> None:
+    """Train LSTM text generators on Parquet records, here or on a Ray cluster.
+
+    \b
+    Example:
+      runner init job.yaml --data records/
+      runner submit job.yaml
+      runner generate demo -n 1000 -o synthetic.parquet
+    """
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--name", default="my-run", show_default=True, help="The run's name.")
+@click.option("--data", "data_uri", default="records/", show_default=True, help="Folder of Parquet files, or s3://.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@common_options
+def init(path: Path, name: str, data_uri: str, force: bool, as_json: bool) -> None:
+    """Write a job file with every field, its default and what it is for.
+
+    \b
+    Example:
+      runner init job.yaml --name claims --data s3://bucket/claims/
+    """
+    from runner.config import commented_yaml, parse_job
+    from runner.errors import ConfigError, StorageError
+
+    values = {"name": name, "data": {"uri": data_uri}}
+    parse_job(values, environment={})
+    if path.exists() and not force:
+        raise ConfigError(f"{path}: exists; choose another name or add --force")
+    try:
+        path.write_text(commented_yaml(values), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+    _answer(as_json, {"path": str(path)}, f"wrote {path}; `runner submit {path}` trains it")
+
+
+@cli.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target")
+@click.option("--format", "kind", type=click.Choice(["csv", "jsonl", "text"]), help="Default: by the file's suffix.")
+@click.option("--no-header", is_flag=True, help="The CSV file has no header line.")
+@click.option("--csv-delimiter", help="What separates CSV fields; default: a comma, or a tab for .tsv.")
+@click.option("--text-column", default="text", show_default=True, help="Name of the column of records.")
+@click.option("--columns", help="Join these columns (a,b,c) into one text column.")
+@click.option("--field-delimiter", default=",", show_default=True, help="What joins the columns.")
+@click.option("--allow-delimiter-in-fields", is_flag=True, help="Join even fields that hold the delimiter.")
+@click.option("--rows-per-shard", type=click.IntRange(1), default=100_000, show_default=True, help="Rows in a file.")
+@click.option("--overwrite", is_flag=True, help="Replace Parquet files that are there.")
+@common_options
+def import_(
+    source: Path,
+    target: str,
+    kind: str | None,
+    no_header: bool,
+    csv_delimiter: str | None,
+    text_column: str,
+    columns: str | None,
+    field_delimiter: str,
+    allow_delimiter_in_fields: bool,
+    rows_per_shard: int,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Turn CSV, JSON Lines or text (one record a line) into Parquet shards.
+
+    \b
+    Example:
+      runner import claims.csv records/ --columns age,code,amount
+    """
+    from dataclasses import asdict
+
+    from runner.data.importing import Join, import_records
+
+    join = Join(tuple(columns.split(",")), field_delimiter, allow_delimiter_in_fields) if columns else None
+    summary = import_records(
+        source,
+        target,
+        format=kind,
+        header=not no_header,
+        csv_delimiter=csv_delimiter,
+        text_column=text_column,
+        join=join,
+        rows_per_shard=rows_per_shard,
+        overwrite=overwrite,
+    )
+    text = f"{summary.records:,} records in {summary.files} files in {target}; columns: {', '.join(summary.columns)}"
+    _answer(as_json, asdict(summary), text)
+
+
+@cli.command()
+@click.argument("job", type=click.Path(path_type=Path))
+@set_option
+@with_target
+@common_options
+def submit(
+    job: Path,
+    overrides: tuple[str, ...],
+    target: str,
+    address: str | None,
+    detach: bool,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Train a job to a model, here or on a cluster.
+
+    Ctrl-C stops a local run at its next step, with a checkpoint; a run on a cluster goes on.
+
+    \b
+    Example:
+      runner submit job.yaml --set training.epochs=3
+      runner submit job.yaml --on ray --address http://head:8265
+    """
+    from runner.config import load_job
+    from runner.submit.start import start_run
+
+    os.environ["RUNNER_JOB_FOLDER"] = str(job.resolve().parent)
+    config = load_job(job, overrides)
+    _start(
+        lambda: start_run(config, target, address, detach=detach, dry_run=dry_run, quiet=quiet or as_json),
+        as_json,
+    )
+
+
+@cli.command()
+@click.argument("run")
+@runs_option
+@set_option
+@with_target
+@common_options
+def resume(
+    run: str,
+    runs_uri: str,
+    overrides: tuple[str, ...],
+    target: str,
+    address: str | None,
+    detach: bool,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Continue a run that was stopped, killed or failed, from its newest good checkpoint.
+
+    Only training.epochs, training.max_training_time_s, training.early_stopping, training.checkpoint_every_s,
+    resources and data.cache_gib can be changed.
+
+    \b
+    Example:
+      runner resume runs/demo
+      runner resume runs/demo --set training.epochs=30
+    """
+    from runner.run_directory import RunDirectory
+    from runner.submit.start import resume_run
+
+    directory = RunDirectory.find(run, runs_uri)
+    _start(
+        lambda: resume_run(
+            directory, overrides, target, address, detach=detach, dry_run=dry_run, quiet=quiet or as_json
+        ),
+        as_json,
+    )
+
+
+@cli.command()
+@click.argument("run")
+@runs_option
+@common_options
+def status(run: str, runs_uri: str, as_json: bool) -> None:
+    """Show how far a run is, from its run directory alone.
+
+    \b
+    Example:
+      runner status demo
+      runner status s3://bucket/runs/demo --json
+    """
+    from runner.submit.follow import describe
+
+    directory, found = _run_and_status(run, runs_uri)
+    _answer(as_json, _status_dict(directory.uri, found), describe(found))
+
+
+@cli.command("list")
+@click.argument("uri", default="runs/", envvar="RUNNER_STORAGE__URI")
+@common_options
+def list_(uri: str, as_json: bool) -> None:
+    """List the runs of a folder.
+
+    \b
+    Example:
+      runner list s3://bucket/runs/
+    """
+    from runner.run_directory import list_runs
+    from runner.submit.follow import describe
+
+    found = list_runs(uri)
+    rows = [_status_dict(directory.uri, status) for directory, status in found]
+    text = "\n".join(describe(status) for _, status in found) or f"no runs in {uri}"
+    _answer(as_json, {"runs": rows}, text)
+
+
+@cli.command()
+@click.argument("run")
+@click.option("-f", "--follow", is_flag=True, help="Go on printing until the run ends.")
+@runs_option
+@common_options
+def logs(run: str, follow: bool, runs_uri: str, as_json: bool) -> None:
+    """Print what the run's processes wrote, from its run directory alone.
+
+    \b
+    Example:
+      runner logs demo -f
+    """
+    directory, found = _run_and_status(run, runs_uri)
+    shown: dict[str, int] = {}
+    while True:
+        texts = directory.logs()
+        if as_json:
+            click.echo(json.dumps({name: text.decode(errors="replace") for name, text in texts.items()}))
+            return
+        for name, text in texts.items():
+            whole = text.rfind(b"\n") + 1  # A line that is still being written waits for its end.
+            new = text[shown.get(name, 0) : whole]
+            shown[name] = whole
+            for line in new.decode(errors="replace").splitlines():
+                click.echo(f"{name.removesuffix('.log')} | {line}")
+        if not follow or not found.is_active:
+            return
+        time.sleep(1)
+        found = directory.status() or found
+
+
+@cli.command()
+@click.argument("run")
+@runs_option
+@common_options
+def stop(run: str, runs_uri: str, as_json: bool) -> None:
+    """Ask a run to stop at its next step, with a checkpoint.
+
+    \b
+    Example:
+      runner stop demo
+    """
+    from runner.submit.start import stop_run
+
+    directory, found = _run_and_status(run, runs_uri)
+    message = stop_run(directory, found)
+    _answer(as_json, _status_dict(directory.uri, found), message)
+
+
+@cli.command()
+@click.argument("run")
+@click.option("-n", "count", type=click.IntRange(1, 10_000_000), default=10, show_default=True, help="Records.")
+@click.option("-o", "output", help="File to write (.csv, .jsonl, .parquet), local or s3://; default: the screen.")
+@click.option(
+    "--temperature",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Below 1: more typical; 0: the most likely.",
+)
+@click.option("--top-k", type=int, help="Draw from the k most likely tokens only.")
+@click.option(
+    "--top-p",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Draw from the likeliest tokens up to this share.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="The same seed gives the same records.",
+)
+@click.option("--prompt", default="", help="How every record begins.")
+@runs_option
+@common_options
+def generate(
+    run: str,
+    count: int,
+    output: str | None,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    seed: int,
+    prompt: str,
+    runs_uri: str,
+    as_json: bool,
+) -> None:
+    """Write synthetic records from a run's model.
+
+    \b
+    Example:
+      runner generate demo -n 1000 -o synthetic.parquet --temperature 0.8
+    """
+    from runner.run_directory import RunDirectory
+
+    directory = RunDirectory.find(run, runs_uri)  # before TensorFlow's import: the answer comes at once
+
+    from runner.model.artifact import load_model
+    from runner.model.generation import SamplingSettings, check_output, generate_records, write_records
+
+    if output is not None:
+        check_output(output)
+    model = load_model(directory.folder.child("model"))
+    generated = generate_records(model, count, SamplingSettings(temperature, top_k, top_p, seed, prompt))
+    if output is not None:
+        write_records(output, generated)
+    delimiter = model.field_delimiter or ""
+    lines = [delimiter.join(row) for row in generated.rows]
+    if generated.left_out:
+        click.echo(f"{generated.left_out} more had another number of fields and were left out", err=True)
+    answer: dict[str, Any] = {"records": count, "left_out": generated.left_out, "output": output}
+    if output is None:
+        answer["texts"] = lines
+    _answer(as_json, answer, "\n".join(lines) if output is None else f"{count:,} records in {output}")
+
+
+@cli.command()
+@click.argument("job", type=click.Path(path_type=Path))
+@set_option
+@common_options
+def validate(job: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check a job and read all its records once, without writing anything.
+
+    \b
+    Example:
+      runner validate job.yaml
+    """
+    from runner.config import load_job
+    from runner.train.facade import check_job, check_storage, describe_check
+
+    os.environ["RUNNER_JOB_FOLDER"] = str(job.resolve().parent)
+    config = load_job(job, overrides)
+    check_storage(config)
+    found = describe_check(check_job(config))
+    _answer(as_json, found, "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in found.items()))
+
+
+@cli.command()
+@click.option("--address", help="Also ask the Jobs API of this cluster.")
+@runs_option
+@common_options
+def doctor(address: str | None, runs_uri: str, as_json: bool) -> None:
+    """Check this machine: versions, devices, storage, and a cluster if one is named.
+
+    \b
+    Example:
+      runner doctor --runs s3://bucket/runs/
+    """
+    from runner.doctor import examine
+
+    checks = examine(runs_uri, address)
+    text = "\n".join(f"{'ok  ' if check.is_fine else 'FAIL'}  {check.name}: {check.finding}" for check in checks)
+    _answer(as_json, {check.name: {"ok": check.is_fine, "finding": check.finding} for check in checks}, text)
+    if not all(check.is_fine for check in checks):
+        sys.exit(3)
+
+
+@cli.command()
+@common_options
+def schema(as_json: bool) -> None:
+    """Print the JSON Schema of a job file.
+
+    \b
+    Example:
+      runner schema > job.schema.json
+    """
+    from runner.config import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=None if as_json else 2))
+
+
+def _start(start: Callable[[], tuple[dict[str, Any], str]], as_json: bool) -> None:
+    _answer(as_json, *start())
+
+
+def _run_and_status(run: str, runs_uri: str) -> tuple[RunDirectory, Status]:
+    from runner.run_directory import RunDirectory
+
+    directory = RunDirectory.find(run, runs_uri)
+    return directory, directory.current_status()
+
+
+def _status_dict(uri: str, status: Status) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {"run": uri, **asdict(status)}
+
+
+def _answer(as_json: bool, answer: dict[str, Any], text: str) -> None:
+    click.echo(json.dumps(answer) if as_json else text)
+
+
+def _silence_native_code() -> None:
+    """Keep what C++ libraries write to standard error off the screen: TensorFlow has no switch for all of it.
+
+    Python's own standard error still reaches the screen. `--debug` leaves everything as it is.
+    """
+    if "--debug" in sys.argv:
+        return
+    screen = os.dup(2)
+    sys.stderr = os.fdopen(screen, "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
+def _show_warnings() -> None:
+    """The project's own warnings as plain lines on standard error; errors are `main`'s to show."""
+
+    class OnScreen(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno == logging.WARNING:
+                click.echo(f"warning: {record.getMessage()}", err=True)
+
+    logging.getLogger("runner").addHandler(OnScreen())
+    logging.getLogger("runner").propagate = False
+
+
+def main() -> None:
+    """The `runner` command: one line for an error, and the exit code of its kind."""
+    _silence_native_code()
+    _show_warnings()
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 1
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = 2
+    except click.ClickException as error:
+        click.echo(f"error: {error.format_message()}", err=True)
+        code = 2
+    except Exception as error:
+        shown = error if isinstance(error, RunnerError) else JobFailedError(f"unexpected: {last_line(error)}")
+        for line in str(shown).splitlines():
+            click.echo(f"error: {line}", err=True)
+        if "--debug" in sys.argv:
+            raise
+        code = shown.exit_code
+    else:
+        code = 0
+    sys.exit(code)

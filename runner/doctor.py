@@ -1,0 +1,83 @@
+"""What `runner doctor` looks at: is this machine ready, and what would a user have to mend."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runner.errors import RunnerError, last_line
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at."""
+
+    name: str
+    is_fine: bool
+    finding: str
+
+
+def examine(runs_uri: str, address: str | None) -> list[Check]:
+    """All checks, each in its own right: one that fails does not hide the others."""
+    looks: dict[str, Callable[[], str]] = {
+        "python": _python,
+        "memory": _memory,
+        "ray": lambda: _version("ray"),
+        "tensorflow": _tensorflow,
+        "sentencepiece": lambda: _version("sentencepiece"),
+        "pyarrow": lambda: _version("pyarrow"),
+        "storage": lambda: _storage(runs_uri),
+    }
+    if address is not None:
+        looks["cluster"] = lambda: _cluster(address)
+    return [_check(name, look) for name, look in looks.items()]
+
+
+def _check(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, look())
+    except RunnerError as error:
+        return Check(name, False, str(error))
+    except Exception as error:  # noqa: BLE001 - whatever is broken here is the finding
+        return Check(name, False, last_line(error))
+
+
+def _python() -> str:
+    return f"{sys.version.split()[0]} on {platform.machine()}, {os.cpu_count()} cores"
+
+
+def _memory() -> str:
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{pages / 2**30:.1f} GiB"
+
+
+def _version(module: str) -> str:
+    import importlib
+
+    return str(importlib.import_module(module).__version__)
+
+
+def _tensorflow() -> str:
+    found = _version("tensorflow")
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    return f"{found}, {len(gpus)} GPU(s)" if gpus else f"{found}, no GPU: trains on the CPU"
+
+
+def _storage(runs_uri: str) -> str:
+    from runner.storage import open_folder
+
+    folder = open_folder(runs_uri, patient=False)
+    folder.check_writable()
+    return f"{folder.uri} can be written"
+
+
+def _cluster(address: str) -> str:
+    from runner.submit.ray_jobs import connect
+
+    client = connect(address)
+    return f"{address} answers, Ray {client.get_version()}"

@@ -1,0 +1,107 @@
+"""A job and a target to the exact request, before anything is sent.
+
+    plan = plan_submission(config, "ray", address="http://head:8265")
+    print(plan.to_yaml())          # what `runner submit --dry-run` shows
+    ray_jobs.send(plan)            # sending only sends
+
+Planning is pure: nothing is imported, read or written, but for the environment variables handed in.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from runner.config import JobConfig
+from runner.errors import ConfigError
+
+Target = Literal["local", "ray"]
+
+PACKAGE_FOLDER = str(Path(__file__).resolve().parent.parent)
+"""The `runner` package itself: it travels with the job, so that the cluster runs the code that planned it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A submission. For `ray`: the Jobs API's `address`, `submission_id`, `entrypoint` and `runtime_env`."""
+
+    target: Target
+    run_uri: str
+    job: dict[str, Any]
+    address: str | None = None
+    submission_id: str | None = None
+    entrypoint: str | None = None
+    runtime_env: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, {})}
+
+    def to_yaml(self) -> str:
+        """For people."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def plan_submission(
+    config: JobConfig,
+    target: str,
+    *,
+    address: str | None = None,
+    environment: Mapping[str, str],
+    modules: tuple[str, ...] = (),
+) -> Plan:
+    """The request for a job. `modules`: folders or files with the user's callbacks, which travel too.
+
+    Raises:
+        ConfigError: an unknown target, or no address for a cluster.
+    """
+    job = config.model_dump(mode="json")
+    run_uri = f"{config.storage.uri.rstrip('/')}/{config.name}"
+    if target == "local":
+        return Plan("local", run_uri, job)
+    if target != "ray":
+        raise ConfigError(f"--on {target}: no such target; choose local or ray")
+    address = address or environment.get("RAY_API_SERVER_ADDRESS") or environment.get("RAY_ADDRESS")
+    if not address:
+        raise ConfigError("--on ray: no cluster named; give --address http://HEAD:8265 or set RAY_ADDRESS")
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"--address {address}: the Jobs API speaks HTTP; write it as http://HEAD:8265 (the dashboard's port)"
+        )
+    return Plan(
+        "ray",
+        run_uri,
+        job,
+        address=address,
+        submission_id=f"runner-{config.name}-{uuid.uuid4().hex[:8]}",
+        entrypoint=f"python -m runner.train.facade {_quoted(run_uri)}",
+        runtime_env={"py_modules": [PACKAGE_FOLDER, *modules]},
+    )
+
+
+def with_absolute_paths(config: JobConfig, folder: Path) -> JobConfig:
+    """The job with local paths made absolute: a cluster's job, and a resume, run in other folders."""
+
+    def absolute(uri: str) -> str:
+        if "://" in uri:
+            return uri
+        return str((folder / Path(uri).expanduser()).resolve())
+
+    changes: dict[str, Any] = {
+        "data": config.data.model_copy(update={"uri": absolute(config.data.uri)}),
+        "storage": config.storage.model_copy(update={"uri": absolute(config.storage.uri)}),
+    }
+    if config.tokenizer.uri is not None:
+        changes["tokenizer"] = config.tokenizer.model_copy(update={"uri": absolute(config.tokenizer.uri)})
+    return config.model_copy(update=changes)
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)

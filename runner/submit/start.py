@@ -1,0 +1,215 @@
+"""Starting, continuing and stopping runs: what `runner submit`, `resume` and `stop` do."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runner.config import JobConfig, parse_job
+from runner.errors import ConfigError, JobFailedError, JobStoppedError, RunnerError
+from runner.run_directory import RunDirectory, Status
+from runner.submit.plan import Plan, plan_submission, with_absolute_paths
+
+CHANGEABLE = (
+    "training.epochs",
+    "training.max_training_time_s",
+    "training.early_stopping",
+    "training.checkpoint_every_s",
+    "training.save_all_checkpoints",
+    "resources",
+    "data.cache_gib",
+)
+"""What a resume may change: nothing that the weights so far depend on."""
+
+KILLED_RUN_ENDS_WITHIN_S = 20.0
+
+Answer = tuple[dict[str, Any], str]
+
+
+def start_run(
+    config: JobConfig, target: str, address: str | None, *, detach: bool, dry_run: bool, quiet: bool
+) -> Answer:
+    """Check a job, claim its run directory and train it.
+
+    Raises:
+        RunnerError: in one line; nothing is written when the job itself, its records or the cluster are at fault.
+    """
+    config = with_absolute_paths(config, Path.cwd())
+    plan = _plan(config, target, address)
+    if dry_run:
+        return plan.to_dict(), plan.to_yaml().rstrip()
+
+    from runner.train.facade import check_job, check_storage
+
+    client = _connect(plan)
+    check_storage(config)
+    checked = check_job(config)
+    directory = RunDirectory.of(config)
+    directory.claim(config, target)
+    if plan.target == "local":
+        from runner.submit.local import run_here
+
+        try:
+            return _finished(directory, run_here(directory, checked, quiet=quiet))
+        except RunnerError as error:
+            if error.exit_code == 2:  # Only tokenizing could tell; nothing was trained.
+                directory.folder.delete_tree()
+            raise
+    return _run_on_cluster(plan, client, directory, detach=detach, quiet=quiet)
+
+
+def resume_run(
+    directory: RunDirectory,
+    overrides: Sequence[str],
+    target: str,
+    address: str | None,
+    *,
+    detach: bool,
+    dry_run: bool,
+    quiet: bool,
+) -> Answer:
+    """Continue a run from its newest good checkpoint, on this target or another.
+
+    Raises:
+        ConfigError: an override changes what the weights depend on.
+        RunExistsError: the run is still alive.
+    """
+    before = directory.read_config()
+    document = yaml.safe_load(before.to_yaml())
+    config = parse_job(document, overrides, environment={}, source=directory.uri)
+    _check_changes(before, config)
+    plan = _plan(config, target, address)
+    if dry_run:
+        return plan.to_dict(), plan.to_yaml().rstrip()
+    directory.wait_until_left(KILLED_RUN_ENDS_WITHIN_S)
+    status = directory.current_status()
+    if status.state == "done" and config == before:
+        return _finished(directory, status)
+    client = _connect(plan)
+    directory.clear_stop()
+    if config != before:
+        directory.write_config(config)
+    directory.update_status(
+        state="pending", target=target, attempt=status.attempt + 1, message="", error=None, submission={}
+    )
+    if plan.target == "local":
+        from runner.submit.local import run_here
+
+        return _finished(directory, run_here(directory, None, quiet=quiet))
+    return _run_on_cluster(plan, client, directory, detach=detach, quiet=quiet)
+
+
+def stop_run(directory: RunDirectory, status: Status) -> str:
+    """Ask a run to stop at its next step; a cluster's job that has not begun is withdrawn."""
+    if not status.is_active:
+        return f"{directory.uri}: nothing to stop, the run is {status.state}"
+    directory.request_stop()
+    if status.state == "pending" and status.submission:
+        from runner.submit.ray_jobs import stop_job
+
+        stop_job(status.submission["address"], status.submission["id"])
+        directory.update_status(state="stopped", message="withdrawn before it began")
+        return f"{directory.uri}: withdrawn before it began"
+    return f"{directory.uri}: stops at its next step; `runner resume {directory.uri}` continues it"
+
+
+def _plan(config: JobConfig, target: str, address: str | None) -> Plan:
+    return plan_submission(config, target, address=address, environment=os.environ, modules=_user_modules(config))
+
+
+def _connect(plan: Plan) -> Any:
+    if plan.address is None:
+        return None
+    from runner.submit.ray_jobs import connect
+
+    return connect(plan.address)
+
+
+def _run_on_cluster(plan: Plan, client: Any, directory: RunDirectory, *, detach: bool, quiet: bool) -> Answer:
+    from runner.submit.ray_jobs import follow_job, send
+
+    submission = {"address": str(plan.address), "id": str(plan.submission_id)}
+    # Before the job can write a status of its own; from here on this process's end says nothing about the run.
+    directory.update_status(submission=submission, host="", pid=0)
+    try:
+        send(plan, client)
+    except RunnerError as error:
+        directory.update_status(state="failed", error=str(error))
+        raise
+    if detach:
+        return submission | {"run": directory.uri}, (
+            f"submitted as {plan.submission_id}; `runner status {directory.uri}` shows how far it is"
+        )
+    try:
+        follow_job(client, plan, directory, quiet=quiet)
+    except KeyboardInterrupt:
+        return submission | {"run": directory.uri}, (
+            f"detached; the run goes on. `runner logs -f {directory.uri}` follows it, "
+            f"`runner stop {directory.uri}` ends it"
+        )
+    return _finished(directory, directory.current_status())
+
+
+def _finished(directory: RunDirectory, status: Status) -> Answer:
+    """The answer for a run that has ended.
+
+    Raises:
+        JobStoppedError, JobFailedError: it did not end well.
+    """
+    if status.state == "stopped":
+        raise JobStoppedError(f"{directory.uri}: stopped; `runner resume {directory.uri}` continues it")
+    if status.state != "done":
+        raise JobFailedError(f"{directory.uri}: {status.error or status.state}")
+    text = f"{status.message}: {directory.uri}\nrunner generate {directory.uri} -n 1000 -o synthetic.parquet"
+    return {"run": directory.uri, **asdict(status)}, text
+
+
+def _check_changes(before: JobConfig, after: JobConfig) -> None:
+    for path in _differences(before.model_dump(), after.model_dump()):
+        if not any(path == field or path.startswith(field + ".") for field in CHANGEABLE):
+            raise ConfigError(
+                f"--set {path}: a resume cannot change this, the weights so far depend on it; "
+                f"it can change {', '.join(CHANGEABLE)}"
+            )
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for name, old in before.items():
+        if isinstance(old, dict):
+            found += _differences(old, after[name], f"{prefix}{name}.")
+        elif old != after[name]:
+            found.append(prefix + name)
+    return found
+
+
+def _user_modules(config: JobConfig) -> tuple[str, ...]:
+    """Folders and files of the user's callbacks, for a cluster that does not have them.
+
+    Installed packages do not travel: the cluster has its own.
+    """
+    from runner.train.callbacks import import_object
+
+    settings = config.training
+    references = [(reference, "training.callbacks") for reference in settings.callbacks]
+    if settings.epoch_callback is not None:
+        references.insert(0, (settings.epoch_callback, "training.epoch_callback"))
+    installed = [Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    found: list[str] = []
+    for reference, setting in references:
+        import_object(reference, setting)
+        top = reference.partition(":")[0].partition(".")[0]
+        spec = importlib.util.find_spec(top)
+        if spec is None:
+            continue
+        places = spec.submodule_search_locations or ([spec.origin] if spec.has_location and spec.origin else [])
+        paths = [Path(place) for place in places]
+        found += [str(path) for path in paths if not any(path.is_relative_to(folder) for folder in installed)]
+    return tuple(dict.fromkeys(found))
