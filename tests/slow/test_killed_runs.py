@@ -1,0 +1,163 @@
+"""The resume contract: killed with -9 anywhere and resumed, a run ends as if it had never been killed."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.runs import (
+    descendants,
+    history_of,
+    run_runner,
+    small_job,
+    start_runner,
+    status_of,
+    wait_for,
+    weights_of,
+    write_job,
+    write_records,
+)
+
+TRAINING = {
+    "epochs": 6,
+    "checkpoint_every_s": 0.4,
+    "callbacks": ["tests.slow.pace:slow_steps", "tests.slow.pace:plateau"],
+}
+PAUSE_S = "0.15"
+KILLS = 10
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_records(tmp_path_factory.mktemp("records"), count=1000)
+
+
+def submit_unharmed(tmp_path: Path, records: Path, workers: int) -> Path:
+    """The run that is never killed."""
+    job = small_job("unharmed", records, tmp_path / "runs", **TRAINING) | {"resources": {"workers": workers}}
+    run_runner("submit", write_job(tmp_path / "unharmed.yaml", job), TEST_STEP_PAUSE_S="0")
+    return tmp_path / "runs" / "unharmed"
+
+
+def total_steps(run: Path) -> int:
+    return status_of(run).get("progress", {}).get("total_steps", 0)
+
+
+def assert_same_end(killed: Path, unharmed: Path) -> None:
+    assert status_of(killed)["state"] == "done"
+    assert weights_of(killed) == weights_of(unharmed)
+    assert history_of(killed) == history_of(unharmed)
+    assert [row["epoch"] for row in history_of(killed)] == [str(epoch) for epoch in range(TRAINING["epochs"])]
+
+
+@pytest.mark.timeout(1500)
+def test_a_run_killed_ten_times_at_random_ends_with_the_same_weights_and_history(tmp_path: Path, records: Path) -> None:
+    unharmed = submit_unharmed(tmp_path, records, workers=1)
+    job = small_job("killed", records, tmp_path / "runs", **TRAINING)
+    run = tmp_path / "runs" / "killed"
+    draw = random.Random(2026)
+    seen: list[int] = []
+    process = start_runner("submit", write_job(tmp_path / "killed.yaml", job), TEST_STEP_PAUSE_S=PAUSE_S)
+    for kill in range(KILLS):
+        if kill % 5 == 4:  # somewhere in the start, before the first step
+            with pytest.raises(TimeoutError):
+                wait_or_end(process, draw.uniform(0.5, 6))
+        else:
+            before = total_steps(run)
+            wait_for(lambda: process.poll() is not None or total_steps(run) > before)
+            assert process.poll() is None, f"the run ended before kill {kill}: {process.communicate()}"
+            with pytest.raises(TimeoutError):
+                wait_or_end(process, draw.uniform(0, 2.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        seen.append(total_steps(run))
+        process = start_runner("resume", run, TEST_STEP_PAUSE_S=PAUSE_S)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, f"{out}\n{err}"
+    assert len(set(seen)) > KILLS // 2, f"the kills did not spread over the run: {seen}"
+    assert_same_end(run, unharmed)
+
+
+@pytest.mark.timeout(1500)
+def test_two_workers_killed_one_by_one_and_with_their_driver_end_with_the_same_weights_and_history(
+    tmp_path: Path, records: Path
+) -> None:
+    unharmed = submit_unharmed(tmp_path, records, workers=2)
+    job = small_job("killed", records, tmp_path / "runs", **TRAINING) | {"resources": {"workers": 2}}
+    run = tmp_path / "runs" / "killed"
+    process = start_runner("submit", write_job(tmp_path / "killed.yaml", job), TEST_STEP_PAUSE_S=PAUSE_S)
+    for victim in ("chief", "other", "driver"):
+        before = total_steps(run)
+        wait_for(lambda: process.poll() is not None or total_steps(run) > before)
+        assert process.poll() is None, process.communicate()
+        chief = status_of(run)["pid"]
+        workers = [pid for pid, command in descendants(process.pid) if "RayTrainWorker" in command]
+        assert chief in workers
+        assert len(workers) == 2
+        pid = {"chief": chief, "other": next(pid for pid in workers if pid != chief), "driver": process.pid}[victim]
+        kill(pid)
+        if victim == "driver":
+            process.wait()
+            process = start_runner("resume", run, TEST_STEP_PAUSE_S="0.02")
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, f"{out}\n{err}"
+    assert_same_end(run, unharmed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.timeout(600)
+def test_a_signal_stops_at_the_next_step_and_resume_ends_the_same(
+    tmp_path: Path, records: Path, number: signal.Signals
+) -> None:
+    unharmed = submit_unharmed(tmp_path, records, workers=1)
+    job = small_job("stopped", records, tmp_path / "runs", **(TRAINING | {"checkpoint_every_s": 3600}))
+    run = tmp_path / "runs" / "stopped"
+    process = start_runner("submit", write_job(tmp_path / "stopped.yaml", job), TEST_STEP_PAUSE_S=PAUSE_S)
+    wait_for(lambda: process.poll() is not None or status_of(run).get("progress", {}).get("epoch", 0) >= 1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "runner resume" in err
+    assert status_of(run)["state"] == "stopped"
+    assert len(history_of(run)) >= 1, "an interrupted run leaves the epochs it finished"
+    assert weights_of(run)
+    run_runner("resume", run, TEST_STEP_PAUSE_S="0")
+    assert_same_end(run, unharmed)
+
+
+@pytest.mark.timeout(600)
+def test_sigterm_to_a_ray_worker_leaves_a_checkpoint_and_a_run_that_resumes(tmp_path: Path, records: Path) -> None:
+    unharmed = submit_unharmed(tmp_path, records, workers=2)
+    settings = TRAINING | {"checkpoint_every_s": 3600}
+    job = small_job("preempted", records, tmp_path / "runs", **settings) | {"resources": {"workers": 2}}
+    run = tmp_path / "runs" / "preempted"
+    process = start_runner("submit", write_job(tmp_path / "preempted.yaml", job), TEST_STEP_PAUSE_S=PAUSE_S)
+    wait_for(lambda: process.poll() is not None or total_steps(run) > 3)
+    workers = [pid for pid, command in descendants(process.pid) if "RayTrainWorker" in command]
+    kill(next(pid for pid in workers if pid != status_of(run)["pid"]), signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    assert status_of(run)["state"] == "stopped"
+    assert list((run / "checkpoints").iterdir())
+    run_runner("resume", run, TEST_STEP_PAUSE_S="0")
+    assert_same_end(run, unharmed)
+
+
+def wait_or_end(process: object, seconds: float) -> None:
+    """TimeoutError when the process is still there after so long."""
+    import subprocess
+
+    assert isinstance(process, subprocess.Popen)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError from None
+
+
+def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+    import os
+
+    os.kill(pid, number)
