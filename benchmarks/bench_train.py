@@ -1,0 +1,168 @@
+"""Time one optimizer step: the project's, a keras.layers.LSTM step, and the reference kernels where they are.
+
+    .venv/bin/python benchmarks/bench_train.py [--rounds 20]
+
+All run plain SGD on the same batch in one process, in turns; figures are medians. The last line is one JSON
+object. The project's step also computes the accuracy and takes any batch shape; the other two do neither.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from runner.model.network import Network
+
+REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "dp_lstm_reference.py"
+LEARNING_RATE = 0.01
+Step = Callable[[int], float]
+"""Takes the round, runs one step and returns its loss."""
+
+
+def main() -> None:
+    sizes = parse_arguments()
+    random = np.random.default_rng(0)
+    shape = (sizes.batch, sizes.length)
+    ids = tf.constant(random.zipf(1.3, shape) % sizes.vocab, tf.int32)
+    targets = tf.constant(random.integers(0, sizes.vocab, shape), tf.int32)
+    keys = tf.constant(random.integers(0, 2**32, shape, dtype=np.uint32))
+    steps = {
+        "step": project_step(sizes, ids, targets, keys),
+        "keras": keras_step(sizes, ids, targets),
+        "reference": reference_step(sizes, ids, targets),
+    }
+    times = measure({name: step for name, step in steps.items() if step}, sizes.rounds)
+    medians = {name: statistics.median(times[name]) * 1e3 if name in times else None for name in steps}
+    result = {f"{name}_ms": value and round(value, 1) for name, value in medians.items()}
+    for name in ("keras", "reference"):
+        result[f"vs_{name}"] = medians[name] and round(medians[name] / medians["step"], 3)
+    result["min_ms"] = {name: round(min(values) * 1e3, 1) for name, values in times.items()}
+    print(json.dumps({**result, **vars(sizes), "cpus": os.cpu_count(), "load": os.getloadavg()[0]}))
+
+
+def parse_arguments() -> argparse.Namespace:
+    summary = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(description=summary)
+    parser.add_argument("--rounds", type=int, default=20, help="timed steps of each side")
+    parser.add_argument("--vocab", type=int, default=2000)
+    parser.add_argument("--embedding", type=int, default=256)
+    parser.add_argument("--units", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--length", type=int, default=100, help="positions per example")
+    parser.add_argument("--batch", type=int, default=64, help="examples per step")
+    parser.add_argument("--dropout", type=float, default=0.2)
+    return parser.parse_args()
+
+
+def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
+    """Seconds per step of each side, taken in turns after two warm-up steps."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(-2, rounds):
+        for name in sorted(steps, reverse=turn % 2 == 1):
+            start = time.perf_counter()
+            steps[name](turn)
+            if turn >= 0:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def project_step(sizes: argparse.Namespace, ids: tf.Tensor, targets: tf.Tensor, keys: tf.Tensor) -> Step:
+    network = Network(
+        vocab_size=sizes.vocab,
+        embedding_dim=sizes.embedding,
+        rnn_units=sizes.units,
+        layers=sizes.layers,
+        dropout_rate=sizes.dropout,
+    )
+    optimizer = keras.optimizers.SGD(LEARNING_RATE)
+    optimizer.build(network.trainable_variables)
+    weights = tf.ones(ids.shape)
+
+    @tf.function(
+        input_signature=[tf.TensorSpec((None, None), x.dtype) for x in (ids, targets, weights, keys)],
+        autograph=False,
+    )
+    def step(ids: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            loss, right = network.loss_sums(ids, targets, weights, keys)
+            loss = loss / tf.reduce_sum(weights)
+        optimizer.apply(tape.gradient(loss, network.trainable_variables))
+        return loss, right
+
+    return lambda _: float(step(ids, targets, weights, keys)[0])
+
+
+def keras_step(sizes: argparse.Namespace, ids: tf.Tensor, targets: tf.Tensor) -> Step:
+    layers: list[keras.layers.Layer] = [keras.layers.Embedding(sizes.vocab, sizes.embedding)]
+    for _ in range(sizes.layers):
+        layers += [keras.layers.Dropout(sizes.dropout), keras.layers.LSTM(sizes.units, return_sequences=True)]
+    layers += [keras.layers.Dropout(sizes.dropout), keras.layers.Dense(sizes.vocab)]
+    model = keras.Sequential(layers)
+    model.build(ids.shape)
+    optimizer = keras.optimizers.SGD(LEARNING_RATE)
+    optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def step(ids: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            logits = model(ids, training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
+            loss = tf.reduce_mean(losses)
+        optimizer.apply(tape.gradient(loss, model.trainable_variables))
+        return loss
+
+    return lambda _: float(step(ids, targets))
+
+
+def reference_step(sizes: argparse.Namespace, ids: tf.Tensor, targets: tf.Tensor) -> Step | None:
+    """The reference's non-private step with its while-loop kernels; None where the reference is not there."""
+    if not REFERENCE.exists():
+        return None
+    reference = load_module(REFERENCE)
+    parameters = reference.make_params(sizes.vocab, sizes.embedding, sizes.units, sizes.layers)
+    widths = [sizes.embedding, *[sizes.units] * sizes.layers]
+    weights = tf.constant(np.full(ids.shape, 1 / np.prod(ids.shape)), tf.float32)
+
+    def masks(seed: tf.Tensor) -> list[tf.Tensor]:
+        draws = [
+            tf.random.stateless_uniform((*ids.shape, width), seed + tf.constant([layer, 7]))
+            for layer, width in enumerate(widths)
+        ]
+        return [tf.cast(draw >= sizes.dropout, tf.float32) / (1 - sizes.dropout) for draw in draws]
+
+    @tf.function
+    def step(ids: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        gradients, loss = reference.grads_plain(
+            parameters, ids, targets, weights, masks(seed) if sizes.dropout else None, "while"
+        )
+        for name, gradient in gradients.items():
+            parameters[name].assign_sub(LEARNING_RATE * gradient)
+        return loss
+
+    return lambda turn: float(step(ids, targets, weights, tf.constant([turn, 1])))
+
+
+def load_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Write the reference pages that come from the code: `config.md` from the schema, `cli.md` from the verbs' help.
+
+    python docs/write_reference.py
+
+The pages depend on the code alone, not on the terminal or the environment; `tests/unit/test_docs.py` fails when
+they are out of step with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runner.cli import cli
+from runner.config import JobConfig, Section
+
+DOCS = Path(__file__).resolve().parent
+HELP_WIDTH = 100
+
+CONFIG_INTRODUCTION = """\
+# The job file
+
+<!-- Written by `make docs` from the schema in runner/config.py. Do not edit. -->
+
+A job is one YAML file. `runner init job.yaml` writes one with every field, its default and what it is for;
+`runner schema` prints the JSON Schema, for editors.
+
+A value comes from the first of these that has it:
+
+1. the command line: `--set training.epochs=3`
+2. the environment: `RUNNER_TRAINING__EPOCHS=3` (two underscores between section and field)
+3. the job file
+4. the default
+
+Unknown keys are errors. A section may be left out when all its fields have defaults. The run directory keeps
+the resolved job in `job.yaml`. Credentials are never part of a job.
+
+This version trains without differential privacy and without sweeps: `privacy.enabled: true` is refused, the other
+fields of `privacy` have no effect, and `sweep` can only be null.
+"""
+
+CLI_INTRODUCTION = """\
+# Commands
+
+<!-- Written by `make docs` from the help texts in runner/cli.py. Do not edit. -->
+
+Every verb takes `--json` (answer with one JSON object) and `--debug` (show the traceback of an error). A `RUN` is
+the path of a run directory, its `s3://` address, or the run's name in the folder that `--runs` names.
+
+Exit codes: 0 done, 1 the job failed or was stopped, 2 the user's input is wrong, 3 the infrastructure failed.
+"""
+
+
+def config_page() -> str:
+    """`docs/config.md`: a table for each section of the job."""
+    lines = [CONFIG_INTRODUCTION]
+    for title, section in sections(JobConfig):
+        lines += [f"## {title or 'Top level'}", "", (section.__doc__ or "").strip().splitlines()[0], ""]
+        lines += ["| Field | Type | Default | Bounds | What it is |", "|---|---|---|---|---|"]
+        properties = section.model_json_schema()["properties"]
+        for name, field in section.model_fields.items():
+            shape = properties[name]
+            if is_section(field.annotation):
+                link = f"{title}.{name}" if title else name
+                row = [f"[`{name}`](#{link.replace('.', '')})", "section", "", ""]
+            else:
+                default = "required" if field.is_required() else f"`{json.dumps(shape.get('default'))}`"
+                row = [f"`{name}`", type_words(shape), default, bounds_words(shape)]
+            lines.append("| " + " | ".join(cell(text) for text in [*row, field.description or ""]) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def sections(section: type[Section], path: str = "") -> Iterator[tuple[str, type[Section]]]:
+    """Every section of the job with its dotted path, the job itself first."""
+    yield path, section
+    for name, field in section.model_fields.items():
+        if is_section(field.annotation):
+            yield from sections(field.annotation, f"{path}.{name}" if path else name)  # pyright: ignore
+
+
+def is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def alternatives(shape: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The types that a field's schema allows."""
+    return list(shape.get("anyOf", [shape]))
+
+
+def type_words(shape: Mapping[str, Any]) -> str:
+    """A JSON Schema type as users write values of it.
+
+    >>> type_words({"anyOf": [{"type": "integer"}, {"type": "null"}]})
+    'integer or null'
+    >>> type_words({"type": "array", "items": {"type": "string"}})
+    'list of string'
+    """
+    words: list[str] = []
+    for each in alternatives(shape):
+        if "enum" in each:
+            words.append(", ".join(f"`{value}`" for value in each["enum"]))
+        elif each.get("type") == "array":
+            words.append(f"list of {type_words(each['items'])}")
+        else:
+            words.append(each.get("type", "any"))
+    return " or ".join(words)
+
+
+def bounds_words(shape: Mapping[str, Any]) -> str:
+    """The bounds in a field's schema.
+
+    >>> bounds_words({"type": "integer", "minimum": 1, "maximum": 16})
+    '≥ 1, ≤ 16'
+    """
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    sizes = {"minLength": "at least", "maxLength": "at most", "minItems": "at least", "maxItems": "at most"}
+    words: list[str] = []
+    for each in alternatives(shape):
+        words += [f"{sign} {each[key]:,}" for key, sign in signs.items() if key in each]
+        for key, bound in sizes.items():
+            if key in each:
+                what = "character" if key.endswith("Length") else "item"
+                words.append(f"{bound} {each[key]} {what}{'' if each[key] == 1 else 's'}")
+        for pattern in (each.get("pattern"), each.get("items", {}).get("pattern")):
+            if pattern is not None:
+                words.append(f"`{pattern}`")
+    return ", ".join(words)
+
+
+def cell(text: str) -> str:
+    """A text that does not end its table cell."""
+    return text.replace("|", "\\|")
+
+
+def cli_page() -> str:
+    """`docs/cli.md`: the help text of every verb."""
+    settings = {**cli.context_settings, "terminal_width": HELP_WIDTH, "max_content_width": HELP_WIDTH}
+    group = click.Context(cli, info_name="runner", **settings)
+    lines = [CLI_INTRODUCTION]
+    for name in sorted(cli.commands):
+        command = cli.commands[name]
+        text = command.get_help(click.Context(command, parent=group, info_name=name, **settings))
+        lines += [f"## {name}", "", "```text", *(line.rstrip() for line in text.splitlines()), "```", ""]
+    return "\n".join(lines)
+
+
+PAGES = {"config.md": config_page, "cli.md": cli_page}
+
+
+def main() -> None:
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page(), encoding="utf-8")
+        print(f"wrote docs/{name}")
+
+
+if __name__ == "__main__":
+    main()
