@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -24,7 +25,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from runner.data.batches import Batch
 from runner.model.network import Network
+from runner.train.step import TrainingStep
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "dp_lstm_reference.py"
 LEARNING_RATE = 0.01
@@ -36,19 +39,23 @@ def main() -> None:
     sizes = parse_arguments()
     random = np.random.default_rng(0)
     shape = (sizes.batch, sizes.length)
-    ids = tf.constant(random.zipf(1.3, shape) % sizes.vocab, tf.int32)
-    targets = tf.constant(random.integers(0, sizes.vocab, shape), tf.int32)
-    keys = tf.constant(random.integers(0, 2**32, shape, dtype=np.uint32))
+    batch = Batch(
+        inputs=(random.zipf(1.3, shape) % sizes.vocab).astype(np.int32),
+        targets=random.integers(0, sizes.vocab, shape, dtype=np.int32),
+        weights=np.ones(shape, np.float32),
+        dropout_keys=random.integers(0, 2**32, shape, dtype=np.uint32),
+    )
+    ids, targets = tf.constant(batch.inputs), tf.constant(batch.targets)
     steps = {
-        "step": project_step(sizes, ids, targets, keys),
+        "step": project_step(sizes, batch),
         "keras": keras_step(sizes, ids, targets),
         "reference": reference_step(sizes, ids, targets),
     }
     times = measure({name: step for name, step in steps.items() if step}, sizes.rounds)
-    medians = {name: statistics.median(times[name]) * 1e3 if name in times else None for name in steps}
-    result = {f"{name}_ms": value and round(value, 1) for name, value in medians.items()}
+    medians = {name: statistics.median(values) * 1e3 for name, values in times.items()}
+    result: dict[str, Any] = {f"{name}_ms": round(medians[name], 1) if name in medians else None for name in steps}
     for name in ("keras", "reference"):
-        result[f"vs_{name}"] = medians[name] and round(medians[name] / medians["step"], 3)
+        result[f"vs_{name}"] = round(medians[name] / medians["step"], 3) if name in medians else None
     result["min_ms"] = {name: round(min(values) * 1e3, 1) for name, values in times.items()}
     print(json.dumps({**result, **vars(sizes), "cpus": os.cpu_count(), "load": os.getloadavg()[0]}))
 
@@ -79,7 +86,7 @@ def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
     return times
 
 
-def project_step(sizes: argparse.Namespace, ids: tf.Tensor, targets: tf.Tensor, keys: tf.Tensor) -> Step:
+def project_step(sizes: argparse.Namespace, batch: Batch) -> Step:
     network = Network(
         vocab_size=sizes.vocab,
         embedding_dim=sizes.embedding,
@@ -89,20 +96,8 @@ def project_step(sizes: argparse.Namespace, ids: tf.Tensor, targets: tf.Tensor, 
     )
     optimizer = keras.optimizers.SGD(LEARNING_RATE)
     optimizer.build(network.trainable_variables)
-    weights = tf.ones(ids.shape)
-
-    @tf.function(
-        input_signature=[tf.TensorSpec((None, None), x.dtype) for x in (ids, targets, weights, keys)],
-        autograph=False,
-    )
-    def step(ids: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        with tf.GradientTape() as tape:
-            loss, right = network.loss_sums(ids, targets, weights, keys)
-            loss = loss / tf.reduce_sum(weights)
-        optimizer.apply(tape.gradient(loss, network.trainable_variables))
-        return loss, right
-
-    return lambda _: float(step(ids, targets, weights, keys)[0])
+    step = TrainingStep(network, optimizer, tf.distribute.get_strategy())
+    return lambda _: step.train([batch], batch.inputs.size).loss
 
 
 def keras_step(sizes: argparse.Namespace, ids: tf.Tensor, targets: tf.Tensor) -> Step:
@@ -134,11 +129,11 @@ def reference_step(sizes: argparse.Namespace, ids: tf.Tensor, targets: tf.Tensor
     reference = load_module(REFERENCE)
     parameters = reference.make_params(sizes.vocab, sizes.embedding, sizes.units, sizes.layers)
     widths = [sizes.embedding, *[sizes.units] * sizes.layers]
-    weights = tf.constant(np.full(ids.shape, 1 / np.prod(ids.shape)), tf.float32)
+    weights = tf.fill((sizes.batch, sizes.length), 1 / (sizes.batch * sizes.length))
 
     def masks(seed: tf.Tensor) -> list[tf.Tensor]:
         draws = [
-            tf.random.stateless_uniform((*ids.shape, width), seed + tf.constant([layer, 7]))
+            tf.random.stateless_uniform((sizes.batch, sizes.length, width), seed + tf.constant([layer, 7]))
             for layer, width in enumerate(widths)
         ]
         return [tf.cast(draw >= sizes.dropout, tf.float32) / (1 - sizes.dropout) for draw in draws]

@@ -76,19 +76,32 @@ def cli() -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--name", default="my-run", show_default=True, help="The run's name.")
 @click.option("--data", "data_uri", default="records/", show_default=True, help="Folder of Parquet files, or s3://.")
+@click.option("--columns", help="Columns (a,b,c) to join into one record; default: one column, text.")
+@click.option("--field-delimiter", help="What separates the fields of a record.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @common_options
-def init(path: Path, name: str, data_uri: str, force: bool, as_json: bool) -> None:
+def init(
+    path: Path,
+    name: str,
+    data_uri: str,
+    columns: str | None,
+    field_delimiter: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Write a job file with every field, its default and what it is for.
 
     \b
     Example:
-      runner init job.yaml --name claims --data s3://bucket/claims/
+      runner init job.yaml --name claims --data s3://bucket/claims/ --columns age,code --field-delimiter ,
     """
     from runner.config import commented_yaml, parse_job
     from runner.errors import ConfigError, StorageError
 
-    values = {"name": name, "data": {"uri": data_uri}}
+    data: dict[str, Any] = {"uri": data_uri, "field_delimiter": field_delimiter}
+    if columns is not None:
+        data["columns"] = columns.split(",")
+    values = {"name": name, "data": data}
     parse_job(values, environment={})
     if path.exists() and not force:
         raise ConfigError(f"{path}: exists; choose another name or add --force")
@@ -177,9 +190,10 @@ def submit(
       runner submit job.yaml --on ray --address http://head:8265
     """
     from runner.config import load_job
+    from runner.run_directory import JOB_FOLDER_VARIABLE
     from runner.submit.start import start_run
 
-    os.environ["RUNNER_JOB_FOLDER"] = str(job.resolve().parent)
+    os.environ[JOB_FOLDER_VARIABLE] = str(job.resolve().parent)
     config = load_job(job, overrides)
     _start(
         lambda: start_run(config, target, address, detach=detach, dry_run=dry_run, quiet=quiet or as_json),
@@ -207,7 +221,7 @@ def resume(
     """Continue a run that was stopped, killed or failed, from its newest good checkpoint.
 
     Only training.epochs, training.max_training_time_s, training.early_stopping, training.checkpoint_every_s,
-    resources and data.cache_gib can be changed.
+    training.save_all_checkpoints, resources and data.cache_gib can be changed.
 
     \b
     Example:
@@ -394,9 +408,10 @@ def validate(job: Path, overrides: tuple[str, ...], as_json: bool) -> None:
       runner validate job.yaml
     """
     from runner.config import load_job
+    from runner.run_directory import JOB_FOLDER_VARIABLE
     from runner.train.facade import check_job, check_storage, describe_check
 
-    os.environ["RUNNER_JOB_FOLDER"] = str(job.resolve().parent)
+    os.environ[JOB_FOLDER_VARIABLE] = str(job.resolve().parent)
     config = load_job(job, overrides)
     check_storage(config)
     found = describe_check(check_job(config))

@@ -308,17 +308,22 @@ def parse_job(
 ) -> JobConfig:
     """Check a job given as nested mappings, after the environment's and the command line's values are put in."""
     merged = _copy(document)
+    sources: dict[str, str] = {}  # who set a field, where it was not the file
     for key, value in _environment_values(os.environ if environment is None else environment):
-        _put(merged, key, value, f"environment variable {ENVIRONMENT_PREFIX}{'__'.join(key).upper()}")
+        sources[".".join(key)] = f"environment variable {ENVIRONMENT_PREFIX}{'__'.join(key).upper()}"
+        _put(merged, key, value, sources[".".join(key)])
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise ConfigError(f"--set {override}: write it as section.field=value")
-        _put(merged, key.split("."), _parse_value(value), f"--set {override}")
+        sources[key] = f"--set {override}"
+        _put(merged, key.split("."), _parse_value(value), sources[key])
     try:
         return JobConfig.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(*(f"{source}: {_explain(dict(item))}" for item in error.errors())) from None
+        raise ConfigError(
+            *(f"{sources.get(_path(item), source)}: {_explain(dict(item))}" for item in error.errors())
+        ) from None
 
 
 def json_schema() -> dict[str, Any]:
@@ -387,10 +392,14 @@ def _copy(document: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, dict) else value for key, value in document.items()}
 
 
+def _path(error: Mapping[str, Any]) -> str:
+    return ".".join(str(part) for part in error["loc"])
+
+
 def _explain(error: dict[str, Any]) -> str:
     """One pydantic error as `section.field: what is wrong`."""
-    path = [str(part) for part in error["loc"]]
-    where = ".".join(path)
+    where = _path(error)
+    path = where.split(".")
     if error["type"] == "extra_forbidden":
         known = _field_names(path[:-1])
         close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)

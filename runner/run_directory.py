@@ -22,11 +22,14 @@ from typing import Any, Literal
 import yaml
 
 from runner.config import JobConfig, parse_job
-from runner.errors import ObjectNotFoundError, RunExistsError, RunNotFoundError
+from runner.errors import JobFailedError, ObjectNotFoundError, RunExistsError, RunnerError, RunNotFoundError
 from runner.storage import Folder, open_folder
 
 State = Literal["pending", "preparing", "training", "done", "stopped", "failed", "lost"]
 ACTIVE: tuple[State, ...] = ("pending", "preparing", "training")
+
+JOB_FOLDER_VARIABLE = "RUNNER_JOB_FOLDER"
+"""Tells this process and its workers where the job file is, for callbacks that are beside it."""
 
 HEARTBEAT_EVERY_S = 2.0
 LOST_AFTER_S = 60.0
@@ -35,7 +38,10 @@ LOST_AFTER_S = 60.0
 
 @dataclass(frozen=True)
 class Status:
-    """What `status.json` holds. Times are seconds since 1970; `progress` is what the live line shows."""
+    """What `status.json` holds. Times are seconds since 1970; `progress` is what the live line shows.
+
+    `job_folder` is where the job file was: the user's callbacks may be beside it.
+    """
 
     name: str
     state: State
@@ -43,6 +49,8 @@ class Status:
     attempt: int = 1
     message: str = ""
     error: str | None = None
+    exit_code: int = 0
+    job_folder: str = ""
     host: str = ""
     pid: int = 0
     created: float = 0.0
@@ -60,6 +68,12 @@ class Status:
         if self.state in ACTIVE and self._is_lost():
             return replace(self, state="lost", message=f"no sign of life for {time.time() - self.heartbeat:.0f} s")
         return self
+
+    def to_error(self) -> RunnerError:
+        """The error that ended the run, with its exit code."""
+        error = JobFailedError(self.error or self.state)
+        error.exit_code = self.exit_code or JobFailedError.exit_code
+        return error
 
     def _is_lost(self) -> bool:
         if self.pid and self.host == socket.gethostname() and not _is_process(self.pid):
@@ -133,6 +147,7 @@ class RunDirectory:
                 config.name,
                 "pending",
                 target,
+                job_folder=os.environ.get(JOB_FOLDER_VARIABLE, ""),
                 host=socket.gethostname(),
                 pid=os.getpid(),
                 created=now,

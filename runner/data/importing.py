@@ -94,7 +94,7 @@ def import_records(
     old_shards = {entry.name for entry in folder.list() if entry.name.endswith(".parquet")}
     if old_shards and not overwrite:
         raise DataError(
-            f"{target_uri} already holds {len(old_shards)} Parquet files: choose another folder or overwrite"
+            f"{target_uri} already holds Parquet files ({len(old_shards)}): choose another folder or add --overwrite"
         )
     columns = _check(source, parse, join)
     rows: Iterator[Row] = (row for _, row in parse(source))
@@ -136,7 +136,7 @@ def _check(source: Path, parse: Parse, join: Join | None) -> tuple[str, ...]:
                 if join.field_delimiter in (row.get(column) or ""):
                     raise DataError(
                         f"{source}, line {number}: column {column!r} holds the field delimiter "
-                        f"{join.field_delimiter!r}: choose another delimiter, or allow it in fields"
+                        f"{join.field_delimiter!r}: choose another, or add --allow-delimiter-in-fields"
                     )
     if not columns:
         raise DataError(f"{source} holds no records")

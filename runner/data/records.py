@@ -97,7 +97,7 @@ def list_files(uri: str) -> tuple[SourceFile, ...]:
     if isinstance(folder, LocalFolder):
         digests = _in_parallel(lambda entry: _file_sha256(str(folder.local_path(entry.name))), entries)
     else:
-        digests = [str(entry.tag) for entry in entries]
+        digests = [entry.tag or str(entry.size) for entry in entries]
     return tuple(SourceFile(entry.name, entry.size, digest) for entry, digest in zip(entries, digests, strict=True))
 
 

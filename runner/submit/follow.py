@@ -38,6 +38,8 @@ def describe(status: Status) -> str:
     """A status as one line."""
     if status.state != "training" or "step" not in status.progress:
         detail = status.error or status.message
+        if status.state == "done" and "epoch" in status.progress:
+            detail += f" (epoch {status.progress['epoch'] + 1}, loss {status.progress['loss']:.4f})"
         return f"{status.name}: {status.state}" + (f" - {detail}" if detail else "")
     p: dict[str, Any] = status.progress
     return (

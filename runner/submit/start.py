@@ -14,7 +14,7 @@ import yaml
 
 from runner.config import JobConfig, parse_job
 from runner.errors import ConfigError, JobFailedError, JobStoppedError, RunnerError
-from runner.run_directory import RunDirectory, Status
+from runner.run_directory import JOB_FOLDER_VARIABLE, RunDirectory, Status
 from runner.submit.plan import Plan, plan_submission, with_absolute_paths
 
 CHANGEABLE = (
@@ -81,6 +81,7 @@ def resume_run(
         ConfigError: an override changes what the weights depend on.
         RunExistsError: the run is still alive.
     """
+    os.environ.setdefault(JOB_FOLDER_VARIABLE, directory.current_status().job_folder)
     before = directory.read_config()
     document = yaml.safe_load(before.to_yaml())
     config = parse_job(document, overrides, environment={}, source=directory.uri)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.config import EarlyStoppingConfig
 from runner.errors import ConfigError, JobFailedError
+from runner.run_directory import JOB_FOLDER_VARIABLE
 from runner.train.history import EpochRow, is_better
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def import_object(reference: str, setting: str) -> Any:
         ConfigError: it cannot be imported, or is not callable.
     """
     module_name, _, name = reference.partition(":")
-    for folder in (str(Path.cwd()), os.environ.get("RUNNER_JOB_FOLDER", "")):
+    for folder in (str(Path.cwd()), os.environ.get(JOB_FOLDER_VARIABLE, "")):
         if folder and folder not in sys.path:
             sys.path.append(folder)
     try:

@@ -20,10 +20,11 @@ os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
 import ray
 import ray.train
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from runner.config import JobConfig
-from runner.errors import JobFailedError, RunnerError, last_line
+from runner.errors import ClusterError, JobFailedError, RunnerError, StorageError, last_line
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
 
@@ -38,13 +39,18 @@ def start_local_ray() -> None:
     """A Ray of this process's own, on all its cores, without a dashboard; it ends with the process."""
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-    )
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # Nobody takes this machine away.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+    except Exception as error:
+        raise ClusterError(f"Ray did not start on this machine: {last_line(error)}; try again") from error
 
 
 def fit_on_cluster(config: JobConfig, run_uri: str, tokens_uri: str, *, local: bool) -> None:
@@ -57,7 +63,7 @@ def fit_on_cluster(config: JobConfig, run_uri: str, tokens_uri: str, *, local: b
     cores = resources.cpus_per_worker
     if cores is None:
         cores = max(1, int(ray.cluster_resources().get("CPU", 1)) // resources.workers) if local else 1
-    trainer = DataParallelTrainer(
+    trainer = _WorkersAlone(
         _train_in_worker,
         train_loop_config={"run_uri": run_uri, "tokens_uri": tokens_uri, "threads": cores},
         backend_config=PeersConfig(),
@@ -79,8 +85,17 @@ def fit_on_cluster(config: JobConfig, run_uri: str, tokens_uri: str, *, local: b
     except ray.train.TrainingFailedError as error:
         status = RunDirectory(open_folder(run_uri)).status()
         if status is not None and status.state == "failed" and status.error:
-            raise JobFailedError(status.error) from error
+            raise status.to_error() from error
         raise JobFailedError(f"workers failed more than {resources.max_failures} times: {last_line(error)}") from error
+
+
+class _WorkersAlone(DataParallelTrainer):
+    """Without the actor that would share out Ray Data sets: workers read token shards, and it costs a process."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [
+            callback for callback in super()._create_default_callbacks() if not isinstance(callback, DatasetsCallback)
+        ]
 
 
 class PeersConfig(BackendConfig):
@@ -125,6 +140,6 @@ def _train_in_worker(settings: dict[str, Any]) -> str:
     try:
         return run_worker(task, stop_requested)
     except RunnerError as error:
-        if error.exit_code != 3:
-            directory.update_status(state="failed", error=str(error))
+        if not isinstance(error, StorageError):
+            directory.update_status(state="failed", error=str(error), exit_code=error.exit_code)
         raise

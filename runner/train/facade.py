@@ -132,7 +132,7 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
         shown = find_user_error(error) or JobFailedError(last_line(error))
         log.error("%s", shown, exc_info=None if shown is error else error)  # noqa: TRY400 - one line for a known error
         with contextlib.suppress(RunnerError):
-            directory.update_status(state="failed", error=str(shown), message="")
+            directory.update_status(state="failed", error=str(shown), exit_code=shown.exit_code, message="")
         raise shown from error
     finally:
         with contextlib.suppress(RunnerError):
@@ -142,7 +142,7 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
     if status.state == "stopped":
         raise JobStoppedError(f"{run_uri}: stopped; `runner resume {run_uri}` continues it")
     if status.error:
-        raise JobFailedError(status.error)
+        raise status.to_error()
     return status
 
 

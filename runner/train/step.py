@@ -17,7 +17,9 @@ import tensorflow as tf
 
 from runner.data.batches import Batch
 from runner.model.network import Network
-from runner.model.objective import loss_sums
+
+FIELDS = {"inputs": tf.int32, "targets": tf.int32, "weights": tf.float32, "dropout_keys": tf.uint32}
+"""A batch's arrays, each (B, T)."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,22 @@ class TrainingStep:
         optimizer: keras.optimizers.Optimizer,
         strategy: tf.distribute.Strategy,
         microbatch_size: int | None = None,
+        local_replicas: int = 1,
     ) -> None:
-        """`microbatch_size`: rows a replica holds at once; larger shares accumulate gradients. None: all."""
+        """`microbatch_size`: rows a replica holds at once; larger shares accumulate gradients. None: all.
+
+        `local_replicas` are those of this worker.
+        """
         self._network = network
         self._optimizer = optimizer
         self._strategy = strategy
         self._microbatch_size = microbatch_size
+        # One trace for batches of any shape; values of several replicas have no signature and are traced anew.
+        batch = [tf.TensorSpec((None, None), dtype) for dtype in FIELDS.values()]
+        numbers = [tf.TensorSpec((), tf.float32), tf.TensorSpec((2,), tf.float32)]
+        one = local_replicas == 1
+        self._train = tf.function(self._train_replicas, batch + numbers if one else None, autograph=False)
+        self._evaluate = tf.function(self._evaluate_replicas, batch[:3] if one else None, autograph=False)
 
     def train(self, shares: Sequence[Batch], tokens: int, *, stop: bool = False, late: bool = False) -> StepSums:
         """Update the weights by one logical batch of `tokens` real tokens; `shares` are the local replicas'.
@@ -64,9 +76,7 @@ class TrainingStep:
 
     def _distribute(self, shares: Sequence[Batch]) -> list[Any]:
         """Each field of the shares as a value of the local replicas."""
-        fields = [
-            [getattr(share, name) for share in shares] for name in ("inputs", "targets", "weights", "dropout_keys")
-        ]
+        fields = [[getattr(share, name) for share in shares] for name in FIELDS]
         if len(shares) == 1:
             return [tf.constant(field[0]) for field in fields]
         return [
@@ -76,8 +86,9 @@ class TrainingStep:
             for field in fields
         ]
 
-    @tf.function(reduce_retracing=True)
-    def _train(self, inputs: Any, targets: Any, weights: Any, keys: Any, scale: tf.Tensor, votes: tf.Tensor) -> Any:
+    def _train_replicas(
+        self, inputs: Any, targets: Any, weights: Any, keys: Any, scale: tf.Tensor, votes: tf.Tensor
+    ) -> Any:
         def replica(inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
             gradients, sums = self._gradients(inputs, targets, weights, keys, scale)
             self._optimizer.apply(gradients, self._network.trainable_variables)
@@ -86,11 +97,9 @@ class TrainingStep:
         sums = self._strategy.run(replica, args=(inputs, targets, weights, keys))
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
-    @tf.function(reduce_retracing=True)
-    def _evaluate(self, inputs: Any, targets: Any, weights: Any) -> Any:
+    def _evaluate_replicas(self, inputs: Any, targets: Any, weights: Any) -> Any:
         def replica(inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-            logits = self._network.logits(inputs, None)
-            return tf.stack(loss_sums(logits, time_major_flat(targets), time_major_flat(weights)))
+            return tf.stack(self._network.loss_sums(inputs, targets, weights))
 
         sums = self._strategy.run(replica, args=(inputs, targets, weights))
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
@@ -130,16 +139,10 @@ def summed_gradients(
     """Gradients of scale x the summed loss of a physical batch (B, T), and [summed loss, right predictions]."""
     variables = [variable.value for variable in network.trainable_variables]
     with tf.GradientTape() as tape:
-        logits = network.logits(inputs, keys)
-        loss, right = loss_sums(logits, time_major_flat(targets), time_major_flat(weights))
+        loss, right = network.loss_sums(inputs, targets, weights, keys)
         objective = loss * scale
     gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(objective, variables)]
     return gradients, tf.stack([loss, right])
-
-
-def time_major_flat(values: tf.Tensor) -> tf.Tensor:
-    """(B, T) -> (T*B), the order of the network's logits."""
-    return tf.reshape(tf.transpose(values), [-1])
 
 
 def microbatch_that_fits(rows: int, bytes_per_row: int, memory_bytes: int) -> int | None:

@@ -79,18 +79,18 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         raise DataError(
             f"{config.data.uri}: the records changed since this run began; start a new run, or put them back"
         )
-    replicas = strategy.num_replicas_in_sync
+    replicas, mine = strategy.num_replicas_in_sync, local_replicas(strategy, task.rank, task.workers)
     microbatch_size = checkpoint.state["microbatch_size"] if checkpoint else choose_microbatch(config, tokens, replicas)
     settings = config.training
     loop = TrainingLoop(
         settings=settings,
         network=network,
         optimizer=optimizer,
-        step=TrainingStep(network, optimizer, strategy, microbatch_size),
+        step=TrainingStep(network, optimizer, strategy, microbatch_size, len(mine)),
         feed=Feed(
             Examples(tokens, config.data.cache_gib),
             BatchPlan(tokens.examples, settings.batch_size, settings.seed, settings.validation_split),
-            local_replicas(strategy, task.rank, task.workers),
+            mine,
             replicas,
         ),
         directory=directory,

@@ -45,7 +45,7 @@ def update(replicas, microbatch_size=None):
         longest = int(lengths[mine].max())
         targets = ids[mine, 1:longest + 1]
         shares.append(Batch(ids[mine, :longest], targets, weights[mine, :longest], keys[mine, :longest]))
-    step = TrainingStep(network, optimizer, strategy, microbatch_size)
+    step = TrainingStep(network, optimizer, strategy, microbatch_size, replicas)
     evaluated = step.evaluate(shares)
     sums = step.train(shares, tokens, stop=True)
     after = network.weights_dict()

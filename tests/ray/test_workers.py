@@ -1,4 +1,4 @@
-"""Several Ray Train workers: the same run as one, a worker lost, and another number of workers on resume."""
+"""Two Ray Train workers train as one does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.runs import history_of, run_runner, small_job, status_of, write_job
+from tests.runs import history_of, run_runner, small_job, write_job
 
 CURVES = ("loss", "val_loss")
 
@@ -36,20 +36,3 @@ def test_two_workers_have_the_curves_of_one(on_one_worker: Path, records: Path, 
     two = submit(tmp_path, job)
     assert_same_curves(two, on_one_worker)
     assert len({name.split("-")[-1] for name in map(str, (two / "logs").iterdir())}) >= 2, "each process has a log"
-
-
-def test_a_run_begun_on_one_worker_goes_on_on_two(
-    on_one_worker: Path, records: Path, runs: Path, tmp_path: Path
-) -> None:
-    run = submit(tmp_path, small_job("grown", records, runs, **(CALM | {"epochs": 2})))
-    run_runner("resume", run, "--set", "training.epochs=3", "--set", "resources.workers=2")
-    assert_same_curves(run, on_one_worker)
-
-
-def test_a_user_s_error_on_two_workers_ends_the_run_with_one_line(records: Path, runs: Path, tmp_path: Path) -> None:
-    job = small_job("raising2", records, runs, epoch_callback="tests.ray.observers:complain")
-    job["resources"] = {"workers": 2}
-    done = run_runner("submit", write_job(tmp_path / "job.yaml", job), expect=1)
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert errors == ["error: training.epoch_callback raised ValueError: no more"]
-    assert status_of(runs / "raising2")["state"] == "failed"

@@ -31,7 +31,7 @@ from runner.submit import ray_jobs, start
 from runner.submit.follow import describe, duration
 
 SURFACE = {
-    "init": "PATH --name --data --force --json --debug",
+    "init": "PATH --name --data --columns --field-delimiter --force --json --debug",
     "import": "SOURCE TARGET --format --no-header --csv-delimiter --text-column --columns --field-delimiter "
     "--allow-delimiter-in-fields --rows-per-shard --overwrite --json --debug",
     "submit": "JOB --set --on --address --detach --dry-run --quiet --json --debug",
@@ -271,9 +271,9 @@ Refused = Callable[..., str]
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("training.epoch=3", "job.yaml: training.epoch: unknown key; did you mean epochs?"),
-        ("training.epochs=many", "job.yaml: training.epochs: input should be a valid integer"),
-        ("training.epochs=0", "job.yaml: training.epochs: input should be greater than or equal to 1, got 0"),
+        ("training.epoch=3", "--set training.epoch=3: training.epoch: unknown key; did you mean epochs?"),
+        ("training.epochs=many", "--set training.epochs=many: training.epochs: input should be a valid integer"),
+        ("training.epochs=0", "--set training.epochs=0: training.epochs: input should be greater than or equal to 1, got 0"),
         ("training.epochs", "--set training.epochs: write it as section.field=value"),
         ("data.uri=nowhere/", "/nowhere: no Parquet files (*.parquet) here"),
         ("data.uri=gs://bucket/x", "gs://bucket/x"),

@@ -350,9 +350,9 @@ def test_values_on_the_command_line_read_as_in_the_file(override: str, path: str
         ("training.epochs", "--set training.epochs: write it as section.field=value"),
         ("=3", "--set =3: write it as section.field=value"),
         ("name.first=x", "--set name.first=x: name is not a section"),
-        ("training.epoch=3", "job: training.epoch: unknown key; did you mean epochs?"),
-        ("training.epochs=0", "job: training.epochs: input should be greater than or equal to 1, got 0"),
-        ("training=3", "job: training: should be a mapping"),
+        ("training.epoch=3", "--set training.epoch=3: training.epoch: unknown key; did you mean epochs?"),
+        ("training.epochs=0", "--set training.epochs=0: training.epochs: input should be greater than or equal to 1, got 0"),
+        ("training=3", "--set training=3: training: should be a mapping"),
     ],
 )
 def test_a_wrong_override_is_refused_in_one_line(override: str, line: str) -> None:
@@ -364,7 +364,7 @@ def test_a_wrong_variable_is_refused_by_its_name() -> None:
     (line,) = refusal(JOB, environment={"RUNNER_NAME__FIRST": "x"})
     assert line == "environment variable RUNNER_NAME__FIRST: name is not a section"
     (line,) = refusal(JOB, environment={"RUNNER_TRAINING__EPOCH": "3"})
-    assert line == "job: training.epoch: unknown key; did you mean epochs?"
+    assert line == "environment variable RUNNER_TRAINING__EPOCH: training.epoch: unknown key; did you mean epochs?"
 
 
 # Reading back
