@@ -19,7 +19,7 @@ import tensorflow as tf
 from runner.errors import ConfigError, CorruptError
 from runner.model import kernels
 from runner.model.dropout import dropout_mask
-from runner.model.objective import dense_loss_sums
+from runner.model.objective import loss_sums
 
 State = Sequence[tuple[tf.Tensor, tf.Tensor]]
 """Per LSTM layer h and c, each (B, H)."""
@@ -68,7 +68,7 @@ class Network(keras.Model):
     ) -> None:
         super().__init__(name="network")
         if use_kernels is None:
-            use_kernels = not tf.config.list_physical_devices("GPU")
+            use_kernels = not tf.config.get_visible_devices("GPU")
         self.vocab_size = vocab_size
         self.embedding_dim = embedding_dim
         self.rnn_units = rnn_units
@@ -113,11 +113,8 @@ class Network(keras.Model):
     def loss_sums(
         self, ids: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, dropout_keys: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Summed cross-entropy and right predictions of a batch; all arguments (B, T).
-
-        The same as `objective.loss_sums` of the `logits`, with fewer passes over them.
-        """
-        return dense_loss_sums(
+        """Summed cross-entropy and right predictions of a batch; all arguments (B, T)."""
+        return loss_sums(
             kernels.flatten_time(self.hidden(ids, dropout_keys)),
             _tensor(self.dense.kernel),
             _tensor(self.dense.bias),

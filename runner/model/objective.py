@@ -10,21 +10,11 @@ from typing import Any
 import tensorflow as tf
 
 
-def loss_sums(logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+@tf.custom_gradient
+def loss_sums(hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> Any:
     """Sums over positions of weight x cross-entropy, and of weight x (the target has the largest logit).
 
-    logits (N, V), targets (N) int32, weights (N), 0 on padding.
-    """
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
-    logits = tf.stop_gradient(logits)
-    return tf.reduce_sum(losses * weights), _count_right(logits, targets, weights, tf.reduce_max(logits, axis=1))
-
-
-@tf.custom_gradient
-def dense_loss_sums(
-    hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor
-) -> Any:
-    """`loss_sums` of the logits hidden kernel + bias, with a gradient that passes over (N, V) fewer times.
+    Logits are hidden kernel + bias; the gradient passes over (N, V) fewer times than that of separate operations.
 
     hidden (N, H), kernel (H, V), bias (V), targets (N) int32, weights (N). With E = exp(logits - row
     maximum), row sums s and one-hot targets Y, the gradient of the loss is

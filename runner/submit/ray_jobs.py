@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +14,8 @@ from runner.errors import ClusterError, last_line
 from runner.run_directory import RunDirectory
 from runner.submit.follow import follow_run
 from runner.submit.plan import Plan
+
+CLUSTER_STARTS_WITHIN_S = 60.0
 
 FINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 
@@ -24,7 +29,9 @@ def connect(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
     with _in_one_line(address):
-        return JobSubmissionClient(address)
+        client = JobSubmissionClient(address)
+    logging.getLogger("ray").setLevel(logging.ERROR)  # The client tells of every upload, and sets its own level.
+    return client
 
 
 def send(plan: Plan, client: Any) -> None:
@@ -33,10 +40,29 @@ def send(plan: Plan, client: Any) -> None:
     Raises:
         ClusterError: the cluster does not take it.
     """
-    with _in_one_line(str(plan.address)):
-        client.submit_job(
-            entrypoint=plan.entrypoint, submission_id=plan.submission_id, runtime_env=dict(plan.runtime_env)
-        )
+    modules = plan.runtime_env["py_modules"]
+    folders = [module for module in modules if not module.endswith(".py")]
+    with tempfile.TemporaryDirectory(prefix="runner-modules-") as files, _in_one_line(str(plan.address)):
+        runtime_env: dict[str, Any] = {"py_modules": folders}
+        if len(folders) < len(modules):  # Ray takes single files only as part of a working directory.
+            for module in set(modules) - set(folders):
+                shutil.copy(module, files)
+            runtime_env["working_dir"] = files
+        _submit(client, plan, runtime_env)
+
+
+def _submit(client: Any, plan: Plan, runtime_env: dict[str, Any]) -> None:
+    """Submit, with patience for a cluster that has only just started and has no agent yet."""
+    deadline = time.monotonic() + CLUSTER_STARTS_WITHIN_S
+    while True:
+        try:
+            client.submit_job(entrypoint=plan.entrypoint, submission_id=plan.submission_id, runtime_env=runtime_env)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+        else:
+            return
 
 
 def follow_job(client: Any, plan: Plan, directory: RunDirectory, *, quiet: bool) -> None:

@@ -106,8 +106,14 @@ def snapshot(callbacks: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def put_back(callbacks: Sequence[Any], saved: Sequence[dict[str, Any]]) -> None:
-    """Give each callback the attributes that `snapshot` took."""
+    """Give each callback the attributes that `snapshot` took.
+
+    Keras's callbacks that watch a metric set themselves up at their first epoch's end, and change `min_delta` in
+    doing so: those that had done it, and so saved no `monitor_op`, do it again before.
+    """
     for callback, attributes in zip(callbacks, saved, strict=False):
+        if getattr(callback, "monitor_op", attributes) is None and "monitor_op" not in attributes:
+            callback._set_monitor_op()
         vars(callback).update(attributes)
 
 

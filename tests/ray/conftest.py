@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.ray.cluster import cluster, cluster_python
 from tests.runs import write_records
+
+__all__ = ["cluster", "cluster_python"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -164,6 +164,15 @@ def test_keras_callbacks_change_the_learning_rate_and_end_the_run(records: Path,
     assert float(rate) == pytest.approx(0.01 * 0.5**2)
 
 
+def test_a_callback_that_watches_a_metric_goes_on_counting_after_a_resume(records: Path, runs: Path) -> None:
+    callbacks = ["tests.slow.pace:plateau"]
+    whole = train(small_job("plateau", records, runs, epochs=4, callbacks=callbacks))
+    run = train(small_job("plateau-2", records, runs, epochs=2, callbacks=callbacks))
+    resume(run, "training.epochs=4")
+    assert weights_of(run) == weights_of(whole)
+    assert weights_of(whole) != weights_of(train(small_job("flat", records, runs, epochs=4)))
+
+
 def test_a_time_limit_closes_the_epoch_it_falls_in(records: Path, runs: Path) -> None:
     run = train(small_job("limited", records, runs, epochs=50, max_training_time_s=0.001))
     assert status_of(run)["message"] == "time limit"

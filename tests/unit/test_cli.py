@@ -273,7 +273,7 @@ Refused = Callable[..., str]
     [
         ("training.epoch=3", "--set training.epoch=3: training.epoch: unknown key; did you mean epochs?"),
         ("training.epochs=many", "--set training.epochs=many: training.epochs: input should be a valid integer"),
-        ("training.epochs=0", "--set training.epochs=0: training.epochs: input should be greater than or equal to 1, got 0"),
+        ("training.epochs=0", "--set training.epochs=0: training.epochs: input should be greater than or equal to 1"),
         ("training.epochs", "--set training.epochs: write it as section.field=value"),
         ("data.uri=nowhere/", "/nowhere: no Parquet files (*.parquet) here"),
         ("data.uri=gs://bucket/x", "gs://bucket/x"),
