@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 import uuid
@@ -23,13 +24,15 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from runner.config import JobConfig
-from runner.errors import ClusterError, JobFailedError, RunnerError, StorageError, last_line
+from runner.config import JobConfig, ResourcesConfig
+from runner.errors import ClusterError, JobFailedError, ResourceError, RunnerError, StorageError, last_line
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
 
 OBJECT_STORE_BYTES = 512 << 20
 """For a Ray of our own: records and tokens pass through storage, not through Ray's object store."""
+
+log = logging.getLogger(__name__)
 
 stop_requested = threading.Event()
 """Set in a worker's process by SIGTERM, as a node that is taken away sends it."""
@@ -63,6 +66,7 @@ def fit_on_cluster(config: JobConfig, run_uri: str, tokens_uri: str, *, local: b
     cores = resources.cpus_per_worker
     if cores is None:
         cores = max(1, int(ray.cluster_resources().get("CPU", 1)) // resources.workers) if local else 1
+    _check_room(resources, cores, local=local)
     trainer = _WorkersAlone(
         _train_in_worker,
         train_loop_config={"run_uri": run_uri, "tokens_uri": tokens_uri, "threads": cores},
@@ -87,6 +91,22 @@ def fit_on_cluster(config: JobConfig, run_uri: str, tokens_uri: str, *, local: b
         if status is not None and status.state == "failed" and status.error:
             raise status.to_error() from error
         raise JobFailedError(f"workers failed more than {resources.max_failures} times: {last_line(error)}") from error
+
+
+def _check_room(resources: ResourcesConfig, cores: int, *, local: bool) -> None:
+    """Whether all workers fit at once. A cluster may grow, so there it is only said; this machine will not."""
+    found = ray.cluster_resources()
+    for kind, each in (("CPU", cores), ("GPU", resources.gpus_per_worker)):
+        needed = resources.workers * each
+        if needed <= found.get(kind, 0):
+            continue
+        text = (
+            f"{resources.workers} workers of {each} {kind}s need {needed}, but {'this machine' if local else 'Ray'} "
+            f"has {found.get(kind, 0):.0f}"
+        )
+        if local:
+            raise ResourceError(f"{text}; lower resources.workers")
+        log.warning("%s: waiting for more", text)
 
 
 class _WorkersAlone(DataParallelTrainer):
@@ -122,7 +142,22 @@ def _introduce(addresses: list[str], rank: int) -> None:
         os.environ["TF_CONFIG"] = json.dumps(
             {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
         )
+    _watch_for_sigterm()
+
+
+def _watch_for_sigterm() -> None:
+    """Set `stop_requested` on SIGTERM, though the main thread is in Ray's own loop and runs no Python handler."""
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
     signal.signal(signal.SIGTERM, lambda *_: stop_requested.set())
+    signal.set_wakeup_fd(sender.detach(), warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while signal.SIGTERM not in receiver.recv(1):
+            pass
+        stop_requested.set()
+
+    threading.Thread(target=watch, name="sigterm-watch", daemon=True).start()
 
 
 def _train_in_worker(settings: dict[str, Any]) -> str:

@@ -5,8 +5,12 @@ Called before TensorFlow's first operation: afterwards none of this can be chang
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import tensorflow as tf
 
@@ -46,11 +50,28 @@ def make_strategy(resources: ResourcesConfig) -> tf.distribute.Strategy:
     """
     # Listing logical devices starts TensorFlow's runtime, after which workers can no longer be joined.
     if resources.strategy == "multi_worker" or resources.workers > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        with _our_sigterm():
+            return tf.distribute.MultiWorkerMirroredStrategy()
     devices = [device.name for device in _logical_devices()]
     if resources.strategy == "mirrored" or len(devices) > 1:
         return tf.distribute.MirroredStrategy(devices)
     return tf.distribute.get_strategy()
+
+
+@contextmanager
+def _our_sigterm() -> Iterator[None]:
+    """Put back what SIGTERM does: TensorFlow's coordination service takes it for itself, and then nothing stops.
+
+    By the C library, because Python sets handlers in the main thread only, and workers train in another.
+    """
+    libc = ctypes.CDLL(None)
+    libc.signal.restype = ctypes.c_void_p
+    libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    ours = libc.signal(signal.SIGTERM, None)
+    try:
+        yield
+    finally:
+        libc.signal(signal.SIGTERM, ours)
 
 
 def local_replicas(strategy: tf.distribute.Strategy, rank: int, workers: int) -> range:

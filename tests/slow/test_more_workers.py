@@ -24,3 +24,10 @@ def test_a_user_s_error_on_two_workers_ends_the_run_with_one_line(tmp_path: Path
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert errors == ["error: training.epoch_callback raised ValueError: no more"]
     assert status_of(runs / "raising2")["state"] == "failed"
+
+
+def test_more_workers_than_this_machine_has_cores_for_are_refused(tmp_path: Path) -> None:
+    job = small_job("crowd", write_records(tmp_path / "records"), tmp_path / "runs") | {"resources": {"workers": 999}}
+    done = run_runner("submit", write_job(tmp_path / "job.yaml", job), expect=3)
+    assert "999 workers of 1 CPUs need 999, but this machine has" in done.stderr
+    assert "lower resources.workers" in done.stderr

@@ -1,0 +1,62 @@
+"""What a worker does about the GPUs that were asked for and those that are there."""
+
+from __future__ import annotations
+
+import pytest
+import tensorflow as tf
+
+from runner.config import ResourcesConfig
+from runner.errors import ResourceError
+from runner.train.devices import local_replicas, make_strategy, memory_bytes, set_up_devices
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The GPUs that TensorFlow claims to see; what is made visible lands in `tf.config` only here."""
+    found: list[str] = []
+    visible: dict[str, list[str]] = {}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _kind: list(found))
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: visible.update({kind: devices}))
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: visible[kind])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda _device, _enable: None)
+    return found
+
+
+def test_gpus_that_were_asked_for_and_are_not_there_are_refused(gpus: list[str]) -> None:
+    with pytest.raises(ResourceError, match="gpus_per_worker is 1, but TensorFlow sees no GPU on this worker") as error:
+        set_up_devices(ResourcesConfig(gpus_per_worker=1), None)
+    assert error.value.exit_code == 3
+    gpus.append("gpu0")
+    with pytest.raises(ResourceError, match="gpus_per_worker is 2, but TensorFlow sees 1 GPU on"):
+        set_up_devices(ResourcesConfig(gpus_per_worker=2), None)
+
+
+def test_gpus_that_nobody_asked_for_stay_unused_with_a_warning(
+    gpus: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    gpus += ["gpu0", "gpu1"]
+    set_up_devices(ResourcesConfig(gpus_per_worker=0), None)
+    assert "has 2 GPU(s) and the job uses none" in caplog.text
+    assert tf.config.get_visible_devices("GPU") == []
+
+
+def test_a_worker_sees_only_as_many_gpus_as_it_asked_for(gpus: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    gpus += ["gpu0", "gpu1"]
+    set_up_devices(ResourcesConfig(gpus_per_worker=1), None)
+    assert tf.config.get_visible_devices("GPU") == ["gpu0"]
+    assert not caplog.text
+
+
+def test_one_worker_with_one_device_needs_no_distribution() -> None:
+    assert make_strategy(ResourcesConfig()) is tf.distribute.get_strategy()
+
+
+def test_each_worker_has_its_own_replicas() -> None:
+    class FourReplicas:
+        num_replicas_in_sync = 4
+
+    assert [list(local_replicas(FourReplicas(), rank, 2)) for rank in (0, 1)] == [[0, 1], [2, 3]]
+
+
+def test_memory_is_known_and_sane() -> None:
+    assert 2**27 < memory_bytes() < 2**50
