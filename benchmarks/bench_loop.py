@@ -1,13 +1,14 @@
 """What the loop around the step costs: data feed, metrics, callbacks, history, checkpoints, heartbeat.
 
-A loop of bare steps on one batch, and the project's whole training loop on records of the same lengths, in turns
-in one process: seconds per step. Peak memory is measured in two processes of their own, one for each side. The
-last line is one JSON object.
+The project's whole training loop runs on records of full length; before each of its steps a bare step on one batch
+is timed, so the two take turns. Peak memory is measured in two processes of their own, one for each side. The last
+line is one JSON object, with medians over the steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -17,8 +18,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -26,14 +29,14 @@ import numpy as np
 import tensorflow as tf
 
 from runner.config import JobConfig, parse_job
-from runner.data.batches import BatchPlan, load_batch
+from runner.data.batches import Batch, BatchPlan, load_batch
 from runner.data.examples import Examples, Shard, TokenSet, shard_file_names
 from runner.run_directory import RunDirectory
 from runner.storage import Folder, open_folder
 from runner.train.feed import Feed
 from runner.train.heartbeat import Heartbeat, LogFile
 from runner.train.loop import TrainingLoop
-from runner.train.step import TrainingStep
+from runner.train.step import StepSums, TrainingStep
 from runner.train.worker import build_network, build_optimizer
 
 VOCAB, LENGTH, BATCH = 2000, 100, 64
@@ -98,22 +101,36 @@ def make_side(root: Path, steps: int) -> Side:
     return Side(step, loop, examples)
 
 
-def bare_seconds(side: Side, steps: int) -> float:
-    """Seconds per step of the same batch again and again."""
+class Alternating:
+    """In the place of the loop's step: before each step of the loop's own, times a bare one on the same batch."""
+
+    def __init__(self, step: TrainingStep, batch: Batch) -> None:
+        self._step = step
+        self._batch = batch
+        self.entered: list[float] = []
+        self.bare: list[float] = []
+
+    def train(self, shares: Sequence[Batch], tokens: int, *, stop: bool = False, late: bool = False) -> StepSums:
+        self.entered.append(time.perf_counter())
+        self._step.train([self._batch], BATCH * LENGTH)
+        self.bare.append(time.perf_counter() - self.entered[-1])
+        return self._step.train(shares, tokens, stop=stop, late=late)
+
+    def loop(self) -> list[float]:
+        """Seconds of each step with all that the loop does around it, the bare step taken out."""
+        spans = [after - before for before, after in itertools.pairwise(self.entered)]
+        return [span - bare for span, bare in zip(spans, self.bare, strict=False)]
+
+
+def run_alone(side: Side, kind: str, steps: int) -> None:
+    """One side by itself, for its memory."""
+    if kind == "loop":
+        with side.loop.heartbeat:
+            side.loop.run()
+        return
     batch = load_batch(side.examples, np.arange(BATCH), 0, 1, (0, 0))
-    side.step.train([batch], BATCH * LENGTH)
-    start = time.perf_counter()
     for _ in range(steps):
         side.step.train([batch], BATCH * LENGTH)
-    return (time.perf_counter() - start) / steps
-
-
-def loop_seconds(side: Side, steps: int) -> float:
-    """Seconds per step of the whole loop, its last checkpoint included."""
-    start = time.perf_counter()
-    with side.loop.heartbeat:
-        side.loop.run()
-    return (time.perf_counter() - start) / steps
 
 
 def peak_mib(kind: str, steps: int) -> float:
@@ -126,29 +143,28 @@ def peak_mib(kind: str, steps: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=40, help="steps of each round")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--alone", choices=["bare", "loop"], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    measure = {"bare": bare_seconds, "loop": loop_seconds}
     with tempfile.TemporaryDirectory() as name:
+        side = make_side(Path(name), options.steps)
         if options.alone:
-            measure[options.alone](make_side(Path(name), options.steps), options.steps)
+            run_alone(side, options.alone, options.steps)
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
             return
-        times: dict[str, list[float]] = {"bare": [], "loop": []}
-        for number in range(options.rounds):
-            side = make_side(Path(name) / str(number), options.steps)
-            bare_seconds(side, 1)
-            for kind in ("bare", "loop") if number % 2 else ("loop", "bare"):
-                times[kind].append(measure[kind](side, options.steps))
-            print(f"round {number}: bare {times['bare'][-1]:.3f} s, loop {times['loop'][-1]:.3f} s", flush=True)
-    ratios = [loop / bare for loop, bare in zip(times["loop"], times["bare"], strict=True)]
+        batch = load_batch(side.examples, np.arange(BATCH), 0, 1, (0, 0))
+        alternating = Alternating(side.step, batch)
+        side.loop.step = cast(TrainingStep, alternating)
+        with side.loop.heartbeat:
+            side.loop.run()
+    warm = slice(5, None)
+    bare, loop = alternating.bare[warm], alternating.loop()[warm]
+    times = {"bare": bare, "loop": loop}
     memory = {kind: peak_mib(kind, 10) for kind in times}
     result = {
         "bare_ms": round(statistics.median(times["bare"]) * 1e3, 1),
         "loop_ms": round(statistics.median(times["loop"]) * 1e3, 1),
-        "loop_ratio": round(statistics.median(ratios), 4),
+        "loop_ratio": round(statistics.median(loop) / statistics.median(bare), 4),
         "bare_peak_mib": round(memory["bare"]),
         "loop_peak_mib": round(memory["loop"]),
         "memory_ratio": round(memory["loop"] / memory["bare"], 3),

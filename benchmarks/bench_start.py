@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,9 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def seconds_to_first_step(runs: Path, workers: int) -> float:
     """Start the quickstart job, wait for its first step, stop it."""
-    run = runs / "start"
+    name = f"start-{uuid.uuid4().hex[:8]}"
+    run = runs / name
     command = [sys.executable, "-m", "runner", "submit", "examples/quickstart.yaml", "--quiet"]
-    settings = ["name=start", f"storage.uri={runs}", f"resources.workers={workers}", "training.epochs=1000"]
+    settings = [f"name={name}", f"storage.uri={runs}", f"resources.workers={workers}", "training.epochs=1000"]
     start = time.perf_counter()
     process = subprocess.Popen(command + [part for setting in settings for part in ("--set", setting)], cwd=ROOT)
     while not has_stepped(run):

@@ -24,7 +24,7 @@ from runner.config import JobConfig, parse_job
 from runner.data.prepare import prepare_tokens, token_key
 from runner.data.records import list_files, survey_records
 from runner.storage import open_folder
-from runner.train.cluster import start_local_ray
+from runner.train.local_ray import start_local_ray
 
 ROOT = Path(__file__).resolve().parent.parent
 

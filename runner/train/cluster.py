@@ -22,38 +22,18 @@ import ray
 import ray.train
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from runner.config import JobConfig, ResourcesConfig
-from runner.errors import ClusterError, JobFailedError, ResourceError, RunnerError, StorageError, last_line
+from runner.errors import JobFailedError, ResourceError, RunnerError, StorageError, last_line
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
-
-OBJECT_STORE_BYTES = 512 << 20
-"""For a Ray of our own: records and tokens pass through storage, not through Ray's object store."""
 
 log = logging.getLogger(__name__)
 
 stop_requested = threading.Event()
 """Set in a worker's process by SIGTERM, as a node that is taken away sends it."""
-
-
-def start_local_ray() -> None:
-    """A Ray of this process's own, on all its cores, without a dashboard; it ends with the process."""
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # Nobody takes this machine away.
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
-    try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-        )
-    except Exception as error:
-        raise ClusterError(f"Ray did not start on this machine: {last_line(error)}; try again") from error
 
 
 def fit_on_cluster(config: JobConfig, run_uri: str, tokens_uri: str, *, local: bool) -> None:
@@ -84,6 +64,7 @@ def fit_on_cluster(config: JobConfig, run_uri: str, tokens_uri: str, *, local: b
             failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
         ),
     )
+    trainer.keeps_to_itself = local
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
@@ -110,12 +91,15 @@ def _check_room(resources: ResourcesConfig, cores: int, *, local: bool) -> None:
 
 
 class _WorkersAlone(DataParallelTrainer):
-    """Without the actor that would share out Ray Data sets: workers read token shards, and it costs a process."""
+    """Without the actors that share out Ray Data sets, and that tidy up placement groups in a cluster that outlives
+    its driver: workers read token shards, and each such actor costs a process start.
+    """
+
+    keeps_to_itself = False
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [
-            callback for callback in super()._create_default_callbacks() if not isinstance(callback, DatasetsCallback)
-        ]
+        spared = (DatasetsCallback, PlacementGroupCleanerCallback) if self.keeps_to_itself else (DatasetsCallback,)
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, spared)]
 
 
 class PeersConfig(BackendConfig):

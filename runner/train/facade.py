@@ -218,7 +218,7 @@ def _connected_ray(*, local: bool) -> Iterator[None]:
         yield
         return
     if local:
-        from runner.train.cluster import start_local_ray
+        from runner.train.local_ray import start_local_ray
 
         start_local_ray()
     else:

@@ -16,7 +16,7 @@ __all__ = ["cluster", "cluster_python"]
 @pytest.fixture(scope="session", autouse=True)
 def one_ray_for_all_tests() -> Iterator[None]:
     """Runs in this process use the Ray they find; starting one for each would take minutes."""
-    from runner.train.cluster import start_local_ray
+    from runner.train.local_ray import start_local_ray
 
     start_local_ray()
     yield
