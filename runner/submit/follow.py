@@ -44,7 +44,7 @@ def describe(status: Status) -> str:
     p: dict[str, Any] = status.progress
     return (
         f"{status.name}: epoch {p['epoch'] + 1}/{p['epochs']}  step {p['step']}/{p['steps']}  "
-        f"loss {p['loss']:.4f}  accuracy {p['accuracy']:.3f}  {p['tokens_per_second']:,.0f} tokens/s  "
+        f"loss {p['loss']:.4f}  {p['tokens_per_second']:,.0f} tokens/s  "
         f"ETA {duration(p['eta_s'])}"
     )
 

@@ -591,7 +591,7 @@ PROGRESS = {
     "tokens_per_second": 12345.6,
     "eta_s": 3725.0,
 }
-LINE = "demo: epoch 3/15  step 30/120  loss 1.2346  accuracy 0.568  12,346 tokens/s  ETA 1:02:05"
+LINE = "demo: epoch 3/15  step 30/120  loss 1.2346  12,346 tokens/s  ETA 1:02:05"
 
 
 def test_status_shows_how_far_a_run_is(run: Run, here: Path, another_process: int) -> None:
