@@ -14,7 +14,6 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "make_demo_data.py"
 
 @pytest.fixture(scope="module")
 def demo() -> Any:
-    pytest.importorskip("statsmodels")
     spec = importlib.util.spec_from_file_location("make_demo_data", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
