@@ -1,7 +1,7 @@
 # The commands of this project; each installs what it needs.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-UV := $(shell command -v uv || echo $(HOME)/.local/bin/uv)
+UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := .venv/bin
 
 .PHONY: help install demo test test-s3 test-slow lint types docs bench-train bench-loop bench-tokenize bench-start clean
@@ -11,11 +11,10 @@ help:  ## Show this list
 
 install: .venv/.installed  ## Install the locked environment into .venv
 
-$(UV):
-	python3 -m pip install --quiet --user 'uv>=0.9' || python3 -m pip install --quiet --user --break-system-packages 'uv>=0.9'
+.uv/bin/uv:
+	python3 -m pip install --quiet --target .uv 'uv>=0.9'
 
-.venv/.installed: uv.lock pyproject.toml | $(UV)
-	@test -x "$(UV)" || { echo "uv is not where pip put it; install it from https://docs.astral.sh/uv" >&2; exit 1; }
+.venv/.installed: uv.lock pyproject.toml | $(filter .uv/bin/uv,$(UV))
 	$(UV) sync --locked --group dev
 	@touch $@
 
