@@ -138,14 +138,14 @@ def build_optimizer(config: JobConfig) -> keras.optimizers.Optimizer:
 
 
 def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int) -> int | None:
-    """The job's `microbatch_size`, or one whose activations fit the memory (a GPU's where one is used)."""
+    """The job's `microbatch_size`, or one whose activations fit this machine's memory.
+
+    A GPU's own memory is not asked: TensorFlow does not tell it. Set `microbatch_size` where it is smaller.
+    """
     if config.training.microbatch_size is not None:
         return config.training.microbatch_size
     model = config.model
-    gpus = tf.config.list_logical_devices("GPU")
-    memory = memory_bytes() // max(1, 0 if gpus else replicas)
-    if gpus:
-        memory = tf.config.experimental.get_memory_info(gpus[0].name).get("limit", memory)
+    memory = memory_bytes() // (1 if tf.config.list_logical_devices("GPU") else replicas)
     row = activation_bytes(tokens.vocab_size, model.embedding_dim, model.rnn_units, model.layers, tokens.seq_length)
     return microbatch_that_fits(-(-config.training.batch_size // replicas), row, memory)
 
