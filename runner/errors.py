@@ -47,6 +47,12 @@ class TokenizerError(RunnerError):
     exit_code = 2
 
 
+class PrivacyError(RunnerError):
+    """The privacy that was asked for cannot be had, or the budget is spent."""
+
+    exit_code = 2
+
+
 class RunExistsError(RunnerError):
     """The run directory is taken by another run."""
 

@@ -1,0 +1,104 @@
+"""Planning a budget before there is a job: what so many noisy steps cost, or which noise a budget needs.
+
+>>> plan = plan_epsilon(50_000, 256, noise_multiplier=1.0, epochs=20, delta=1e-6)
+>>> plan["steps"], round(plan["epsilon_pld"], 3)
+(3900, 1.998)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from runner.errors import PrivacyError
+from runner.privacy.accountant import (
+    Mechanism,
+    check_delta,
+    default_delta,
+    epsilon,
+    epsilon_unamplified,
+    find_noise,
+)
+
+
+def plan_epsilon(
+    examples: int,
+    batch_size: int,
+    *,
+    noise_multiplier: float | None = None,
+    target_epsilon: float | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    delta: float | None = None,
+) -> dict[str, Any]:
+    """The plan as plain values for JSON; an infinite epsilon is the string "infinite".
+
+    `examples` are those trained on. The noise that a target needs is found by PLD.
+
+    Raises:
+        PrivacyError: not exactly one of noise and target, or of epochs and steps; a number that is not finite;
+            delta >= 1/n; batch_size > n; a target that no noise reaches.
+    """
+    numbers = {"--noise-multiplier": noise_multiplier, "--target-epsilon": target_epsilon, "--delta": delta}
+    for name, number in numbers.items():
+        if number is not None and not math.isfinite(number):
+            raise PrivacyError(f"{name} {number}: give a finite number")
+    if (noise_multiplier is None) == (target_epsilon is None):
+        raise PrivacyError("give --noise-multiplier to learn its cost, or --target-epsilon to find it: one of them")
+    if (epochs is None) == (steps is None):
+        raise PrivacyError("give --epochs or --steps: one of them")
+    delta = default_delta(examples) if delta is None else delta
+    check_delta(delta, examples)
+    mechanism = Mechanism(examples, batch_size, noise_multiplier or 0.0)
+    if steps is None:
+        assert epochs is not None
+        steps = epochs * mechanism.steps_per_epoch
+    if target_epsilon is not None:
+        mechanism = Mechanism(examples, batch_size, find_noise(examples, batch_size, steps, target_epsilon, delta))
+    spent = [(mechanism, steps)]
+    return {
+        "epsilon_pld": _plain(epsilon(spent, delta)),
+        "epsilon_rdp": _plain(epsilon(spent, delta, "rdp")),
+        "epsilon_unamplified": _plain(epsilon_unamplified(mechanism, steps, delta)),
+        "delta": delta,
+        "noise_multiplier": mechanism.noise_multiplier,
+        "steps": steps,
+        "epochs": steps / mechanism.steps_per_epoch if epochs is None else epochs,
+        "n": examples,
+        "batch_size": batch_size,
+        "q": mechanism.sampling_probability,
+    }
+
+
+def describe_plan(plan: dict[str, Any]) -> str:
+    """The plan as an aligned list, and one sentence on what it means."""
+    rows = {
+        "epsilon (PLD)": _number(plan["epsilon_pld"]),
+        "epsilon by RDP": _number(plan["epsilon_rdp"]),
+        "epsilon, fixed batches": _number(plan["epsilon_unamplified"]),
+        "delta": f"{plan['delta']:g}",
+        "noise multiplier": f"{plan['noise_multiplier']:g}",
+        "steps": f"{plan['steps']:,} ({plan['epochs']:g} epochs)",
+        "batch size": f"{plan['batch_size']:,} expected of {plan['n']:,} training records (q = {plan['q']:.6g})",
+    }
+    lines = [f"{name:<24}{value}" for name, value in rows.items()]
+    return "\n".join([*lines, _meaning(plan)])
+
+
+def _meaning(plan: dict[str, Any]) -> str:
+    found = plan["epsilon_pld"]
+    if isinstance(found, str):
+        return "Without noise there is no privacy."
+    factor = math.exp(min(found, 700))
+    return (
+        f"Whatever a reader of the model concludes, emptying one record changes the odds of it by a factor of at most "
+        f"{factor:.3g}, but for a probability of {plan['delta']:g}."
+    )
+
+
+def _plain(value: float) -> float | str:
+    return "infinite" if math.isinf(value) else value
+
+
+def _number(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4f}"
