@@ -28,7 +28,7 @@ def loss_sums(hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf
     """
     logits = tf.matmul(hidden, kernel) + bias
     largest = tf.reduce_max(logits, axis=1)
-    right = _count_right(logits, targets, weights, largest)
+    right = count_right(logits, targets, weights, largest)
     exponentials = tf.exp(logits - largest[:, tf.newaxis])
     row_sums = tf.reduce_sum(exponentials, axis=1)
     losses = tf.math.log(row_sums) + largest - tf.gather(logits, targets, batch_dims=1)
@@ -39,10 +39,10 @@ def loss_sums(hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf
         w_normal = w / row_sums  # (N)
         classes = kernel.shape[1]
         kernel_rows = tf.transpose(kernel)  # (V, H)
-        dhidden = _scale_rows(tf.matmul(exponentials, kernel_rows), w_normal)
-        dhidden -= _scale_rows(tf.gather(kernel_rows, targets), w)
-        dkernel = tf.matmul(_scale_rows(hidden, w_normal), exponentials, transpose_a=True)
-        dkernel -= tf.transpose(tf.math.unsorted_segment_sum(_scale_rows(hidden, w), targets, classes))
+        dhidden = scale_rows(tf.matmul(exponentials, kernel_rows), w_normal)
+        dhidden -= scale_rows(tf.gather(kernel_rows, targets), w)
+        dkernel = tf.matmul(scale_rows(hidden, w_normal), exponentials, transpose_a=True)
+        dkernel -= tf.transpose(tf.math.unsorted_segment_sum(scale_rows(hidden, w), targets, classes))
         dbias = tf.linalg.matvec(exponentials, w_normal, transpose_a=True)
         dbias -= tf.math.unsorted_segment_sum(w, targets, classes)
         return dhidden, dkernel, dbias, None, None
@@ -50,7 +50,7 @@ def loss_sums(hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf
     return (tf.reduce_sum(losses * weights), right), gradient
 
 
-def _count_right(logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, largest: tf.Tensor) -> tf.Tensor:
+def count_right(logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, largest: tf.Tensor) -> tf.Tensor:
     """Weighted number of rows whose target has the largest logit; a tie counts as right.
 
     A maximum is vectorised on the CPU where an argmax is not.
@@ -59,5 +59,6 @@ def _count_right(logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, larg
     return tf.reduce_sum(tf.cast(right, weights.dtype) * weights)
 
 
-def _scale_rows(matrix: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+def scale_rows(matrix: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """Row n of a matrix (N, m) times factor n."""
     return matrix * factors[:, tf.newaxis]
