@@ -1,7 +1,8 @@
 """Which examples make step k: batches as a pure function of (seed, epoch, step), for any number of workers.
 
 Positions are permuted once with the seed and cut into batches; every 5th of these, from the first, is for
-validation and never trained on. The others' positions are shuffled anew each epoch and cut again.
+validation and never trained on. The others' positions are shuffled anew each epoch and cut again, or, for a private
+run, drawn anew for each step (`PoissonPlan`).
 
     >>> plan = BatchPlan(examples=100, batch_size=10, seed=0, validation_split=True)
     >>> plan.validation_steps, plan.training_steps
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from runner.data.examples import Examples
 
 VALIDATION_EVERY = 5
+SAMPLING_BLOCK = 1 << 16
+"""Positions that are sampled from one generator."""
 LENGTH_STEPS = 16
 """A physical batch is trimmed to one of so many lengths."""
 
@@ -37,10 +40,17 @@ class BatchPlan:
     seed: int
     validation_split: bool
 
+    sampler: ClassVar[str] = "shuffle"
+
+    @property
+    def training_examples(self) -> int:
+        """Examples that are trained on."""
+        return len(self._split[0])
+
     @property
     def training_steps(self) -> int:
         """Steps in an epoch; the last may have fewer examples."""
-        return -(-len(self._split[0]) // self.batch_size)
+        return -(-self.training_examples // self.batch_size)
 
     @property
     def validation_steps(self) -> int:
@@ -70,6 +80,54 @@ class BatchPlan:
         return generator.permutation(self._split[0])
 
 
+@dataclass(frozen=True)
+class PoissonPlan(BatchPlan):
+    """Every training example joins every step on its own, with probability q = batch_size / training examples.
+
+    Batches vary in size and can be empty; an epoch is round(1 / q) steps. The draw of a step is a pure function of
+    (key, step): in fixed blocks of positions a binomial count, then that many without replacement, which is the
+    same distribution as a coin for each example and costs O(q n).
+
+        >>> plan = PoissonPlan(examples=1000, batch_size=50, seed=0, validation_split=False, key=(1, 2))
+        >>> plan.training_steps, [plan.training_positions(0, step).size for step in range(3)]
+        (20, [54, 47, 41])
+    """
+
+    key: tuple[int, int] = (0, 0)
+    """Two secret numbers below 2^64."""
+
+    sampler: ClassVar[str] = "poisson"
+
+    @property
+    def sampling_probability(self) -> float:
+        """q."""
+        return self.batch_size / self.training_examples
+
+    @property
+    def training_steps(self) -> int:
+        """Steps in an epoch, in which an example is expected once."""
+        return max(1, round(self.training_examples / self.batch_size))
+
+    def training_positions(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Positions of the examples of a training step, ascending within a block."""
+        if not 0 <= step < self.training_steps:
+            raise IndexError(f"no step {step}: an epoch has {self.training_steps}")
+        total_step = epoch * self.training_steps + step
+        candidates = self._split[0]
+        chosen = [
+            block + self._draw(total_step, block, min(SAMPLING_BLOCK, candidates.size - block))
+            for block in range(0, candidates.size, SAMPLING_BLOCK)
+        ]
+        return candidates[np.concatenate(chosen)]
+
+    def _draw(self, total_step: int, block: int, size: int) -> NDArray[np.int64]:
+        """Which of a block's `size` places join the step."""
+        bits = np.random.Philox(key=np.array(self.key, np.uint64), counter=[0, 0, block, total_step])
+        generator = np.random.Generator(bits)
+        count = generator.binomial(size, self.sampling_probability)
+        return np.sort(generator.choice(size, count, replace=False, shuffle=False))
+
+
 def _slice(order: NDArray[np.int64], step: int, batch_size: int) -> NDArray[np.int64]:
     positions = order[step * batch_size : (step + 1) * batch_size]
     if not positions.size:
@@ -92,11 +150,18 @@ class Batch:
 
 
 def load_batch(
-    examples: Examples, positions: NDArray[np.int64], replica: int, replicas: int, dropout_key: Sequence[int]
+    examples: Examples,
+    positions: NDArray[np.int64],
+    replica: int,
+    replicas: int,
+    dropout_key: Sequence[int],
+    *,
+    skip_empty: bool = False,
 ) -> Batch:
     """Replica `replica`'s share of a logical batch: rows `replica`, `replica + replicas`, ... of `positions`.
 
-    A share without a row gets one that is all padding. `dropout_key` is two numbers below 2^64.
+    A share without a row gets one that is all padding. `dropout_key` is two numbers below 2^64. With `skip_empty` a
+    record without text, whose only target is the end, is padding too: emptied, a record contributes nothing.
     """
     seq_length = examples.tokens.seq_length
     rows = examples.rows(positions[replica::replicas])
@@ -107,12 +172,22 @@ def load_batch(
     for index, row in enumerate(rows):
         ids[index, : row.size] = row
         lengths[index] = row.size - 1
+    if skip_empty:
+        lengths[is_empty(lengths, seq_length)] = 0
     weights = (np.arange(width) < lengths[:, None]).astype(np.float32)
     inputs = np.where(weights > 0, ids[:, :-1], 0).astype(np.int32)
     keys = dropout_keys(dropout_key, positions.size, seq_length)[replica::replicas, :width]
     if not rows:
         keys = np.zeros((1, width), np.uint32)
     return Batch(inputs, ids[:, 1:], weights, np.ascontiguousarray(keys))
+
+
+def is_empty(lengths: NDArray[np.int32], seq_length: int) -> NDArray[np.bool_]:
+    """Which examples of packing `records` are records without text, by their number of targets: the end alone.
+
+    Of examples that hold one target in any case nothing can be told.
+    """
+    return (lengths <= 1) & (seq_length > 1)
 
 
 def dropout_keys(key: Sequence[int], rows: int, seq_length: int) -> NDArray[np.uint32]:

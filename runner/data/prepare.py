@@ -26,6 +26,7 @@ from runner.data.packing import Packer
 from runner.data.records import SourceFile, Survey, Unit, read_unit
 from runner.data.tokenizer import (
     ByteTokenizer,
+    CharTokenizer,
     Tokenizer,
     from_files,
     from_sentencepiece_model,
@@ -204,6 +205,8 @@ def _make_tokenizer(config: JobConfig, survey: Survey) -> Tokenizer:
         return from_sentencepiece_model(_read_model(settings.uri), config.data.field_delimiter)
     if settings.kind == "byte":
         return ByteTokenizer()
+    if settings.alphabet is not None:
+        return CharTokenizer("".join(dict.fromkeys(settings.alphabet)))
 
     def train(*samples: pa.Table) -> dict[str, bytes]:
         texts = (text for sample in samples for text in sample.column("text").to_pylist())
