@@ -1,0 +1,203 @@
+"""What a private run may cost: its own settings, and what earlier runs took of the same files.
+
+Beside the runs of a storage folder lies one ledger for all of them, `.privacy/`: entries that are only ever added,
+each with its own SHA-256 and that of the one before. An entry says how many steps of which mechanism a run takes of which files, by
+the fingerprints of the files; a later entry of the same run replaces its earlier ones. An entry is created under the
+next free number or not at all, so of two runs that race for the last of a budget the second sees the first one's.
+
+A run is charged for all its planned steps before it starts, and at its end for the steps that it took. A record's
+budget is its file's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from runner.config import JobConfig
+from runner.errors import CorruptError, PrivacyError
+from runner.privacy.accountant import (
+    Mechanism,
+    Spent,
+    check_delta,
+    default_delta,
+    epsilon,
+    find_noise,
+    steps_within,
+)
+from runner.storage import Folder
+from runner.storage.manifest import contents_sha256, sha256
+
+SPENDING_FOLDER = ".privacy"
+"""Under `storage.uri`, beside the runs."""
+READERS = 16
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run's total: `steps` of `mechanism` on the files with these fingerprints. `time`: seconds since 1970."""
+
+    run_id: str
+    name: str
+    files: tuple[str, ...]
+    mechanism: Mechanism
+    steps: int
+    time: float
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Entry:
+        """From the values of an entry's JSON."""
+        values = dict(plain) | {"files": tuple(plain["files"]), "mechanism": Mechanism(**plain["mechanism"])}
+        return cls(**values)
+
+
+class SpendingLedger:
+    """What all runs of a storage folder took of which files."""
+
+    def __init__(self, storage: Folder) -> None:
+        self._folder = storage.child(SPENDING_FOLDER)
+
+    def read(self) -> list[Entry]:
+        """All entries in order.
+
+        Raises:
+            CorruptError: one is missing, or was changed.
+        """
+        return self._read()[0]
+
+    def charge(self, decide: Callable[[Sequence[Entry]], Entry | None]) -> Entry | None:
+        """Add the entry that `decide` makes of the entries so far; it is asked again when another run was faster.
+
+        What `decide` raises is raised here, and nothing is added; None adds nothing either.
+        """
+        while True:
+            entries, last = self._read()
+            entry = decide(entries)
+            if entry is None:
+                return None
+            document: dict[str, Any] = {"previous": last, **json.loads(json.dumps(asdict(entry)))}
+            signed = document | {"sha256": contents_sha256(document)}
+            if self._folder.create(_name(len(entries) + 1), json.dumps(signed, sort_keys=True).encode()):
+                return entry
+
+    def _read(self) -> tuple[list[Entry], str]:
+        """The entries, and the SHA-256 of the last one's file."""
+        names = [entry.name for entry in self._folder.list() if entry.name.endswith(".json")]
+        with ThreadPoolExecutor(READERS) as pool:
+            files = list(pool.map(self._folder.read, names))
+        entries: list[Entry] = []
+        last = ""
+        for name, content in zip(names, files, strict=True):
+            where = f"{self._folder.uri}/{name}"
+            expected = _name(len(entries) + 1)
+            if name != expected:
+                raise CorruptError(
+                    f"{self._folder.uri}/{expected} is missing: the privacy ledger does not verify; "
+                    "restore it from a backup"
+                )
+            try:
+                document = dict(json.loads(content))
+                if document.pop("sha256") != contents_sha256(document):
+                    raise ValueError("it does not match its own SHA-256")
+                previous = document.pop("previous")
+                entries.append(Entry.from_plain(document))
+            except (ValueError, TypeError, KeyError, PrivacyError) as error:
+                raise CorruptError(
+                    f"{where} is damaged: the privacy ledger does not verify; restore it from a backup"
+                ) from error
+            if previous != last:
+                raise CorruptError(
+                    f"{where} does not follow the entry before it: the privacy ledger does not verify; "
+                    "restore it from a backup"
+                )
+            last = sha256(content)
+        return entries, last
+
+
+def spent_before(entries: Sequence[Entry], files: Sequence[str], run_id: str | None = None) -> list[Spent]:
+    """What other runs took of these files: for each different history that a file has, its mechanisms and steps."""
+    latest = {entry.run_id: entry for entry in entries if entry.run_id != run_id}
+    histories = {
+        tuple((entry.mechanism, entry.steps) for entry in latest.values() if file in set(entry.files) and entry.steps)
+        for file in set(files)
+    }
+    return [list(history) for history in histories]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A run's mechanism and how long it may run. `before`: the costliest history among its files.
+
+    `limit`: the epsilon that may not be passed; `allowed_steps`: what it pays for; both None without a limit.
+    """
+
+    mechanism: Mechanism
+    delta: float
+    limit: float | None
+    planned_steps: int
+    before: Spent
+    allowed_steps: int | None
+
+    @property
+    def charged_steps(self) -> int:
+        """Steps that the run is charged for before it starts."""
+        return self.planned_steps if self.allowed_steps is None else min(self.planned_steps, self.allowed_steps)
+
+
+def plan_mechanism(config: JobConfig, examples: int) -> tuple[Mechanism, float]:
+    """The job's mechanism on so many training examples, and its delta.
+
+    Raises:
+        PrivacyError: batch_size > n, delta >= 1/n, or a target that no noise reaches.
+    """
+    privacy, training = config.privacy, config.training
+    delta = default_delta(examples) if privacy.delta is None else privacy.delta
+    check_delta(delta, examples)
+    noise = privacy.noise_multiplier
+    mechanism = Mechanism(examples, training.batch_size, noise or 0.0, privacy.l2_norm_clip)
+    if noise is None:
+        assert privacy.target_epsilon is not None
+        steps = training.epochs * mechanism.steps_per_epoch
+        noise = find_noise(
+            examples, training.batch_size, steps, privacy.target_epsilon, delta, accountant=privacy.accountant
+        )
+    return Mechanism(examples, training.batch_size, noise, privacy.l2_norm_clip), delta
+
+
+def plan_budget(
+    config: JobConfig, mechanism: Mechanism, delta: float, histories: Sequence[Spent], *, begins: bool = True
+) -> Budget:
+    """What the job may cost, after what earlier runs took of its files.
+
+    A target epsilon is the run's own limit; `max_epsilon` is for all runs on the same files together.
+
+    Raises:
+        PrivacyError: a run that `begins` cannot take a single step. (One that goes on may have steps to repeat.)
+    """
+    privacy = config.privacy
+
+    def cost(spent: Spent) -> float:
+        return epsilon(spent, delta, privacy.accountant)
+
+    before = max(histories, key=cost, default=[])
+    allowed: list[int] = []
+    if privacy.target_epsilon is not None:
+        allowed.append(steps_within(mechanism, privacy.target_epsilon, delta, privacy.accountant))
+    if privacy.max_epsilon is not None:
+        allowed.append(steps_within(mechanism, privacy.max_epsilon, delta, privacy.accountant, before))
+        if begins and allowed[-1] == 0:
+            used = f"earlier runs on the same files took epsilon {cost(before):.3f}, and " if before else ""
+            raise PrivacyError(
+                f"privacy.max_epsilon {privacy.max_epsilon:g} does not pay for a single step: {used}one step more "
+                f"would make it {cost([*before, (mechanism, 1)]):.3f}; raise it, or use more noise"
+            )
+    limits = [limit for limit in (privacy.target_epsilon, privacy.max_epsilon) if limit is not None]
+    planned = config.training.epochs * mechanism.steps_per_epoch
+    return Budget(mechanism, delta, min(limits, default=None), planned, before, min(allowed, default=None))
+
+
+def _name(number: int) -> str:
+    return f"{number:012d}.json"

@@ -1,0 +1,235 @@
+"""The run's step ledger: which steps were taken on the records, under what conditions; epsilon comes from it alone.
+
+    private/key            the secret of noise and sampling, written once
+    private/ledger.json    what a step is, the budget, and the branches of the run
+
+Steps are written down before they are taken, some at a time, so that a killed run can only have taken fewer. A *branch*
+is a stretch of the run whose every step is a pure function of (key, branch, step). A run that goes on as it was goes
+on in its branch: the steps that it repeats release the same numbers again and cost nothing. A run that goes on
+otherwise (another number of workers, say) opens a new branch with noise and batches of its own, and all the steps
+that were written down in the old one stay counted.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+from runner.data.batches import BatchPlan
+from runner.errors import CorruptError, ObjectNotFoundError, PrivacyError
+from runner.privacy.accountant import Accountant, Mechanism
+from runner.privacy.noise import RunKey
+from runner.storage import Folder
+from runner.storage.manifest import contents_sha256
+
+PRIVATE_FOLDER = "private"
+KEY_FILE = "key"
+LEDGER_FILE = "ledger.json"
+VERSION = 1
+
+FIRST_RESERVATION = 16
+RESERVATION_S = 10.0
+"""Reservations grow until one lasts so long."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Steps `first_step` to `reserved` (exclusive) of the run, all under the same `conditions` (a fingerprint).
+
+    `parent`: the number of the branch whose checkpoint at `first_step` it began from, -1 for the run's beginning.
+    """
+
+    conditions: str
+    parent: int
+    first_step: int
+    reserved: int
+
+
+@dataclass(frozen=True)
+class LedgerState:
+    """What `ledger.json` holds. `limit`: the epsilon that may not be passed, None for no limit.
+
+    `tokens` names the records and `files` their files (fingerprints), `before` lists what
+    earlier runs took of the same files, and `allowed_steps` is what the limit pays for in all; None for no limit.
+    """
+
+    run_id: str
+    tokens: str
+    mechanism: Mechanism
+    delta: float
+    accountant: Accountant
+    limit: float | None
+    before: tuple[tuple[Mechanism, int], ...]
+    allowed_steps: int | None
+    files: tuple[str, ...]
+    branches: tuple[Branch, ...] = ()
+
+    def counted(self, step: int) -> int:
+        """Steps to account for when the newest branch stands at `step` of the run, repeated ones of others included."""
+        if not self.branches:
+            return step
+        *earlier, newest = self.branches
+        return sum(branch.reserved - branch.first_step for branch in earlier) + step - newest.first_step
+
+    @property
+    def reserved_steps(self) -> int:
+        """Steps that were taken at most."""
+        return sum(branch.reserved - branch.first_step for branch in self.branches)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> LedgerState:
+        """From the JSON of `to_plain`."""
+        before = tuple((Mechanism(**mechanism), steps) for mechanism, steps in plain["before"])
+        branches = tuple(Branch(**branch) for branch in plain["branches"])
+        values = dict(plain) | {"mechanism": Mechanism(**plain["mechanism"]), "before": before, "branches": branches}
+        values["files"] = tuple(plain["files"])
+        return cls(**values)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+class RunLedger:
+    """One run's ledger in storage. Every worker reads it; the chief alone writes."""
+
+    def __init__(self, folder: Folder, key: RunKey, state: LedgerState, *, writes: bool) -> None:
+        self.key = key
+        self.state = state
+        self._folder = folder
+        self._writes = writes
+        self._ahead = FIRST_RESERVATION
+        self._reserved_at = time.monotonic()
+        self._found_reserved = state.branches[-1].reserved if state.branches else 0
+
+    @classmethod
+    def create(cls, run_folder: Folder, state: LedgerState) -> RunLedger:
+        """Begin a run's ledger, with a fresh key."""
+        folder = run_folder.child(PRIVATE_FOLDER)
+        folder.create(KEY_FILE, RunKey.new().hexadecimal.encode())
+        ledger = cls(folder, RunKey(folder.read(KEY_FILE).decode()), state, writes=True)
+        ledger._write()
+        return ledger
+
+    @classmethod
+    def exists(cls, run_folder: Folder) -> bool:
+        """Whether the run has begun a ledger."""
+        return run_folder.child(PRIVATE_FOLDER).exists(LEDGER_FILE)
+
+    @classmethod
+    def open(cls, run_folder: Folder, *, writes: bool = False) -> RunLedger:
+        """Read a ledger back.
+
+        Raises:
+            CorruptError: it is missing, or does not verify: without it nobody knows what the run has cost.
+        """
+        folder = run_folder.child(PRIVATE_FOLDER)
+        where = f"{folder.uri}/{LEDGER_FILE}"
+        try:
+            document = json.loads(folder.read(LEDGER_FILE))
+            key = RunKey(folder.read(KEY_FILE).decode())
+        except ObjectNotFoundError as error:
+            raise CorruptError(
+                f"{where} or its key is missing: what this run has cost is unknown; start a new run"
+            ) from error
+        except ValueError as error:
+            raise CorruptError(
+                f"{where} does not verify: {error}; restore it from a backup or start a new run"
+            ) from error
+        recorded = document.pop("sha256", None) if isinstance(document, dict) else None
+        if recorded is None or recorded != contents_sha256(cast(dict[str, Any], document)):
+            raise CorruptError(
+                f"{where} does not verify: it does not match its own SHA-256; "
+                "restore it from a backup or start a new run"
+            )
+        if document.pop("version") != VERSION:
+            raise CorruptError(f"{where} is of another version; this runner reads version {VERSION}")
+        return cls(folder, key, LedgerState.from_plain(document), writes=writes)
+
+    def change(self, **changes: Any) -> None:
+        """Replace fields of the state, durably."""
+        self.state = replace(self.state, **changes)
+        self._write()
+
+    @property
+    def branch(self) -> int:
+        """The number of the newest branch."""
+        return len(self.state.branches) - 1
+
+    def begin(self, conditions: str, checkpoint: tuple[int, int] | None) -> None:
+        """Go on in the newest branch where every step will be as it was or would have been, else open a new one.
+
+        `checkpoint`: the branch and the step of the checkpoint that the run goes on from, None for its beginning.
+
+        Raises:
+            CorruptError: the checkpoint is ahead of the ledger, which must then be an old copy.
+        """
+        parent, step = checkpoint or (-1, 0)
+        branches = self.state.branches
+        if parent >= len(branches) or (parent >= 0 and step > branches[parent].reserved):
+            raise CorruptError(
+                f"{self._folder.uri}/{LEDGER_FILE} does not verify: the checkpoint of step {step} is not in it; "
+                "restore it from a backup or start a new run"
+            )
+        if branches:
+            newest = branches[-1]
+            continues = parent == len(branches) - 1 and step >= newest.first_step
+            repeats = (parent, step) == (newest.parent, newest.first_step)
+            if newest.conditions == conditions and (continues or repeats):
+                return
+        self._found_reserved = step
+        self.change(branches=(*branches, Branch(conditions, parent, step, step)))
+
+    def check_sampler(self, plan: BatchPlan) -> None:
+        """Refuse to train with other batches than those that are accounted for.
+
+        Raises:
+            PrivacyError: another sampler, or another probability.
+        """
+        mechanism = self.state.mechanism
+        runs = (plan.sampler, plan.training_examples, plan.batch_size, plan.training_steps)
+        accounted = (mechanism.sampler, mechanism.examples, mechanism.batch_size, mechanism.steps_per_epoch)
+        if runs != accounted:
+            raise PrivacyError(
+                f"the batches are drawn by {runs}, but the ledger accounts for {accounted} (sampler, examples, "
+                "batch size, steps of an epoch): nothing was trained"
+            )
+
+    def reserve(self, step: int, last_step: int) -> None:
+        """Write down, before it is taken, that `step` (from 0) may be; and some more, up to `last_step` (exclusive)."""
+        state = self.state
+        if not self._writes or step < state.branches[-1].reserved:
+            return
+        now = time.monotonic()
+        if now - self._reserved_at < RESERVATION_S:
+            self._ahead *= 2
+        self._reserved_at = now
+        if state.allowed_steps is not None:
+            last_step = min(last_step, step + state.allowed_steps - state.counted(step))
+        self._set_reserved(max(step + 1, min(step + self._ahead, last_step)))
+
+    def settle(self, step: int) -> None:
+        """The run ends in good order at `step`: what this process wrote down beyond that was not taken.
+
+        What a process that was killed may have taken stays.
+        """
+        if self._writes and step < self.state.branches[-1].reserved:
+            self._set_reserved(max(step, self._found_reserved))
+
+    def is_spent(self, step: int) -> bool:
+        """Whether the budget does not pay for one more step when the run stands at `step`."""
+        allowed = self.state.allowed_steps
+        return allowed is not None and self.state.counted(step) + 1 > allowed
+
+    def _set_reserved(self, step: int) -> None:
+        *earlier, newest = self.state.branches
+        self.change(branches=(*earlier, replace(newest, reserved=step)))
+
+    def _write(self) -> None:
+        if self._writes:
+            document = {"version": VERSION, **self.state.to_plain()}
+            signed = document | {"sha256": contents_sha256(document)}
+            self._folder.write(LEDGER_FILE, json.dumps(signed, indent=1).encode())
