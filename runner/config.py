@@ -115,11 +115,16 @@ class TokenizerConfig(Section):
     uri: str | None = Field(
         default=None, min_length=1, description="a SentencePiece model to use instead of training one"
     )
+    alphabet: str | None = Field(
+        default=None, min_length=1, description="kind char: the characters to know, instead of those in the records"
+    )
 
     @model_validator(mode="after")
     def _model_needs_sentencepiece(self) -> TokenizerConfig:
         if self.uri is not None and self.kind != "sentencepiece":
             raise ValueError(f"uri names a SentencePiece model, but kind is {self.kind}")
+        if self.alphabet is not None and self.kind != "char":
+            raise ValueError(f"an alphabet is for kind char, but kind is {self.kind}")
         return self
 
 
@@ -160,7 +165,9 @@ class OptimizerConfig(Section):
 class EarlyStoppingConfig(Section):
     """When to end before the last epoch."""
 
-    enabled: bool = Field(default=True, description="end when the metric stops improving")
+    enabled: bool | None = Field(
+        default=None, description="end when the metric stops improving; null: true, but false when private"
+    )
     metric: Literal["val_loss", "val_accuracy", "loss", "accuracy"] = Field(
         default="val_loss", description="the metric that picks the best epoch"
     )
@@ -182,7 +189,10 @@ class TrainingConfig(Section):
         default_factory=EarlyStoppingConfig, description="when to end before the last epoch"
     )
     max_training_time_s: float | None = Field(default=None, gt=0, description="end after so many seconds of training")
-    save_best: bool = Field(default=True, description="leave the best epoch's weights in model/, not the last epoch's")
+    save_best: bool | None = Field(
+        default=None,
+        description="leave the best epoch's weights in model/, else the last one's; null: true, but false when private",
+    )
     save_all_checkpoints: bool = Field(default=False, description="keep a checkpoint of every epoch")
     checkpoint_every_s: float = Field(
         default=300, gt=0, le=86_400, description="seconds between checkpoints in an epoch"
@@ -198,31 +208,36 @@ class TrainingConfig(Section):
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="fixes the split, the order, the weights and the dropout")
 
-    @model_validator(mode="after")
-    def _validation_metric_needs_validation(self) -> TrainingConfig:
-        needs_metric = self.save_best or self.early_stopping.enabled
-        if needs_metric and not self.validation_split and self.early_stopping.metric.startswith("val_"):
-            raise ValueError(
-                f"early_stopping.metric is {self.early_stopping.metric}, but validation_split is off; use loss"
-            )
-        return self
-
 
 class PrivacyConfig(Section):
     """Differential privacy."""
 
     enabled: bool = Field(default=False, description="train with differential privacy")
     noise_multiplier: float | None = Field(default=None, ge=0, description="noise standard deviation over l2_norm_clip")
-    target_epsilon: float | None = Field(default=None, gt=0, description="find the noise that ends at this epsilon")
+    target_epsilon: float | None = Field(
+        default=None, gt=0, description="find the noise that ends at this epsilon; never pass it"
+    )
     l2_norm_clip: float = Field(default=1.0, gt=0, description="largest norm of one record's gradient")
     delta: float | None = Field(default=None, gt=0, lt=1, description="null: 1/n^1.1, rounded down to one digit")
     accountant: Literal["pld", "rdp"] = Field(default="pld", description="how epsilon is computed: pld or rdp")
-    max_epsilon: float | None = Field(default=None, gt=0, description="never take a step that would pass this epsilon")
+    max_epsilon: float | None = Field(
+        default=None, gt=0, description="never pass this epsilon, earlier runs on the same files included"
+    )
+    vocabulary: Literal["public", "private"] | None = Field(
+        default=None,
+        description="public: tokenizer.uri was made without these records; private: accept a vocabulary made from them",
+    )
 
     @model_validator(mode="after")
-    def _not_in_this_version(self) -> PrivacyConfig:
-        if self.enabled:
-            raise ValueError("private training is not part of this version; set privacy.enabled to false")
+    def _noise_or_target(self) -> PrivacyConfig:
+        if not self.enabled:
+            return self
+        if self.noise_multiplier is None and self.target_epsilon is None:
+            raise ValueError("enabled needs noise_multiplier, or target_epsilon to find it")
+        if self.noise_multiplier is not None and self.target_epsilon is not None:
+            raise ValueError("noise_multiplier and target_epsilon exclude each other; set one to null")
+        if self.noise_multiplier == 0 and self.max_epsilon is not None:
+            raise ValueError(f"noise_multiplier 0 gives no privacy: max_epsilon {self.max_epsilon:g} cannot be kept")
         return self
 
 
@@ -274,9 +289,60 @@ class JobConfig(Section):
     sweep: None = Field(default=None, description="hyperparameter search; not part of this version")
     storage: StorageConfig = Field(default_factory=StorageConfig, description="where runs are kept")
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> JobConfig:
+        settings, stopping = self.training, self.training.early_stopping
+        default = not self.privacy.enabled
+        stops = default if stopping.enabled is None else stopping.enabled
+        selects = default if settings.save_best is None else settings.save_best
+        if (stops or selects) and not settings.validation_split and stopping.metric.startswith("val_"):
+            raise ValueError(
+                f"training.early_stopping.metric is {stopping.metric}, but validation_split is off; use loss"
+            )
+        if self.privacy.enabled:
+            self._check_private()
+        stopping = stopping.model_copy(update={"enabled": stops})
+        settings = settings.model_copy(update={"save_best": selects, "early_stopping": stopping})
+        return self.model_copy(update={"training": settings})
+
+    def _check_private(self) -> None:
+        """What a privacy claim rules out."""
+        if self.examples.packing != "records":
+            raise ValueError(
+                f"privacy.enabled needs examples.packing records, not {self.examples.packing}: "
+                "a record must be one example"
+            )
+        tokenizer = self.tokenizer
+        made_from_records = tokenizer.uri is None and (
+            tokenizer.kind == "sentencepiece" or (tokenizer.kind == "char" and tokenizer.alphabet is None)
+        )
+        if made_from_records and self.privacy.vocabulary != "private":
+            raise ValueError(
+                f"privacy.enabled: a {tokenizer.kind} vocabulary would be made from the private records; use "
+                "kind byte, kind char with an alphabet, or a public model as tokenizer.uri, or set privacy.vocabulary "
+                "to private: epsilon then does not cover it"
+            )
+        if tokenizer.uri is not None and self.privacy.vocabulary is None:
+            raise ValueError(
+                "privacy.enabled: say where tokenizer.uri is from: set privacy.vocabulary to public "
+                "(made without these records) or private"
+            )
+
     def to_yaml(self) -> str:
         """The resolved job; reading it back gives an equal job."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes every kind of line break as an escape: YAML would read it back as a space or another one."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if set(text) & set("\n\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def load_job(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> JobConfig:
@@ -329,31 +395,6 @@ def parse_job(
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a job file, for editors and checks elsewhere."""
     return JobConfig.model_json_schema()
-
-
-def commented_yaml(values: Mapping[str, Any]) -> str:
-    """A job file with every field, `values` where given and the default elsewhere, and what each is for."""
-    return "\n".join(_commented_lines(JobConfig, values, indent="")) + "\n"
-
-
-def _commented_lines(section: type[Section], values: Mapping[str, Any], indent: str) -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, Section):
-            yield f"{indent}{name}:  # {field.description}"
-            yield from _commented_lines(nested, values.get(name, {}), indent + "  ")
-        else:
-            value = values.get(name, field.get_default())
-            line = f"{indent}{name}: {_inline(value)}"
-            yield f"{line:<42}  # {field.description}"
-
-
-def _inline(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, tuple):
-        value = list(value)
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
 
 
 def _environment_values(environment: Mapping[str, str]) -> Iterator[tuple[list[str], Any]]:
@@ -413,7 +454,7 @@ def _explain(error: dict[str, Any]) -> str:
         return f"{where}: {error['input']!r} does not have the form {_form(error['ctx']['pattern'])}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
-        return f"{where}: {message}"
+        return f"{where}: {message}" if where else message
     message = message[0].lower() + message[1:]
     return f"{where}: {message}, got {_kind(error['input'])}"
 

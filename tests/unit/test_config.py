@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
-from runner.config import JobConfig, Section, commented_yaml, json_schema, load_job, parse_job
+from runner.config import JobConfig, Section, json_schema, load_job, parse_job
 from runner.errors import ConfigError
+from runner.templates import TEMPLATES, commented_yaml, job_values
 
 JOB: dict[str, Any] = {"name": "demo", "data": {"uri": "records/"}}
 REPOSITORY = Path(__file__).parents[2]
@@ -209,7 +210,6 @@ def test_each_mistake_has_its_line() -> None:
             "metric is val_loss, but validation_split is off; use loss",
         ),
         (job_with("resources", {"strategy": "mirrored", "workers": 2}), "mirrored is for one worker"),
-        (job_with("privacy.enabled", True), "private training is not part of this version"),
         (job_with("sweep", {"a": 1}), "job: sweep: "),
         (job_with("name", "../escape"), "'../escape' does not have the form of letters, digits"),
         (job_with("name", ".."), "does not have the form"),
@@ -231,6 +231,104 @@ def test_validation_may_be_off_when_no_metric_needs_it() -> None:
         job_with("training", without | {"save_best": False, "early_stopping": {"enabled": False}}),
         environment={},
     )
+
+
+# Privacy
+
+
+def private_job(privacy: dict[str, Any] | None = None, **sections: Any) -> dict[str, Any]:
+    """A good private job, with sections replaced and fields of `privacy` put in."""
+    job: dict[str, Any] = {**JOB, "tokenizer": {"kind": "byte"}, **sections}
+    return job | {"privacy": {"enabled": True, "noise_multiplier": 1.0} | (privacy or {})}
+
+
+@pytest.mark.parametrize(
+    ("job", "line"),
+    [
+        (
+            private_job({"noise_multiplier": None}),
+            "job: privacy: enabled needs noise_multiplier, or target_epsilon to find it",
+        ),
+        (
+            private_job({"target_epsilon": 3}),
+            "job: privacy: noise_multiplier and target_epsilon exclude each other; set one to null",
+        ),
+        (
+            private_job({"noise_multiplier": 0, "max_epsilon": 3}),
+            "job: privacy: noise_multiplier 0 gives no privacy: max_epsilon 3 cannot be kept",
+        ),
+        (
+            private_job({"noise_multiplier": 0, "target_epsilon": 3}),
+            "job: privacy: noise_multiplier and target_epsilon exclude each other; set one to null",
+        ),
+        (
+            private_job(examples={"packing": "stream"}),
+            "job: privacy.enabled needs examples.packing records, not stream: a record must be one example",
+        ),
+        (
+            private_job(tokenizer={}),
+            "job: privacy.enabled: a sentencepiece vocabulary would be made from the private records; use kind byte, "
+            "kind char with an alphabet, or a public model as tokenizer.uri, or set privacy.vocabulary to private: "
+            "epsilon then does not cover it",
+        ),
+        (private_job(tokenizer={"kind": "char"}), "a char vocabulary would be made from the private records"),
+        (
+            private_job({"vocabulary": "public"}, tokenizer={"kind": "char"}),
+            "a char vocabulary would be made from the private records",
+        ),
+        (
+            private_job(tokenizer={"uri": "some.model"}),
+            "job: privacy.enabled: say where tokenizer.uri is from: set privacy.vocabulary to public "
+            "(made without these records) or private",
+        ),
+        (private_job(tokenizer={"kind": "byte", "alphabet": "abc"}), "an alphabet is for kind char, but kind is byte"),
+        (private_job({"accountant": "moments"}), "job: privacy.accountant: input should be 'pld' or 'rdp'"),
+        (private_job({"delta": 1}), "job: privacy.delta: input should be less than 1, got 1"),
+        (
+            private_job(training={"save_best": True, "validation_split": False}),
+            "job: training.early_stopping.metric is val_loss, but validation_split is off; use loss",
+        ),
+    ],
+)
+def test_what_a_privacy_claim_rules_out_is_refused_in_one_line(job: Any, line: str) -> None:
+    (found,) = refusal(job)
+    assert line in found
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        private_job(),
+        private_job({"noise_multiplier": None, "target_epsilon": 3, "max_epsilon": 5}),
+        private_job({"noise_multiplier": 0}),  # to measure what noise costs in quality
+        private_job(tokenizer={"kind": "char", "alphabet": "abc"}),
+        private_job({"vocabulary": "private"}, tokenizer={"kind": "char"}),
+        private_job({"vocabulary": "private"}, tokenizer={}),
+        private_job({"vocabulary": "public"}, tokenizer={"uri": "some.model"}),
+        private_job({"vocabulary": "private"}, tokenizer={"uri": "some.model"}),
+        private_job(training={"validation_split": False}),
+    ],
+)
+def test_what_a_privacy_claim_allows_is_accepted(job: Any) -> None:
+    assert parse_job(job, environment={}).privacy.enabled
+
+
+def test_settings_of_privacy_bind_nothing_while_it_is_off() -> None:
+    parse_job(job_with("privacy", {"noise_multiplier": 0, "target_epsilon": 3, "max_epsilon": 3}), environment={})
+
+
+@pytest.mark.parametrize(("job", "selects"), [(JOB, True), (private_job(), False)])
+def test_selection_by_a_metric_is_on_unless_the_run_is_private(job: Any, selects: bool) -> None:
+    training = parse_job(job, environment={}).training
+    assert (training.save_best, training.early_stopping.enabled) == (selects, selects)
+
+
+@pytest.mark.parametrize("job", [JOB, private_job()])
+@pytest.mark.parametrize("selects", [True, False])
+def test_selection_that_is_set_stays_as_it_is_set(job: Any, selects: bool) -> None:
+    overrides = [f"training.save_best={selects}", f"training.early_stopping.enabled={selects}"]
+    training = parse_job(job, overrides, {}).training
+    assert (training.save_best, training.early_stopping.enabled) == (selects, selects)
 
 
 # Files
@@ -397,6 +495,13 @@ JOBS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.parametrize("text", ["\x85", "a\u2028b", "\u2029", "a\nb\n\nc", "\r", "\ufeff", "ä ", " #"])
+def test_texts_with_any_line_break_read_back_as_they_are(text: str) -> None:
+    config = parse_job(job_with("tokenizer", {"kind": "char", "alphabet": text}), environment={})
+    assert parse_job(yaml.safe_load(config.to_yaml()), environment={}).tokenizer.alphabet == text
+    assert yaml.safe_load(commented_yaml(config.model_dump()))["tokenizer"]["alphabet"] == text
+
+
 @given(JOBS)
 def test_the_resolved_job_reads_back_equal(job: dict[str, Any]) -> None:
     config = parse_job(job, environment={})
@@ -440,6 +545,20 @@ def test_the_schema_accepts_the_quickstart_and_refuses_what_the_config_refuses()
     ]:
         assert not validator.is_valid(job_with(path, value)), path
     assert not validator.is_valid({"name": "demo"})
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_every_template_is_a_good_job(template: str) -> None:
+    text = commented_yaml(job_values("demo", {"uri": "records/"}, template))
+    config = parse_job(yaml.safe_load(text), environment={})
+    assert config.privacy.enabled == (template == "private")
+
+
+def test_the_private_template_releases_only_what_epsilon_covers() -> None:
+    config = parse_job(job_values("demo", {"uri": "records/"}, "private"), environment={})
+    assert (config.training.save_best, config.training.early_stopping.enabled) == (False, False)
+    assert config.privacy.vocabulary is None
+    assert config.privacy.target_epsilon is not None
 
 
 def test_the_quickstart_is_a_good_job() -> None:

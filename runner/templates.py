@@ -1,0 +1,57 @@
+"""The job files that `runner init` writes: every field, with a comment that says what it is for.
+
+    >>> print(commented_yaml(job_values("demo", {"uri": "records/"}, "private")).splitlines()[0])
+    name: demo                                  # the run's name, and its folder under storage.uri
+
+A template is the values in which it differs from the defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from runner.config import JobConfig, Section
+
+PRIVATE: dict[str, Any] = {
+    # Bytes learn nothing from the records. For records of few characters, char with an alphabet trains faster.
+    "tokenizer": {"kind": "byte"},
+    # One layer without dropout: noise grows with the number of weights, and hides what dropout would.
+    "model": {"embedding_dim": 64, "rnn_units": 128, "layers": 1, "dropout_rate": 0.0},
+    # Large batches: the noise is the same for a sum of many records as for one of few.
+    "training": {"epochs": 30, "batch_size": 512, "optimizer": {"name": "adam", "learning_rate": 0.005}},
+    "privacy": {"enabled": True, "target_epsilon": 8.0, "l2_norm_clip": 0.5},
+}
+TEMPLATES: dict[str, dict[str, Any]] = {"default": {}, "private": PRIVATE}
+
+
+def job_values(name: str, data: Mapping[str, Any], template: str = "default") -> dict[str, Any]:
+    """The values of a template's job, as nested mappings."""
+    return {"name": name, "data": dict(data), **TEMPLATES[template]}
+
+
+def commented_yaml(values: Mapping[str, Any]) -> str:
+    """A job file with every field, `values` where given and the default elsewhere, and what each is for."""
+    return "\n".join(_commented_lines(JobConfig, values, indent="")) + "\n"
+
+
+def _commented_lines(section: type[Section], values: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, Section):
+            yield f"{indent}{name}:  # {field.description}"
+            yield from _commented_lines(nested, values.get(name, {}), indent + "  ")
+        else:
+            value = values.get(name, field.get_default())
+            line = f"{indent}{name}: {_inline(value)}"
+            yield f"{line:<42}  # {field.description}"
+
+
+def _inline(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, tuple):
+        value = list(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
