@@ -3,6 +3,7 @@
 weights.safetensors   the network's weights, by name
 model.json            the network's configuration and what generation needs to know
 tokenizer.json, sentencepiece.model
+privacy.json, privacy.md   the privacy statement, of a private run
 """
 
 from __future__ import annotations
@@ -47,10 +48,12 @@ def save_model(
     packing: str,
     field_delimiter: str | None,
     columns: Sequence[str],
+    statement: Mapping[str, bytes],
 ) -> None:
     """Publish a model. Nothing that was measured on the training records goes in beside the weights.
 
-    `columns` are those that were joined into records, or the one that held them.
+    `columns` are those that were joined into records, or the one that held them; `statement`: the files of the
+    privacy statement, none without privacy.
     """
     description = {
         "version": FORMAT_VERSION,
@@ -66,6 +69,7 @@ def save_model(
             "weights.safetensors": save(dict(weights)),
             "model.json": json.dumps(description, indent=1).encode(),
             **tokenizer.to_files(),
+            **statement,
         },
     )
 

@@ -1,9 +1,10 @@
 """What a private run may cost: its own settings, and what earlier runs took of the same files.
 
 Beside the runs of a storage folder lies one ledger for all of them, `.privacy/`: entries that are only ever added,
-each with its own SHA-256 and that of the one before. An entry says how many steps of which mechanism a run takes of which files, by
-the fingerprints of the files; a later entry of the same run replaces its earlier ones. An entry is created under the
-next free number or not at all, so of two runs that race for the last of a budget the second sees the first one's.
+each with its own SHA-256 and that of the one before. An entry says how many steps of which mechanism a run takes of
+which files, by the fingerprints of the files; a later entry of the same run replaces its earlier ones. An entry is
+created under the next free number or not at all, so of two runs that race for the last of a budget the second sees
+the first one's.
 
 A run is charged for all its planned steps before it starts, and at its end for the steps that it took. A record's
 budget is its file's.
@@ -100,14 +101,15 @@ class SpendingLedger:
                 )
             try:
                 document = dict(json.loads(content))
-                if document.pop("sha256") != contents_sha256(document):
-                    raise ValueError("it does not match its own SHA-256")
+                is_intact = document.pop("sha256") == contents_sha256(document)
                 previous = document.pop("previous")
                 entries.append(Entry.from_plain(document))
             except (ValueError, TypeError, KeyError, PrivacyError) as error:
                 raise CorruptError(
                     f"{where} is damaged: the privacy ledger does not verify; restore it from a backup"
                 ) from error
+            if not is_intact:
+                raise CorruptError(f"{where} was changed: the privacy ledger does not verify; restore it from a backup")
             if previous != last:
                 raise CorruptError(
                     f"{where} does not follow the entry before it: the privacy ledger does not verify; "

@@ -1,0 +1,221 @@
+"""`privacy.json` and `privacy.md`: what is claimed, for whom, and all that is needed to compute it again.
+
+The page follows the list that "How to DP-fy ML" (Ponomareva et al. 2023, arXiv:2303.00654, section 5.3) asks of a
+privacy statement: the setting, what is protected from what, how it was accounted for, and how it can be checked. It
+holds no loss and no other figure that was measured on the records.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from runner.config import JobConfig
+from runner.privacy.accountant import Accountant, epsilon, epsilon_unamplified
+from runner.privacy.ledger import LedgerState
+
+JSON_FILE = "privacy.json"
+PAGE_FILE = "privacy.md"
+SOFTWARE = ("runner", "tensorflow", "keras", "numpy", "dp-accounting")
+
+UNIT = "one record: the text of one row"
+ADJACENCY = "zero-out: one record replaced by an empty one in its place; the number and order of records are public"
+SAMPLER = "Poisson: every training record joins every step on its own, with the same probability"
+COVERED = (
+    "the weights in model/",
+    "every checkpoint's weights and optimizer state",
+    "what is computed from these alone, such as generated records",
+)
+NOT_COVERED = (
+    "history.csv, status.json, logs/ and checkpoints' state.json: exact losses and accuracies of private records",
+    "private/: the key of noise and sampling; whoever has it can take the noise off",
+    "tokenizer/ and the token cache, which hold or describe the records",
+)
+LIMITS = (
+    "Epsilon is per record: people with several records, or records that are copies of each other, are protected less.",
+    "The noise is drawn in float32 by a statistical generator (Philox) from a secret 256-bit key. The floating-point "
+    "attack of Mironov (2012) is not guarded against. Norms are computed in float32 too: a clipped gradient can exceed "
+    "the clip by rounding.",
+    "Choices made after looking at the records or at earlier runs (sizes, learning rate, clip) are not in epsilon.",
+    "The ledger over runs knows files by their fingerprint, and only the runs under the same storage folder. A record "
+    "that is also in another file is counted there alone.",
+)
+
+
+def privacy_report(config: JobConfig, state: LedgerState) -> dict[str, Any]:
+    """What a run in this state can claim, as plain values for JSON; an infinite epsilon is the string "infinite"."""
+    mechanism, steps = state.mechanism, state.reserved_steps
+
+    def cost(accountant: Accountant, *, with_earlier: bool = False) -> float | str:
+        before = list(state.before) if with_earlier else []
+        return _finite(epsilon([*before, (mechanism, steps)], state.delta, accountant))
+
+    return {
+        "version": 1,
+        "run": config.name,
+        "run_id": state.run_id,
+        "setting": "central differential privacy: the trainer is trusted with the records, the model's readers are not",
+        "unit": UNIT,
+        "adjacency": ADJACENCY,
+        "sampler": SAMPLER,
+        "mechanism": asdict(mechanism) | {"sampling_probability": mechanism.sampling_probability},
+        "steps": steps,
+        "steps_of_branches": [branch.reserved - branch.first_step for branch in state.branches],
+        "delta": state.delta,
+        "accountant": state.accountant,
+        "epsilon": cost(state.accountant),
+        "epsilon_pld": cost("pld"),
+        "epsilon_rdp": cost("rdp"),
+        "epsilon_unamplified": _finite(epsilon_unamplified(mechanism, steps, state.delta)),
+        "target_epsilon": config.privacy.target_epsilon,
+        "max_epsilon": config.privacy.max_epsilon,
+        "earlier_runs": [{**asdict(earlier), "steps": count} for earlier, count in state.before],
+        "epsilon_with_earlier_runs": cost(state.accountant, with_earlier=True),
+        "also_touched_the_records": _also_touched(config),
+        "covered": list(COVERED),
+        "not_covered": list(NOT_COVERED),
+        "limits": list(LIMITS),
+        "software": {name: version(name) for name in SOFTWARE},
+    }
+
+
+def privacy_page(report: dict[str, Any]) -> str:
+    """The report as one page of Markdown, in plain words."""
+    mechanism = report["mechanism"]
+    rows = [
+        ("Epsilon", f"**{_number(report['epsilon'])}** ({report['accountant'].upper()})"),
+        ("Delta", f"{report['delta']:g}"),
+        ("By PLD, by RDP", f"{_number(report['epsilon_pld'])}, {_number(report['epsilon_rdp'])}"),
+        ("Without amplification by sampling", _number(report["epsilon_unamplified"])),
+        (
+            "With earlier runs on the same files",
+            f"{_number(report['epsilon_with_earlier_runs'])} ({len(report['earlier_runs'])} earlier)",
+        ),
+        (
+            "Target of the run, limit of all runs on these files",
+            f"{_limit(report['target_epsilon'])}, {_limit(report['max_epsilon'])}",
+        ),
+        ("Protected unit", report["unit"]),
+        ("Neighbors", report["adjacency"]),
+        ("Sampler", report["sampler"]),
+        (
+            "Training records, expected batch, probability",
+            f"{mechanism['examples']:,}, {mechanism['batch_size']:,}, {mechanism['sampling_probability']:.6g}",
+        ),
+        ("Noise multiplier, clip", f"{mechanism['noise_multiplier']:g}, {mechanism['l2_norm_clip']:g}"),
+        ("Steps taken", _steps_in_words(report)),
+    ]
+    lines = [
+        f"# Privacy statement of run {report['run']}",
+        "",
+        _claim(report),
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows),
+        "",
+        "## What epsilon covers",
+        "",
+        *(f"- {what}" for what in report["covered"]),
+        "",
+        "Not covered, and to be kept with the records:",
+        "",
+        *(f"- {what}" for what in report["not_covered"]),
+        "",
+        "## What else touched the records",
+        "",
+        *(f"- {what}: {how}" for what, how in report["also_touched_the_records"].items()),
+        "",
+        "## Limits",
+        "",
+        *(f"- {limit}" for limit in report["limits"]),
+        "",
+        "## How to check it",
+        "",
+        f"Setting: {report['setting']}.",
+        "",
+        "Epsilon is computed by dp-accounting from the steps in the run's ledger, and can be computed again from",
+        '`privacy.json` alone. "Without amplification" is what fixed batches would cost, each record once an epoch.',
+        "Software: " + ", ".join(f"{name} {number}" for name, number in report["software"].items()) + ".",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def to_files(report: dict[str, Any]) -> dict[str, bytes]:
+    """The two files of a report."""
+    return {
+        JSON_FILE: (json.dumps(report, indent=1) + "\n").encode(),
+        PAGE_FILE: privacy_page(report).encode(),
+    }
+
+
+def _also_touched(config: JobConfig) -> dict[str, str]:
+    """What the job did with the records besides the private steps, and whether epsilon covers it."""
+    settings, stopping = config.training, config.training.early_stopping
+    metric = stopping.metric
+    found = {
+        "tokenizer": _tokenizer_in_words(config),
+        "validation": (
+            "every 5th batch of positions, never trained on; its exact metrics are in history.csv and not covered"
+            if settings.validation_split
+            else "none"
+        ),
+        "selection of the epoch": (
+            f"the epoch with the best {metric} is in model/; epsilon does not cover that choice"
+            if settings.save_best or (stopping.enabled and stopping.restore_best)
+            else "none: the last epoch is in model/"
+        ),
+        "early stopping": (f"on, by {metric}; epsilon does not cover when it ended" if stopping.enabled else "off"),
+        "sweep": "none: one run",
+    }
+    if settings.callbacks or settings.epoch_callback:
+        names = ", ".join([*settings.callbacks, *([settings.epoch_callback] if settings.epoch_callback else [])])
+        found["callbacks"] = f"{names}: they see exact metrics, and epsilon does not cover what they do with them"
+    return found
+
+
+def _tokenizer_in_words(config: JobConfig) -> str:
+    tokenizer = config.tokenizer
+    if tokenizer.kind == "byte":
+        return "bytes: nothing is learned from the records"
+    if tokenizer.uri is not None and config.privacy.vocabulary == "public":
+        return "a SentencePiece model that the job declares public"
+    if tokenizer.alphabet is not None:
+        return "characters of an alphabet that the job fixes"
+    return f"a {tokenizer.kind} vocabulary made from the private records; epsilon does not cover it"
+
+
+def _claim(report: dict[str, Any]) -> str:
+    value = report["epsilon"]
+    if value == "infinite":
+        return "**This run claims no privacy: it was trained without noise.**"
+    odds = math.exp(min(value, 700))
+    return (
+        f"Whoever reads the model learns little about any single record: whatever they conclude, emptying one record "
+        f"would change the odds of that conclusion by a factor of at most {odds:.3g} (e to the power of {value:.3f}), "
+        f"but for a probability of {report['delta']:g}."
+    )
+
+
+def _steps_in_words(report: dict[str, Any]) -> str:
+    branches = report["steps_of_branches"]
+    if len(branches) < 2:
+        return f"{report['steps']:,}"
+    parts = " + ".join(f"{steps:,}" for steps in branches)
+    return f"{report['steps']:,} ({parts}: the run went on under other conditions, and repeated steps count again)"
+
+
+def _finite(value: float) -> float | str:
+    return "infinite" if math.isinf(value) else value
+
+
+def _limit(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"
+
+
+def _number(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4f}"

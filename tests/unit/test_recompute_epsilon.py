@@ -1,0 +1,126 @@
+"""A privacy statement can be checked by a script that shares no code with what wrote it."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.config import parse_job
+from runner.privacy.accountant import Mechanism
+from runner.privacy.ledger import Branch, LedgerState
+from runner.privacy.report import privacy_report
+
+SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "recompute_epsilon.py"
+MECHANISM = Mechanism(examples=1000, batch_size=50, noise_multiplier=1.1)
+EARLIER = (Mechanism(examples=900, batch_size=30, noise_multiplier=0.9), 40)
+
+
+def statement(mechanism: Mechanism = MECHANISM, **changes: Any) -> dict[str, Any]:
+    """The statement of a run of two branches, after another run on the same files."""
+    config = parse_job(
+        {
+            "name": "demo",
+            "data": {"uri": "records/"},
+            "tokenizer": {"kind": "byte"},
+            "privacy": {"enabled": True, "noise_multiplier": mechanism.noise_multiplier},
+        },
+        environment={},
+    )
+    state = LedgerState(
+        run_id="r",
+        tokens="t",
+        mechanism=mechanism,
+        delta=1e-4,
+        accountant="pld",
+        limit=None,
+        before=(EARLIER,),
+        allowed_steps=None,
+        files=("f",),
+        branches=(Branch("a", -1, 0, 25), Branch("b", 0, 20, 60)),
+    )
+    return privacy_report(config, state) | changes
+
+
+@pytest.fixture(scope="module")
+def good() -> dict[str, Any]:
+    return statement()
+
+
+@dataclass(frozen=True)
+class Said:
+    """How the script ended, and what it printed; `code` is a line where it ended with one."""
+
+    code: int | str
+    lines: list[str]
+
+    @property
+    def differing(self) -> list[str]:
+        """The figures that the script found to differ."""
+        return [line.split()[0] for line in self.lines if line.endswith("DIFFERS")]
+
+
+@pytest.fixture
+def recompute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[dict[str, Any]], Said]:
+    """Runs the script on a statement, in this process."""
+    path = tmp_path / "privacy.json"
+
+    def run(document: dict[str, Any]) -> Said:
+        path.write_text(json.dumps(document))
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(path)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        assert ended.value.code is not None
+        return Said(ended.value.code, capsys.readouterr().out.splitlines())
+
+    return run
+
+
+Recompute = Callable[[dict[str, Any]], Said]
+
+
+def test_a_statement_computes_again_from_its_own_figures(recompute: Recompute, good: dict[str, Any]) -> None:
+    assert good["steps"] == 65
+    assert good["epsilon_with_earlier_runs"] > good["epsilon"]
+    said = recompute(good)
+    assert (said.code, said.differing, len(said.lines)) == (0, [], 4)
+
+
+def test_each_epsilon_that_was_changed_is_found(recompute: Recompute, good: dict[str, Any]) -> None:
+    wrong = {name: good[name] * (1 - 2e-6) for name in ("epsilon", "epsilon_pld", "epsilon_rdp")}
+    for changed in (wrong, {"epsilon_with_earlier_runs": good["epsilon"]}):
+        said = recompute(good | changed)
+        assert (said.code, said.differing) == (1, list(changed))
+
+
+def test_steps_that_do_not_add_up_are_found(recompute: Recompute, good: dict[str, Any]) -> None:
+    assert "do not add up to its 65 steps" in str(recompute(good | {"steps_of_branches": [25, 39]}).code)
+
+
+def test_a_run_without_noise_is_infinite_here_too(recompute: Recompute) -> None:
+    said = recompute(statement(Mechanism(examples=1000, batch_size=50, noise_multiplier=0.0)))
+    assert said.code == 0
+    assert all("stated infinite" in line for line in said.lines)
+
+
+def test_the_script_needs_nothing_of_runner(good: dict[str, Any], tmp_path: Path) -> None:
+    """In a process of its own that cannot import the package."""
+    path = tmp_path / "privacy.json"
+    path.write_text(json.dumps(good))
+    program = (
+        "import runpy, sys; sys.modules['runner'] = None; sys.argv = sys.argv[1:]; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(SCRIPT), str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
