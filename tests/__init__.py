@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("tests.folder_contract")
+pytest.register_assert_rewrite("tests.folder_contract", "tests.spending_contract")

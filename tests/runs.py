@@ -76,6 +76,23 @@ def run_runner(
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+def race_for_the_budget(tmp_path: Path, data: Path | str, runs: Path | str) -> tuple[str, str]:
+    """Two private runs at once on the same files, each of which would take the whole budget.
+
+    Checks that one trained and one was refused; returns the winner's name, and what the other was told.
+    """
+    jobs = {}
+    for name in ("first", "second"):
+        job = small_job(name, data, runs) | {"tokenizer": {"kind": "byte"}}
+        job["privacy"] = {"enabled": True, "noise_multiplier": 1.0, "max_epsilon": 1.2}
+        jobs[name] = start_runner("submit", write_job(tmp_path / f"{name}.yaml", job))
+    told = {name: process.communicate(timeout=300)[1] for name, process in jobs.items()}
+    codes = {name: process.returncode for name, process in jobs.items()}
+    assert sorted(codes.values()) == [0, 2], told
+    winner, loser = sorted(codes, key=lambda name: codes[name])
+    return winner, told[loser]
+
+
 def status_of(run: Path) -> dict[str, Any]:
     """status.json, empty while there is none."""
     try:

@@ -42,9 +42,10 @@ def describe(status: Status) -> str:
             detail += f" (epoch {status.progress['epoch'] + 1}, loss {status.progress['loss']:.4f})"
         return f"{status.name}: {status.state}" + (f" - {detail}" if detail else "")
     p: dict[str, Any] = status.progress
+    epsilon = f"epsilon {p['epsilon']:.2f}  " if "epsilon" in p else ""
     return (
         f"{status.name}: epoch {p['epoch'] + 1}/{p['epochs']}  step {p['step']}/{p['steps']}  "
-        f"loss {p['loss']:.4f}  {p['tokens_per_second']:,.0f} tokens/s  "
+        f"loss {p['loss']:.4f}  {epsilon}{p['tokens_per_second']:,.0f} tokens/s  "
         f"ETA {duration(p['eta_s'])}"
     )
 

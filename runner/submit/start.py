@@ -23,6 +23,7 @@ CHANGEABLE = (
     "training.early_stopping",
     "training.checkpoint_every_s",
     "training.save_all_checkpoints",
+    "privacy.max_epsilon",
     "resources",
     "data.cache_gib",
 )

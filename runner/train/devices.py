@@ -8,9 +8,12 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import platform
+import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import tensorflow as tf
 
@@ -90,6 +93,16 @@ def memory_bytes() -> int:
         except (OSError, ValueError):
             continue
     return total
+
+
+def machine() -> list[str]:
+    """What computes here: the kind of processor and of every device. Another kind may round sums otherwise."""
+    processor = platform.machine()
+    with suppress(OSError):
+        names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        processor = names[0] if names else processor
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.get_visible_devices("GPU")]
+    return [processor, *(str(gpu.get("device_name", "GPU")) for gpu in gpus)]
 
 
 def _logical_devices() -> list[tf.config.LogicalDevice]:

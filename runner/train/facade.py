@@ -19,18 +19,22 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.config import JobConfig
 from runner.data.examples import TokenSet
 from runner.data.prepare import check_vocabulary, find_tokens, prepare_tokens, token_key
-from runner.data.records import Survey, list_files, survey_records
+from runner.data.records import SourceFile, Survey, list_files, survey_records
 from runner.errors import DataError, JobFailedError, JobStoppedError, RunnerError, find_user_error, last_line
+from runner.privacy.budget import Budget
+from runner.privacy.ledger import RunLedger
 from runner.run_directory import RunDirectory, Status
 from runner.storage import Folder, open_folder, publish, read_published
 from runner.train.callbacks import import_object
+from runner.train.checkpoint import checkpoint_steps
 from runner.train.heartbeat import LogFile, log_to_screen
+from runner.train.private_run import check_privacy, check_same_records, open_ledger, planned_epsilon
 
 TOKEN_CACHE = ".cache/tokens"  # noqa: S105 - not that kind of token
 """Under `storage.uri`, beside the runs."""
@@ -40,12 +44,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckedJob:
-    """A job that can start. `tokens` are there when an earlier run left them, `survey` when not."""
+    """A job that can start. `tokens` are there when an earlier run left them, `survey` when not.
+
+    `budget` is there when a private run begins.
+    """
 
     config: JobConfig
     key: str
     tokens: TokenSet | None
     survey: Survey | None
+    files: tuple[SourceFile, ...]
+    budget: Budget | None = None
 
     @property
     def records(self) -> int:
@@ -53,8 +62,9 @@ class CheckedJob:
         return self.tokens.records if self.tokens else self.survey.records if self.survey else 0
 
 
-def check_job(config: JobConfig) -> CheckedJob:
-    """Look at everything a run depends on, without writing: the user's code, the records, the token cache.
+def check_job(config: JobConfig, *, begins: bool = True) -> CheckedJob:
+    """Look at everything a run depends on, without writing: the user's code, the records, the token cache, and the
+    privacy budget of a run that `begins`.
 
     Raises:
         ConfigError, DataError, StorageError: one line each.
@@ -68,13 +78,15 @@ def check_job(config: JobConfig) -> CheckedJob:
     key = token_key(config, files)
     tokens = find_tokens(_token_cache(config, patient=False), key)
     survey = None if tokens else survey_records(config.data, files)
-    checked = CheckedJob(config, key, tokens, survey)
+    checked = CheckedJob(config, key, tokens, survey, files)
     if tokens is not None:
         _check_enough(config, tokens.examples, "examples")
     if survey is not None:
         if config.examples.packing == "records":
             _check_enough(config, survey.records, "records")
         check_vocabulary(config, survey)
+    if config.privacy.enabled and begins:
+        checked = replace(checked, budget=check_privacy(config, checked.records, files))
     return checked
 
 
@@ -90,6 +102,14 @@ def describe_check(checked: CheckedJob) -> dict[str, Any]:
         }
     if checked.tokens is not None:
         found |= {"examples": checked.tokens.examples, "tokens": checked.tokens.targets}
+    if checked.budget is not None:
+        budget = checked.budget
+        found |= {
+            "noise_multiplier": budget.mechanism.noise_multiplier,
+            "planned_steps": budget.charged_steps,
+            "planned_epsilon": planned_epsilon(checked.config, budget),
+            "delta": budget.delta,
+        }
     return found
 
 
@@ -112,7 +132,10 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
     try:
         directory.update_status(state="preparing", message="checking the job", error=None)
         config = directory.read_config()
-        checked = checked or check_job(config)
+        begins = not config.privacy.enabled or _begins(directory)
+        checked = checked or check_job(config, begins=begins)
+        if not begins:
+            check_same_records(directory, checked.key)
         here = local and config.resources.workers == 1
         with contextlib.ExitStack() as stack:
             if here:
@@ -123,6 +146,8 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
                 tokens = _tokens(checked, directory, local=local)
             _check_enough(config, tokens.examples, "examples")
             publish(directory.folder.child("tokenizer"), read_published(tokens.folder))
+            if config.privacy.enabled:
+                open_ledger(config, directory, checked.key, checked.files, checked.budget)
             directory.update_status(state="preparing", message="starting the workers")
             if here:
                 _train_here(config, directory, tokens, stop, log_file)
@@ -144,6 +169,11 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
     if status.error:
         raise status.to_error()
     return status
+
+
+def _begins(directory: RunDirectory) -> bool:
+    """Whether a private run has not begun: one that has checkpoints but lost its ledger has."""
+    return not RunLedger.exists(directory.folder) and not checkpoint_steps(directory.folder.child("checkpoints"))
 
 
 def _token_cache(config: JobConfig, *, patient: bool = True) -> Folder:

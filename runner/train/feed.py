@@ -6,12 +6,12 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.data.batches import Batch, BatchPlan, load_batch
+from runner.data.batches import Batch, BatchPlan, is_empty, load_batch
 from runner.data.examples import Examples
 
 AHEAD = 4
@@ -22,23 +22,28 @@ AHEAD = 4
 class Share:
     """Step `step` of an epoch as one worker sees it: a batch for each local replica.
 
-    `tokens` and `examples` count the whole logical batch, over all workers.
+    `tokens` and `examples` count the whole logical batch, over all workers. `noise`: see `TrainingStep.train`.
     """
 
     step: int
     batches: tuple[Batch, ...]
     tokens: int
     examples: int
+    noise: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
 class Feed:
-    """Makes a worker's shares. `replicas` are the worker's own, of `total_replicas`."""
+    """Makes a worker's shares. `replicas` are the worker's own, of `total_replicas`.
+
+    `noise`, for the worker with the first replica of a private run: from the step of the run to its noise.
+    """
 
     examples: Examples
     plan: BatchPlan
     replicas: Sequence[int]
     total_replicas: int
+    noise: Callable[[int], NDArray[np.float32]] | None = None
 
     def training(self, epoch: int, first_step: int) -> Iterator[Share]:
         """The rest of an epoch, from a step on."""
@@ -51,17 +56,27 @@ class Feed:
 
     def _training_share(self, epoch: int, step: int) -> Share:
         # The seed's high bit keeps dropout apart from the orders that are drawn with the seed.
-        key = (1 << 63 | self.plan.seed, epoch * self.plan.training_steps + step)
-        return self._share(step, self.plan.training_positions(epoch, step), key)
+        total_step = epoch * self.plan.training_steps + step
+        key = (1 << 63 | self.plan.seed, total_step)
+        share = self._share(step, self.plan.training_positions(epoch, step), key)
+        return share if self.noise is None else replace(share, noise=self.noise(total_step))
 
     def _validation_share(self, step: int) -> Share:
         return self._share(step, self.plan.validation_positions(step), (0, 0))
 
     def _share(self, step: int, positions: NDArray[np.int64], key: tuple[int, int]) -> Share:
         batches = tuple(
-            load_batch(self.examples, positions, replica, self.total_replicas, key) for replica in self.replicas
+            load_batch(self.examples, positions, replica, self.total_replicas, key, skip_empty=self._is_private)
+            for replica in self.replicas
         )
-        return Share(step, batches, int(self.examples.lengths[positions].sum()), len(positions))
+        lengths = self.examples.lengths[positions]
+        if self._is_private:
+            lengths = lengths[~is_empty(lengths, self.examples.tokens.seq_length)]
+        return Share(step, batches, int(lengths.sum()), len(positions))
+
+    @property
+    def _is_private(self) -> bool:
+        return self.plan.sampler == "poisson"
 
 
 def _ahead(load: Callable[[int], Share], steps: range) -> Iterator[Share]:

@@ -1,8 +1,9 @@
 """`history.csv`: one row an epoch, rewritten whole after each.
 
-Columns: epoch (from 0), loss, accuracy, val_loss, val_accuracy, best, steps, seconds, tokens_per_second. Losses are
-averages over tokens, in nats. Numbers have full precision: reading them back gives the same floats. Exactly one row
-has best = 1, the one whose weights are in `model/`.
+Columns: epoch (from 0), loss, accuracy, val_loss, val_accuracy, best, steps, seconds, tokens_per_second; of a private
+run also epsilon and delta, after val_accuracy: what the run had cost by then. Losses are averages over tokens, in
+nats. Numbers have full precision: reading them back gives the same floats. Exactly one row has best = 1, the one whose
+weights are in `model/`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class EpochRow:
     steps: int
     seconds: float
     tokens_per_second: float
+    epsilon: float | None = None
+    delta: float | None = None
 
     def metric(self, name: str) -> float:
         """A metric by name; not a number where it was not measured."""
@@ -40,11 +43,14 @@ COLUMNS = (
     "accuracy",
     "val_loss",
     "val_accuracy",
+    "epsilon",
+    "delta",
     "best",
     "steps",
     "seconds",
     "tokens_per_second",
 )
+PRIVATE_COLUMNS = ("epsilon", "delta")
 
 
 def is_better(metric: str, new: float, old: float, min_delta: float = 0.0) -> bool:
@@ -73,11 +79,12 @@ def best_epoch(rows: Sequence[EpochRow], metric: str | None) -> int | None:
 def to_csv(rows: Sequence[EpochRow], best: int | None) -> bytes:
     """The file's content; `best` is an index into `rows`."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    columns = [name for name in COLUMNS if name not in PRIVATE_COLUMNS or any(row.delta is not None for row in rows)]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for index, row in enumerate(rows):
         values: dict[str, Any] = asdict(row) | {"best": int(index == best)}
-        writer.writerow({name: _exact(values[name]) for name in COLUMNS})
+        writer.writerow({name: _exact(values[name]) for name in columns})
     return text.getvalue().encode()
 
 

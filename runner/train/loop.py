@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from runner.config import TrainingConfig
 from runner.errors import JobFailedError
 from runner.model.network import Network
+from runner.privacy.accountant import epsilon
+from runner.privacy.ledger import RunLedger
 from runner.run_directory import RunDirectory
 from runner.train.callbacks import (
     EpochState,
@@ -34,7 +36,9 @@ from runner.train.heartbeat import Heartbeat
 from runner.train.history import EpochRow, best_epoch, from_rows, to_csv
 from runner.train.step import StepSums, TrainingStep
 
-Ending = Literal["all epochs done", "early stopping", "time limit", "ended by a callback", "stopped"]
+Ending = Literal[
+    "all epochs done", "early stopping", "time limit", "ended by a callback", "privacy budget spent", "stopped"
+]
 Weights = dict[str, NDArray[Any]]
 
 log = logging.getLogger(__name__)
@@ -82,7 +86,7 @@ class Progress:
 class TrainingLoop:
     """One worker's part of a run; every worker goes through the same steps, the chief writes.
 
-    `identity` is what must not change between a checkpoint and a resume.
+    `identity` is what must not change between a checkpoint and a resume. `ledger`: of a private run, begun.
     """
 
     settings: TrainingConfig
@@ -96,6 +100,7 @@ class TrainingLoop:
     epoch_callback: Callable[[EpochState], Any] | None
     is_chief: bool
     identity: dict[str, Any]
+    ledger: RunLedger | None = None
     progress: Progress = field(default_factory=Progress)
     kept_weights: Weights | None = None
     saved_callbacks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -104,6 +109,7 @@ class TrainingLoop:
         self._writer = BackgroundWriter()
         self._checkpoints = self.directory.folder.child("checkpoints")
         self._last_checkpoint = time.monotonic()
+        self._epoch_cost: tuple[int, float] | None = None
         self._keras = keras.callbacks.CallbackList(self.callbacks, model=self.network)
 
     @property
@@ -140,16 +146,23 @@ class TrainingLoop:
             self._keras.on_train_end()
             if self.is_chief:
                 self._checkpoint()
+            if self.ledger is not None:
+                self.ledger.settle(self.progress.total_steps)
         finally:
             self._writer.close()
         return ending
 
     def _ending(self) -> Ending | None:
         """Why the run is over, seen from what it has come to, so that a finished run stays finished."""
-        if len(self.progress.rows) >= self.settings.epochs:
+        rows = self.progress.rows
+        if self._is_spent() and rows and rows[-1].steps < self.feed.plan.training_steps:
+            return "privacy budget spent"
+        if len(rows) >= self.settings.epochs:
             return "all epochs done"
         if should_stop_early(self.progress.rows, self.settings.early_stopping):
             return "early stopping"
+        if self.progress.ended_by is None and self._is_spent():
+            return "privacy budget spent"
         return self.progress.ended_by
 
     def _train_epoch(self) -> Literal["whole", "cut short", "stopped"]:
@@ -158,9 +171,20 @@ class TrainingLoop:
             self._keras.on_epoch_begin(progress.epoch)
         clock = time.perf_counter()
         for share in self.feed.training(progress.epoch, progress.step):
+            if self.ledger is not None:
+                if self._is_spent():
+                    return "cut short"
+                self.ledger.reserve(progress.total_steps, self.settings.epochs * self.feed.plan.training_steps)
             self._keras.on_train_batch_begin(share.step)
-            sums = self.step.train(share.batches, share.tokens, stop=self.heartbeat.stop.is_set(), late=self._is_late())
-            self._check_finite(sums)
+            sums = self.step.train(
+                share.batches,
+                share.tokens,
+                noise=share.noise,
+                stop=self.heartbeat.stop.is_set(),
+                late=self._is_late(),
+            )
+            if self.ledger is None:
+                self._check_finite(sums)
             now = time.perf_counter()
             progress.add(sums, share.tokens, now - clock)
             clock = now
@@ -188,7 +212,11 @@ class TrainingLoop:
             steps=progress.step,
             seconds=progress.epoch_seconds,
             tokens_per_second=progress.epoch_tokens / max(progress.epoch_seconds, 1e-9),
+            epsilon=self._epsilon(progress.total_steps),
+            delta=None if self.ledger is None else self.ledger.state.delta,
         )
+        if self.ledger is not None:
+            self._check_weights()
         progress.rows.append(row)
         if best_epoch(progress.rows, self.kept_metric) == len(progress.rows) - 1:
             self.kept_weights = _copied(self.network.weights_dict())
@@ -196,7 +224,9 @@ class TrainingLoop:
         logs = {name: value for name, value in asdict(row).items() if "loss" in name or "accuracy" in name}
         self._keras.on_epoch_end(row.epoch, {name: value for name, value in logs.items() if value is not None})
         if self.epoch_callback is not None and self.is_chief:
-            state = EpochState(row.epoch, row.loss, row.accuracy, row.val_loss, row.val_accuracy)
+            state = EpochState(
+                row.epoch, row.loss, row.accuracy, row.val_loss, row.val_accuracy, row.epsilon, row.delta
+            )
             call_user(self.epoch_callback, "training.epoch_callback", state)
         if self.network.stop_training and progress.ended_by is None:
             progress.ended_by = "ended by a callback"
@@ -236,6 +266,16 @@ class TrainingLoop:
         self.directory.folder.write("history.csv", history)
         prune_checkpoints(self._checkpoints, step, keep_epochs=self.settings.save_all_checkpoints)
 
+    def _is_spent(self) -> bool:
+        return self.ledger is not None and self.ledger.is_spent(self.progress.total_steps)
+
+    def _epsilon(self, step: int) -> float | None:
+        """What the run will have cost at `step`; None when it is not private. Only asked for at epochs' ends."""
+        if self.ledger is None:
+            return None
+        state = self.ledger.state
+        return epsilon([(state.mechanism, state.counted(step))], state.delta, state.accountant)
+
     def _is_late(self) -> bool:
         limit = self.settings.max_training_time_s
         return limit is not None and self.progress.seconds > limit
@@ -253,6 +293,7 @@ class TrainingLoop:
                 "steps": plan.training_steps,
                 "total_steps": progress.total_steps,
                 **self._running_means(),
+                **self._cost(),
                 "tokens_per_second": speed,
                 "eta_s": steps_left * progress.epoch_seconds / max(progress.step, 1),
             },
@@ -262,11 +303,29 @@ class TrainingLoop:
         tokens = max(self.progress.epoch_tokens, 1)
         return {"loss": self.progress.epoch_loss / tokens, "accuracy": self.progress.epoch_right / tokens}
 
+    def _cost(self) -> dict[str, float]:
+        """Epsilon at the end of this epoch, for the live line: computed once an epoch."""
+        if self.ledger is None:
+            return {}
+        progress = self.progress
+        if self._epoch_cost is None or self._epoch_cost[0] != progress.epoch:
+            end = progress.total_steps + self.feed.plan.training_steps - progress.step
+            self._epoch_cost = (progress.epoch, self._epsilon(end) or 0.0)
+        return {"epsilon": self._epoch_cost[1], "delta": self.ledger.state.delta}
+
     def _check_finite(self, sums: StepSums) -> None:
         if not math.isfinite(sums.loss):
             raise JobFailedError(
                 f"the loss became {sums.loss} at step {self.progress.total_steps + 1} "
                 f"(epoch {self.progress.epoch}); lower training.optimizer.learning_rate"
+            )
+
+    def _check_weights(self) -> None:
+        """A private run does not look at single losses, which any one record can spoil, but at what it releases."""
+        if not all(np.isfinite(value).all() for value in self.network.weights_dict().values()):
+            raise JobFailedError(
+                f"the weights are no longer finite after epoch {self.progress.epoch}; "
+                "lower training.optimizer.learning_rate"
             )
 
 
@@ -282,4 +341,6 @@ def _in_words(row: EpochRow) -> str:
     text = f"loss {row.loss:.4f}, accuracy {row.accuracy:.4f}"
     if row.val_loss is not None:
         text += f", val_loss {row.val_loss:.4f}, val_accuracy {row.val_accuracy:.4f}"
+    if row.epsilon is not None:
+        text += f", epsilon {row.epsilon:.3f}"
     return f"{text}, {row.tokens_per_second:,.0f} tokens/s"

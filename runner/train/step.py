@@ -3,20 +3,27 @@
 A replica takes the gradient of its examples' summed loss, times one over the tokens of the whole logical batch; the
 optimizer adds the replicas' gradients. So a logical batch gives the same update however it is spread. Keras's
 optimizers do that addition inside `apply`: gradients must come to it unreduced.
+
+A private step adds up clipped gradients instead, and one replica's share carries the noise for all: so the sum has it
+once, whatever the number of replicas and microbatches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from runner.data.batches import Batch
+from runner.errors import JobFailedError
 from runner.model.network import Network
+from runner.privacy.accountant import Mechanism
+from runner.privacy.clipping import clipped_sum
 
 FIELDS = {"inputs": tf.int32, "targets": tf.int32, "weights": tf.float32, "dropout_keys": tf.uint32}
 """A batch's arrays, each (B, T)."""
@@ -24,12 +31,16 @@ FIELDS = {"inputs": tf.int32, "targets": tf.int32, "weights": tf.float32, "dropo
 
 @dataclass(frozen=True)
 class StepSums:
-    """Sums over the logical batch: cross-entropy in nats and right predictions; and over the replicas: their votes."""
+    """Sums over the logical batch: cross-entropy in nats and right predictions; and over the replicas: their votes.
+
+    `noises`: replicas whose share carried noise.
+    """
 
     loss: float
     right: float
     stop_votes: float = 0.0
     late_votes: float = 0.0
+    noises: float = 0.0
 
 
 class TrainingStep:
@@ -42,59 +53,85 @@ class TrainingStep:
         strategy: tf.distribute.Strategy,
         microbatch_size: int | None = None,
         local_replicas: int = 1,
+        mechanism: Mechanism | None = None,
+        seq_length: int = 1,
     ) -> None:
         """`microbatch_size`: rows a replica holds at once; larger shares accumulate gradients. None: all.
 
-        `local_replicas` are those of this worker.
+        `local_replicas` are those of this worker. `mechanism`: what a private step releases; None: not private. A
+        private record's loss is the sum over its positions divided by `seq_length`.
         """
+        self._mechanism = mechanism
+        self._seq_length = seq_length
         self._network = network
         self._optimizer = optimizer
         self._strategy = strategy
         self._microbatch_size = microbatch_size
         # One trace for batches of any shape; values of several replicas have no signature and are traced anew.
         batch = [tf.TensorSpec((None, None), dtype) for dtype in FIELDS.values()]
-        numbers = [tf.TensorSpec((), tf.float32), tf.TensorSpec((2,), tf.float32)]
+        numbers = [tf.TensorSpec((), tf.float32), tf.TensorSpec((2,), tf.float32), tf.TensorSpec((None,), tf.float32)]
         one = local_replicas == 1
         self._train = tf.function(self._train_replicas, batch + numbers if one else None, autograph=False)
         self._evaluate = tf.function(self._evaluate_replicas, batch[:3] if one else None, autograph=False)
 
-    def train(self, shares: Sequence[Batch], tokens: int, *, stop: bool = False, late: bool = False) -> StepSums:
+    def train(
+        self,
+        shares: Sequence[Batch],
+        tokens: int,
+        *,
+        noise: NDArray[np.float32] | None = None,
+        stop: bool = False,
+        late: bool = False,
+    ) -> StepSums:
         """Update the weights by one logical batch of `tokens` real tokens; `shares` are the local replicas'.
 
-        `stop` and `late` are this worker's votes to end after this step: every worker sees the sums of all votes,
-        so that all end at the same step.
+        `noise`: standard normal numbers, one for each weight, on the worker that has the first replica of a private
+        run. `stop` and `late` are this worker's votes to end after this step: every worker sees the sums of all
+        votes, so that all end at the same step.
         """
-        scale = tf.constant(1.0 / tokens, tf.float32)
+        scale = tf.constant(1.0 / max(tokens, 1), tf.float32)
         votes = tf.constant([stop, late], tf.float32)
-        inputs, targets, weights, keys = self._distribute(shares)
-        return StepSums(*self._train(inputs, targets, weights, keys, scale, votes).numpy().tolist())
+        inputs, targets, weights, keys = self._distribute({name: [getattr(s, name) for s in shares] for name in FIELDS})
+        nothing = np.zeros(0, np.float32)
+        first = nothing if noise is None else noise
+        (noises,) = self._distribute({"noise": [first] + [nothing] * (len(shares) - 1)})
+        sums = StepSums(*self._train(inputs, targets, weights, keys, scale, votes, noises).numpy().tolist())
+        if sums.noises != (0 if self._mechanism is None else 1):
+            raise JobFailedError(f"{sums.noises:.0f} replicas added noise to a private step, not one: report this bug")
+        return sums
 
     def evaluate(self, shares: Sequence[Batch]) -> StepSums:
         """The sums without dropout and without an update."""
-        inputs, targets, weights, _keys = self._distribute(shares)
+        inputs, targets, weights, _keys = self._distribute(
+            {name: [getattr(s, name) for s in shares] for name in FIELDS}
+        )
         return StepSums(*self._evaluate(inputs, targets, weights).numpy().tolist())
 
-    def _distribute(self, shares: Sequence[Batch]) -> list[Any]:
-        """Each field of the shares as a value of the local replicas."""
-        fields = [[getattr(share, name) for share in shares] for name in FIELDS]
-        if len(shares) == 1:
-            return [tf.constant(field[0]) for field in fields]
+    def _distribute(self, fields: Mapping[str, list[Any]]) -> list[Any]:
+        """Each field, given for every local replica, as a value of the local replicas."""
+        if all(len(values) == 1 for values in fields.values()):
+            return [tf.constant(values[0]) for values in fields.values()]
         return [
             self._strategy.experimental_distribute_values_from_function(
-                lambda context, field=field: tf.constant(field[context.replica_id_in_sync_group])
+                lambda context, values=values: tf.constant(values[context.replica_id_in_sync_group])
             )
-            for field in fields
+            for values in fields.values()
         ]
 
     def _train_replicas(
-        self, inputs: Any, targets: Any, weights: Any, keys: Any, scale: tf.Tensor, votes: tf.Tensor
+        self, inputs: Any, targets: Any, weights: Any, keys: Any, scale: tf.Tensor, votes: tf.Tensor, noise: Any
     ) -> Any:
-        def replica(inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+        def replica(
+            inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, keys: tf.Tensor, noise: tf.Tensor
+        ) -> tf.Tensor:
             gradients, sums = self._gradients(inputs, targets, weights, keys, scale)
+            if self._mechanism is not None:
+                gradients = _privatized(gradients, noise, self._mechanism)
             self._optimizer.apply(gradients, self._network.trainable_variables)
-            return tf.concat([sums, votes], axis=0)
+            noised = tf.cast(tf.size(noise) > 0, tf.float32)
+            return tf.concat([sums, votes, [noised]], axis=0)
 
-        sums = self._strategy.run(replica, args=(inputs, targets, weights, keys))
+        sums = self._strategy.run(replica, args=(inputs, targets, weights, keys, noise))
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
     def _evaluate_replicas(self, inputs: Any, targets: Any, weights: Any) -> Any:
@@ -107,17 +144,18 @@ class TrainingStep:
     def _gradients(
         self, inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, keys: tf.Tensor, scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Gradients of scale x summed loss, and [summed loss, right predictions]; in microbatches where needed."""
+        """The share's gradients and [summed loss, right predictions]; in microbatches where needed.
+
+        Of scale x summed loss; the clipped sum, without `scale`, when private.
+        """
         size = self._microbatch_size
         if size is None:
-            return summed_gradients(self._network, inputs, targets, weights, keys, scale)
+            return self._add_up(inputs, targets, weights, keys, scale)
         variables = self._network.trainable_variables
 
         def add(start: tf.Tensor, sums: tf.Tensor, *totals: tf.Tensor) -> tuple[Any, ...]:
             part = slice(start, start + size)
-            gradients, more = summed_gradients(
-                self._network, inputs[part], targets[part], weights[part], keys[part], scale
-            )
+            gradients, more = self._add_up(inputs[part], targets[part], weights[part], keys[part], scale)
             return start + size, sums + more, *(a + b for a, b in zip(totals, gradients, strict=True))
 
         zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
@@ -126,6 +164,38 @@ class TrainingStep:
             lambda start, *_: start < rows, add, (0, tf.zeros(2), *zeros), parallel_iterations=1
         )
         return totals, sums
+
+    def _add_up(
+        self, inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, keys: tf.Tensor, scale: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Gradients and sums of a physical batch."""
+        if self._mechanism is None:
+            return summed_gradients(self._network, inputs, targets, weights, keys, scale)
+        clipped = clipped_sum(
+            self._network,
+            inputs,
+            targets,
+            weights,
+            keys,
+            clip=self._mechanism.l2_norm_clip,
+            scale=1 / self._seq_length,
+        )
+        return clipped.gradients, clipped.sums
+
+
+def _privatized(gradients: Sequence[tf.Tensor], noise: tf.Tensor, mechanism: Mechanism) -> list[tf.Tensor]:
+    """The share's clipped sums, with noise where the share carries it, over the expected batch size.
+
+    noise (d,) for the d weights together, standard normal, or (0,).
+    """
+
+    def with_noise() -> list[tf.Tensor]:
+        deviation = mechanism.noise_multiplier * mechanism.l2_norm_clip
+        parts = tf.split(noise, [gradient.shape.num_elements() for gradient in gradients])
+        return [g + deviation * tf.reshape(part, g.shape) for g, part in zip(gradients, parts, strict=True)]
+
+    noisy = tf.cond(tf.size(noise) > 0, with_noise, lambda: list(gradients))
+    return [gradient / mechanism.batch_size for gradient in noisy]
 
 
 def summed_gradients(

@@ -7,29 +7,37 @@ worker in the user's own process and many on a cluster, for a first start and fo
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from runner.config import JobConfig
-from runner.data.batches import BatchPlan
+from runner.data.batches import BatchPlan, PoissonPlan
 from runner.data.examples import Examples, TokenSet
 from runner.data.tokenizer import from_files
 from runner.errors import DataError
 from runner.model.artifact import save_model
 from runner.model.network import Network
+from runner.privacy.ledger import RunLedger
+from runner.privacy.noise import draw_noise, fingerprint
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder, read_manifest, read_published
 from runner.train.callbacks import import_object, keras_callbacks
 from runner.train.checkpoint import newest_checkpoint
-from runner.train.devices import local_replicas, make_strategy, memory_bytes, set_up_devices
+from runner.train.devices import local_replicas, machine, make_strategy, memory_bytes, set_up_devices
 from runner.train.feed import Feed
 from runner.train.heartbeat import Heartbeat, LogFile
 from runner.train.history import best_epoch
 from runner.train.loop import Ending, TrainingLoop
+from runner.train.private_run import charge_again, settle
 from runner.train.step import TrainingStep, activation_bytes, microbatch_that_fits
 
 log = logging.getLogger(__name__)
@@ -82,17 +90,37 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     replicas, mine = strategy.num_replicas_in_sync, local_replicas(strategy, task.rank, task.workers)
     microbatch_size = checkpoint.state["microbatch_size"] if checkpoint else choose_microbatch(config, tokens, replicas)
     settings = config.training
+    identity: dict[str, Any] = {"tokens": tokens.key, "microbatch_size": microbatch_size}
+    ledger, noise = None, None
+    plan = BatchPlan(tokens.examples, settings.batch_size, settings.seed, settings.validation_split)
+    if config.privacy.enabled:
+        ledger = RunLedger.open(directory.folder, writes=is_chief)
+        if tf.config.get_visible_devices("GPU"):  # A repeated step must release the same numbers.
+            tf.config.experimental.enable_op_determinism()
+        conditions = fingerprint(_conditions(config, identity, replicas, task))
+        ledger.begin(conditions, (checkpoint.state["branch"], checkpoint.step) if checkpoint else None)
+        identity["branch"] = ledger.branch
+        if is_chief and ledger.branch > 0:
+            charge_again(config, ledger)
+        plan = PoissonPlan(**asdict(plan), key=ledger.key.for_sampling(ledger.branch))
+        ledger.check_sampler(plan)
+        if mine[0] == 0:
+            weights = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
+            noise = partial(draw_noise, ledger.key.for_noise(ledger.branch, conditions), count=weights)
     loop = TrainingLoop(
         settings=settings,
         network=network,
         optimizer=optimizer,
-        step=TrainingStep(network, optimizer, strategy, microbatch_size, len(mine)),
-        feed=Feed(
-            Examples(tokens, config.data.cache_gib),
-            BatchPlan(tokens.examples, settings.batch_size, settings.seed, settings.validation_split),
-            mine,
-            replicas,
+        step=TrainingStep(
+            network,
+            optimizer,
+            strategy,
+            microbatch_size,
+            len(mine),
+            mechanism=ledger.state.mechanism if ledger else None,
+            seq_length=tokens.seq_length,
         ),
+        feed=Feed(Examples(tokens, config.data.cache_gib), plan, mine, replicas, noise),
         directory=directory,
         heartbeat=heartbeat,
         callbacks=keras_callbacks(settings.callbacks),
@@ -100,17 +128,39 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
             import_object(settings.epoch_callback, "training.epoch_callback") if settings.epoch_callback else None
         ),
         is_chief=is_chief,
-        identity={"tokens": tokens.key, "microbatch_size": microbatch_size},
+        identity=identity,
+        ledger=ledger,
     )
     if checkpoint is not None:
         loop.restore(checkpoint)
     heartbeat.report("training", "compiling the first step")
     ending = loop.run()
     if is_chief:
-        _leave_model(directory, config, tokens, loop)
+        statement = settle(config, directory, ledger) if ledger else {}
+        _leave_model(directory, config, tokens, loop, statement)
         heartbeat.finish("stopped" if ending == "stopped" else "done", ending)
     log.info("%s after %d steps", ending, loop.progress.total_steps)
     return ending
+
+
+def _conditions(config: JobConfig, identity: dict[str, Any], replicas: int, task: WorkerTask) -> dict[str, Any]:
+    """All that a private step's sum depends on besides weights and batch, down to its last bit."""
+    training = config.training
+    return {
+        **identity,
+        "model": config.model.model_dump(mode="json"),
+        "training": training.model_dump(
+            mode="json", include={"batch_size", "optimizer", "validation_split", "callbacks", "seed"}
+        ),
+        "privacy": config.privacy.model_dump(
+            mode="json", include={"noise_multiplier", "target_epsilon", "l2_norm_clip"}
+        ),
+        "replicas": replicas,
+        "workers": task.workers,
+        "threads": task.threads or os.cpu_count(),
+        "machine": machine(),
+        "versions": {name: version(name) for name in ("tensorflow", "keras", "numpy")},
+    }
 
 
 def build_network(config: JobConfig, vocab_size: int) -> Network:
@@ -150,8 +200,10 @@ def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int) -> int
     return microbatch_that_fits(-(-config.training.batch_size // replicas), row, memory)
 
 
-def _leave_model(directory: RunDirectory, config: JobConfig, tokens: TokenSet, loop: TrainingLoop) -> None:
-    """Publish the kept epoch's weights; before the first epoch is done there is nothing to publish."""
+def _leave_model(
+    directory: RunDirectory, config: JobConfig, tokens: TokenSet, loop: TrainingLoop, statement: Mapping[str, bytes]
+) -> None:
+    """Publish the kept epoch's weights and the privacy statement; before the first epoch is done there is nothing."""
     if best_epoch(loop.progress.rows, loop.kept_metric) is None:
         return
     assert loop.kept_weights is not None
@@ -164,4 +216,5 @@ def _leave_model(directory: RunDirectory, config: JobConfig, tokens: TokenSet, l
         packing=tokens.packing,
         field_delimiter=config.data.field_delimiter,
         columns=config.data.columns or (config.data.text_column,),
+        statement=statement,
     )

@@ -15,6 +15,7 @@ from runner.run_directory import RunDirectory
 from runner.storage import Folder, open_folder
 from tests.runs import (
     history_of,
+    race_for_the_budget,
     run_runner,
     small_job,
     start_runner,
@@ -168,3 +169,18 @@ def test_records_of_someone_else_s_bucket_are_refused(
     done = run_runner("validate", write_job(tmp_path / "job.yaml", s3_job), expect=3, **environment)
     (line,) = done.stderr.splitlines()
     assert "denied" in line
+
+
+def test_of_two_private_runs_that_race_for_a_budget_on_s3_one_is_refused(
+    s3_job: dict[str, Any], bucket: str, tmp_path: Path
+) -> None:
+    winner, told = race_for_the_budget(tmp_path, s3_job["data"]["uri"], s3_job["storage"]["uri"])
+    assert "privacy.max_epsilon 1.2 does not pay for a single step" in told
+    run = open_folder(f"s3://{bucket}/runs/{winner}")
+    claim = json.loads(run.read("privacy.json"))
+    assert claim["epsilon"] <= 1.2
+    assert b"Privacy statement of run" in run.read("privacy.md")
+    assert run.child("model").read("privacy.json") == run.read("privacy.json")
+    assert [RunDirectory(open_folder(f"s3://{bucket}/runs/{name}")).exists() for name in ("first", "second")].count(
+        True
+    ) == 1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +31,8 @@ TRAINING = {
 }
 PAUSE_S = "0.15"
 KILLS = 10
+PRIVATE = {"privacy": {"enabled": True, "noise_multiplier": 0.8}, "tokenizer": {"kind": "byte"}}
+SETTINGS = pytest.mark.parametrize("settings", [{}, PRIVATE], ids=["plain", "private"])
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +40,14 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_records(tmp_path_factory.mktemp("records"), count=1000)
 
 
-def submit_unharmed(tmp_path: Path, records: Path, workers: int) -> Path:
-    """The run that is never killed."""
-    job = small_job("unharmed", records, tmp_path / "runs", **TRAINING) | {"resources": {"workers": workers}}
+def submit_unharmed(tmp_path: Path, records: Path, workers: int, settings: dict[str, Any]) -> Path:
+    """The run that is never killed. A private one hands its key to the one that will be: else no two are alike."""
+    job = small_job("unharmed", records, tmp_path / "runs", **TRAINING) | settings | {"resources": {"workers": workers}}
     run_runner("submit", write_job(tmp_path / "unharmed.yaml", job), TEST_STEP_PAUSE_S="0")
+    if settings:
+        (tmp_path / "runs" / "killed").mkdir()
+        shutil.copytree(tmp_path / "runs" / "unharmed" / "private", tmp_path / "runs" / "killed" / "private")
+        (tmp_path / "runs" / "killed" / "private" / "ledger.json").unlink()
     return tmp_path / "runs" / "unharmed"
 
 
@@ -51,12 +60,19 @@ def assert_same_end(killed: Path, unharmed: Path) -> None:
     assert weights_of(killed) == weights_of(unharmed)
     assert history_of(killed) == history_of(unharmed)
     assert [row["epoch"] for row in history_of(killed)] == [str(epoch) for epoch in range(TRAINING["epochs"])]
+    if (unharmed / "privacy.json").exists():
+        claims = [json.loads((run / "privacy.json").read_text()) for run in (killed, unharmed)]
+        assert claims[0]["steps"] == claims[1]["steps"] == sum(int(row["steps"]) for row in history_of(killed))
+        assert claims[0]["epsilon"] == claims[1]["epsilon"] == float(history_of(killed)[-1]["epsilon"])
 
 
+@SETTINGS
 @pytest.mark.timeout(1500)
-def test_a_run_killed_ten_times_at_random_ends_with_the_same_weights_and_history(tmp_path: Path, records: Path) -> None:
-    unharmed = submit_unharmed(tmp_path, records, workers=1)
-    job = small_job("killed", records, tmp_path / "runs", **TRAINING)
+def test_a_run_killed_ten_times_at_random_ends_with_the_same_weights_and_history(
+    tmp_path: Path, records: Path, settings: dict[str, Any]
+) -> None:
+    unharmed = submit_unharmed(tmp_path, records, 1, settings)
+    job = small_job("killed", records, tmp_path / "runs", **TRAINING) | settings
     run = tmp_path / "runs" / "killed"
     draw = random.Random(2026)
     seen: list[int] = []
@@ -81,12 +97,13 @@ def test_a_run_killed_ten_times_at_random_ends_with_the_same_weights_and_history
     assert_same_end(run, unharmed)
 
 
+@SETTINGS
 @pytest.mark.timeout(1500)
 def test_two_workers_killed_one_by_one_and_with_their_driver_end_with_the_same_weights_and_history(
-    tmp_path: Path, records: Path
+    tmp_path: Path, records: Path, settings: dict[str, Any]
 ) -> None:
-    unharmed = submit_unharmed(tmp_path, records, workers=2)
-    job = small_job("killed", records, tmp_path / "runs", **TRAINING) | {"resources": {"workers": 2}}
+    unharmed = submit_unharmed(tmp_path, records, 2, settings)
+    job = small_job("killed", records, tmp_path / "runs", **TRAINING) | settings | {"resources": {"workers": 2}}
     run = tmp_path / "runs" / "killed"
     process = start_runner("submit", write_job(tmp_path / "killed.yaml", job), TEST_STEP_PAUSE_S=PAUSE_S)
     for victim in ("chief", "other", "driver"):
@@ -112,7 +129,7 @@ def test_two_workers_killed_one_by_one_and_with_their_driver_end_with_the_same_w
 def test_a_signal_stops_at_the_next_step_and_resume_ends_the_same(
     tmp_path: Path, records: Path, number: signal.Signals
 ) -> None:
-    unharmed = submit_unharmed(tmp_path, records, workers=1)
+    unharmed = submit_unharmed(tmp_path, records, 1, {})
     job = small_job("stopped", records, tmp_path / "runs", **(TRAINING | {"checkpoint_every_s": 3600}))
     run = tmp_path / "runs" / "stopped"
     process = start_runner("submit", write_job(tmp_path / "stopped.yaml", job), TEST_STEP_PAUSE_S=PAUSE_S)
@@ -130,7 +147,7 @@ def test_a_signal_stops_at_the_next_step_and_resume_ends_the_same(
 
 @pytest.mark.timeout(600)
 def test_sigterm_to_a_ray_worker_leaves_a_checkpoint_and_a_run_that_resumes(tmp_path: Path, records: Path) -> None:
-    unharmed = submit_unharmed(tmp_path, records, workers=2)
+    unharmed = submit_unharmed(tmp_path, records, 2, {})
     settings = TRAINING | {"checkpoint_every_s": 3600}
     job = small_job("preempted", records, tmp_path / "runs", **settings) | {"resources": {"workers": 2}}
     run = tmp_path / "runs" / "preempted"

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tests.ray.test_workers import CALM, assert_same_curves, submit
-from tests.runs import run_runner, small_job, status_of, write_job, write_records
+from tests.runs import (
+    history_of,
+    run_runner,
+    small_job,
+    start_runner,
+    status_of,
+    wait_for,
+    write_job,
+    write_records,
+)
 
 
 def test_a_run_begun_on_one_worker_goes_on_on_two(tmp_path: Path) -> None:
@@ -14,6 +24,25 @@ def test_a_run_begun_on_one_worker_goes_on_on_two(tmp_path: Path) -> None:
     run = submit(tmp_path, small_job("grown", records, runs, **(CALM | {"epochs": 2})))
     run_runner("resume", run, "--set", "training.epochs=3", "--set", "resources.workers=2")
     assert_same_curves(run, on_one_worker)
+
+
+def test_a_private_run_killed_on_one_worker_counts_the_steps_that_two_repeat(tmp_path: Path) -> None:
+    records, runs = write_records(tmp_path / "records"), tmp_path / "runs"
+    job = small_job("moved", records, runs, epochs=2, callbacks=["tests.slow.pace:slow_steps"])
+    job |= {"privacy": {"enabled": True, "noise_multiplier": 0.8}, "tokenizer": {"kind": "byte"}}
+    run = runs / "moved"
+    process = start_runner("submit", write_job(tmp_path / "job.yaml", job), TEST_STEP_PAUSE_S="0.2")
+    wait_for(lambda: process.poll() is not None or status_of(run).get("progress", {}).get("total_steps", 0) > 5)
+    process.kill()
+    process.communicate()
+    run_runner("resume", run, "--set", "resources.workers=2", TEST_STEP_PAUSE_S="0")
+    claim = json.loads((run / "privacy.json").read_text())
+    first, second = claim["steps_of_branches"]
+    assert second == sum(int(row["steps"]) for row in history_of(run)), "it had no checkpoint, and took every step anew"
+    assert first > 5, "the steps of the process that was killed"
+    assert claim["steps"] == first + second
+    (entry, *_) = sorted((runs / ".privacy").iterdir(), reverse=True)
+    assert json.loads(entry.read_text())["steps"] == claim["steps"]
 
 
 def test_a_user_s_error_on_two_workers_ends_the_run_with_one_line(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def rows(*values: float | None) -> list[EpochRow]:
 
 
 def stopping(**changes: Any) -> EarlyStoppingConfig:
-    return EarlyStoppingConfig(**({"patience": 2, "min_delta": 0.0} | changes))
+    return EarlyStoppingConfig(**({"enabled": True, "patience": 2, "min_delta": 0.0} | changes))
 
 
 # Early stopping

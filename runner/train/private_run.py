@@ -1,0 +1,136 @@
+"""The privacy side of a run's start and end: the plan, the charge, the run's ledger, and the report.
+
+mechanism, delta = plan_privacy(config, records)                 # before anything is written
+open_ledger(config, directory, tokens_key, files, records)       # the driver, before workers start
+settle(config, directory, ledger)                                # the first worker, at the end
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+
+from runner.config import JobConfig
+from runner.data.batches import BatchPlan
+from runner.data.records import SourceFile
+from runner.errors import DataError
+from runner.privacy.accountant import epsilon
+from runner.privacy.budget import Budget, Entry, SpendingLedger, plan_budget, plan_mechanism, spent_before
+from runner.privacy.ledger import LedgerState, RunLedger
+from runner.privacy.report import privacy_report, to_files
+from runner.run_directory import RunDirectory
+from runner.storage import open_folder
+
+log = logging.getLogger(__name__)
+
+
+def training_records(config: JobConfig, records: int) -> int:
+    """How many of the records are trained on: an example is a record."""
+    settings = config.training
+    return BatchPlan(records, settings.batch_size, settings.seed, settings.validation_split).training_examples
+
+
+def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile]) -> Budget:
+    """Whether the privacy that the job asks for can be had; writes nothing.
+
+    Raises:
+        PrivacyError: in one line.
+        CorruptError: the ledger over runs does not verify.
+    """
+    mechanism, delta = plan_mechanism(config, training_records(config, records))
+    entries = SpendingLedger(open_folder(config.storage.uri, patient=False)).read()
+    budget = plan_budget(config, mechanism, delta, spent_before(entries, _fingerprints(files)))
+    if budget.allowed_steps is not None and budget.allowed_steps < budget.planned_steps:
+        log.warning(
+            "the privacy budget pays for %d of %d planned steps: the run will end there",
+            budget.allowed_steps,
+            budget.planned_steps,
+        )
+    return budget
+
+
+def planned_epsilon(config: JobConfig, budget: Budget) -> float:
+    """What the run costs if it takes every step that is planned and paid for."""
+    return epsilon([(budget.mechanism, budget.charged_steps)], budget.delta, config.privacy.accountant)
+
+
+def open_ledger(
+    config: JobConfig, directory: RunDirectory, tokens_key: str, files: Sequence[SourceFile], budget: Budget | None
+) -> None:
+    """Charge the run for what it plans, and write its ledger, or bring the one of a resumed run up to date.
+
+    `budget`: of `check_privacy`, for a run that begins.
+
+    Raises:
+        PrivacyError: another run has just taken the rest of the budget.
+        DataError: the records are not those that the run began with.
+    """
+    storage = SpendingLedger(open_folder(config.storage.uri))
+    fingerprints = _fingerprints(files)
+    if budget is not None:
+        state = LedgerState(
+            run_id=uuid.uuid4().hex,
+            tokens=tokens_key,
+            mechanism=budget.mechanism,
+            delta=budget.delta,
+            accountant=config.privacy.accountant,
+            limit=None,
+            before=(),
+            allowed_steps=None,
+            files=fingerprints,
+        )
+    else:
+        state = RunLedger.open(directory.folder).state
+    agreed: list[Budget] = []
+
+    def decide(entries: Sequence[Entry]) -> Entry:
+        histories = spent_before(entries, fingerprints, state.run_id)
+        agreed.append(plan_budget(config, state.mechanism, state.delta, histories, begins=budget is not None))
+        return _entry(config, state, max(agreed[-1].charged_steps, state.reserved_steps))
+
+    storage.charge(decide)
+    found = agreed[-1]
+    limits = {"limit": found.limit, "before": tuple(found.before), "allowed_steps": found.allowed_steps}
+    if budget is not None:
+        RunLedger.create(directory.folder, state).change(**limits)
+    else:
+        RunLedger.open(directory.folder, writes=True).change(**limits)
+
+
+def check_same_records(directory: RunDirectory, tokens_key: str) -> None:
+    """Refuse to go on with other records than the run began with, before they are tokenized.
+
+    Raises:
+        DataError: the records changed.
+    """
+    if RunLedger.open(directory.folder).state.tokens != tokens_key:
+        raise DataError(f"{directory.uri}: the records changed since this run began; start a new run, or put them back")
+
+
+def charge_again(config: JobConfig, ledger: RunLedger) -> None:
+    """Count the steps that a new branch repeats, before it takes any."""
+    planned = config.training.epochs * ledger.state.mechanism.steps_per_epoch
+    _charge(config, ledger.state, ledger.state.counted(planned))
+
+
+def settle(config: JobConfig, directory: RunDirectory, ledger: RunLedger) -> dict[str, bytes]:
+    """Charge the run for the steps it took, and write its report; returns the report's files."""
+    _charge(config, ledger.state, ledger.state.reserved_steps)
+    files = to_files(privacy_report(config, ledger.state))
+    for name, content in files.items():
+        directory.folder.write(name, content)
+    return files
+
+
+def _charge(config: JobConfig, state: LedgerState, steps: int) -> None:
+    SpendingLedger(open_folder(config.storage.uri)).charge(lambda _entries: _entry(config, state, steps))
+
+
+def _entry(config: JobConfig, state: LedgerState, steps: int) -> Entry:
+    return Entry(state.run_id, config.name, state.files, state.mechanism, steps, time.time())
+
+
+def _fingerprints(files: Sequence[SourceFile]) -> tuple[str, ...]:
+    return tuple(sorted({file.fingerprint for file in files}))
