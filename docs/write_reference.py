@@ -39,8 +39,9 @@ A value comes from the first of these that has it:
 Unknown keys are errors. A section may be left out when all its fields have defaults. The run directory keeps
 the resolved job in `job.yaml`. Credentials are never part of a job.
 
-This version trains without differential privacy and without sweeps: `privacy.enabled: true` is refused, the other
-fields of `privacy` have no effect, and `sweep` can only be null.
+The fields of `privacy` have no effect while `privacy.enabled` is false; [privacy.md](privacy.md) explains them, and
+`runner init --template private` writes a job with settings that suit private training. This version has no sweeps:
+`sweep` can only be null.
 """
 
 CLI_INTRODUCTION = """\

@@ -78,6 +78,13 @@ def cli() -> None:
 @click.option("--data", "data_uri", default="records/", show_default=True, help="Folder of Parquet files, or s3://.")
 @click.option("--columns", help="Columns (a,b,c) to join into one record; default: one column, text.")
 @click.option("--field-delimiter", help="What separates the fields of a record.")
+@click.option(
+    "--template",
+    type=click.Choice(["default", "private"]),
+    default="default",
+    show_default=True,
+    help="private: with differential privacy, and settings that suit it.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @common_options
 def init(
@@ -86,22 +93,25 @@ def init(
     data_uri: str,
     columns: str | None,
     field_delimiter: str | None,
+    template: str,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write a job file with every field, its default and what it is for.
+    """Write a job file with every field, a value for it and what it is for.
 
     \b
     Example:
       runner init job.yaml --name claims --data s3://bucket/claims/ --columns age,code --field-delimiter ,
+      runner init job.yaml --name claims --data claims/ --template private
     """
-    from runner.config import commented_yaml, parse_job
+    from runner.config import parse_job
     from runner.errors import ConfigError, StorageError
+    from runner.templates import commented_yaml, job_values
 
     data: dict[str, Any] = {"uri": data_uri, "field_delimiter": field_delimiter}
     if columns is not None:
         data["columns"] = columns.split(",")
-    values = {"name": name, "data": data}
+    values = job_values(name, data, template)
     parse_job(values, environment={})
     if path.exists() and not force:
         raise ConfigError(f"{path}: exists; choose another name or add --force")
@@ -221,7 +231,7 @@ def resume(
     """Continue a run that was stopped, killed or failed, from its newest good checkpoint.
 
     Only training.epochs, training.max_training_time_s, training.early_stopping, training.checkpoint_every_s,
-    training.save_all_checkpoints, resources and data.cache_gib can be changed.
+    training.save_all_checkpoints, privacy.max_epsilon, resources and data.cache_gib can be changed.
 
     \b
     Example:
@@ -394,6 +404,94 @@ def generate(
     if output is None:
         answer["texts"] = lines
     _answer(as_json, answer, "\n".join(lines) if output is None else f"{count:,} records in {output}")
+
+
+@cli.command()
+@click.argument("run")
+@runs_option
+@common_options
+def report(run: str, runs_uri: str, as_json: bool) -> None:
+    """Print a private run's privacy statement, from its run directory alone.
+
+    \b
+    Example:
+      runner report demo
+      runner report s3://bucket/runs/demo --json
+    """
+    from runner.privacy.statement import read_statement
+    from runner.run_directory import RunDirectory
+
+    statement, page = read_statement(RunDirectory.find(run, runs_uri))
+    _answer(as_json, statement, page.rstrip())
+
+
+@cli.command()
+@click.option("-n", "examples", type=click.IntRange(1), required=True, help="TRAINING records; see above.")
+@click.option("--batch-size", type=click.IntRange(1), required=True, help="Expected records of a step.")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the training records.")
+@click.option("--steps", type=click.IntRange(1), help="Steps, instead of epochs.")
+@click.option("--noise-multiplier", type=click.FloatRange(0), help="Noise over clip: say what it costs.")
+@click.option("--target-epsilon", type=click.FloatRange(0, min_open=True), help="Find the noise for this epsilon.")
+@click.option(
+    "--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Default: 1/n^1.1, rounded down."
+)
+@common_options
+def epsilon(
+    examples: int,
+    batch_size: int,
+    epochs: int | None,
+    steps: int | None,
+    noise_multiplier: float | None,
+    target_epsilon: float | None,
+    delta: float | None,
+    as_json: bool,
+) -> None:
+    """Plan a privacy budget: what a noise costs, or which noise a budget needs.
+
+    Reads no records. -n counts the records that are trained on: with training.validation_split that is 4/5 of all.
+
+    \b
+    Example:
+      runner epsilon -n 50000 --batch-size 256 --epochs 20 --noise-multiplier 1 --delta 1e-6
+      runner epsilon -n 50000 --batch-size 256 --epochs 20 --target-epsilon 4
+    """
+    from runner.privacy.planning import describe_plan, plan_epsilon
+
+    plan = plan_epsilon(
+        examples,
+        batch_size,
+        noise_multiplier=noise_multiplier,
+        target_epsilon=target_epsilon,
+        epochs=epochs,
+        steps=steps,
+        delta=delta,
+    )
+    _answer(as_json, plan, describe_plan(plan))
+
+
+@cli.command()
+@click.argument("run")
+@runs_option
+@common_options
+def audit(run: str, runs_uri: str, as_json: bool) -> None:
+    """Attack a private run's model, and check its privacy statement by other software.
+
+    Exits with code 1 when what is found contradicts the statement.
+
+    \b
+    Example:
+      runner audit demo
+    """
+    from runner.run_directory import RunDirectory
+
+    directory = RunDirectory.find(run, runs_uri)  # before TensorFlow's import: the answer comes at once
+
+    from runner.train.audit import audit_run
+
+    answer, text = audit_run(directory)
+    _answer(as_json, answer, text)
+    if answer["contradicted"]:
+        sys.exit(1)
 
 
 @cli.command()

@@ -31,7 +31,7 @@ from runner.submit import ray_jobs, start
 from runner.submit.follow import describe, duration
 
 SURFACE = {
-    "init": "PATH --name --data --columns --field-delimiter --force --json --debug",
+    "init": "PATH --name --data --columns --field-delimiter --template --force --json --debug",
     "import": "SOURCE TARGET --format --no-header --csv-delimiter --text-column --columns --field-delimiter "
     "--allow-delimiter-in-fields --rows-per-shard --overwrite --json --debug",
     "submit": "JOB --set --on --address --detach --dry-run --quiet --json --debug",
@@ -41,6 +41,9 @@ SURFACE = {
     "logs": "RUN -f/--follow --runs --json --debug",
     "stop": "RUN --runs --json --debug",
     "generate": "RUN -n -o --temperature --top-k --top-p --seed --prompt --runs --json --debug",
+    "report": "RUN --runs --json --debug",
+    "epsilon": "-n --batch-size --epochs --steps --noise-multiplier --target-epsilon --delta --json --debug",
+    "audit": "RUN --runs --json --debug",
     "validate": "JOB --set --json --debug",
     "doctor": "--address --runs --json --debug",
     "schema": "--json --debug",
@@ -199,7 +202,7 @@ def test_help_imports_nothing_heavy_and_reads_no_config() -> None:
         "finally:\n    print(sorted(set(sys.modules) & set("
         "['tensorflow', 'keras', 'ray', 'pyarrow', 'numpy', 'pydantic', 'yaml', 'boto3', 'rich'])))"
     )
-    for arguments in (["--help"], ["submit", "--help"], ["generate", "--help"]):
+    for arguments in (["--help"], ["submit", "--help"], ["generate", "--help"], ["epsilon", "--help"]):
         said = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
         assert said.stdout.splitlines()[-1] == "[]"
 
@@ -284,7 +287,7 @@ Refused = Callable[..., str]
         ("training.epoch_callback=json:nothing", "training.epoch_callback: module json has no nothing"),
         ("training.callbacks=[no_such_module:f]", "training.callbacks: cannot import no_such_module"),
         ("tokenizer.uri=nowhere.model", "nowhere.model: no such SentencePiece model"),
-        ("privacy.enabled=true", "private training is not part of this version"),
+        ("privacy.enabled=true", "enabled needs noise_multiplier, or target_epsilon to find it"),
     ],
 )
 def test_a_wrong_setting_is_answered_in_one_line(refused: Refused, override: str, line: str) -> None:
@@ -419,10 +422,49 @@ def test_what_nobody_expected_is_one_line_too(run: Run, monkeypatch: pytest.Monk
     assert one_line(run("schema"), 1) == "unexpected: RuntimeError: last words"
 
 
-@pytest.mark.parametrize("verb", ["status", "logs", "stop", "resume", "generate"])
+@pytest.mark.parametrize("verb", ["status", "logs", "stop", "resume", "generate", "report", "audit"])
 def test_a_run_that_is_not_there_is_answered_in_one_line(run: Run, here: Path, verb: str) -> None:
     assert one_line(run(verb, "nowhere"), 2).startswith("runs/nowhere: no run here; `runner list`")
     assert tree(here) == {}
+
+
+# Private jobs that cannot have what they ask for
+
+PRIVATE = (
+    "tokenizer.kind=byte",
+    "privacy.enabled=true",
+    "training.batch_size=32",
+    "training.epochs=2",
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            ["privacy.noise_multiplier=1", "privacy.delta=0.01"],
+            "privacy.delta 0.01 is not below 1/n = 0.00424 for 236 training records; lower it, or leave it out",
+        ),
+        (
+            ["privacy.noise_multiplier=1", "training.batch_size=400", "training.validation_split=false"],
+            "records: 300 records, but training.batch_size 400 needs 400",
+        ),
+        (
+            ["privacy.target_epsilon=0.001", "privacy.delta=1e-12"],
+            "privacy.target_epsilon 0.001 cannot be reached in 14 steps of 32 of 236 records at delta 1e-12; raise it",
+        ),
+        (
+            ["privacy.noise_multiplier=1", "privacy.max_epsilon=0.001"],
+            "privacy.max_epsilon 0.001 does not pay for a single step: one step more would make it",
+        ),
+        (["privacy.noise_multiplier=1", "tokenizer.kind=char"], "a char vocabulary would be made from the private"),
+        (["privacy.noise_multiplier=1", "examples.packing=stream"], "privacy.enabled needs examples.packing records"),
+    ],
+    ids=["delta", "batch", "target", "budget", "vocabulary", "packing"],
+)
+def test_privacy_that_cannot_be_had_is_refused_in_one_line(refused: Refused, overrides: list[str], line: str) -> None:
+    arguments = [word for override in (*PRIVATE, *overrides) for word in ("--set", override)]
+    assert line in refused(*arguments)
 
 
 # Plans
@@ -687,6 +729,135 @@ def test_stop_has_nothing_to_do_for_a_run_that_has_ended(run: Run, here: Path) -
     assert not directory.stop_requested()
 
 
+# Privacy
+
+PLANNED = ("epsilon", "-n", "50000", "--batch-size", "256", "--epochs", "20", "--delta", "1e-6")
+
+
+def test_epsilon_says_what_a_noise_costs(run: Run, here: Path) -> None:
+    result = run(*PLANNED, "--noise-multiplier", "1", "--json")
+    assert (result.code, result.err) == (0, "")
+    plan = result.answer
+    assert plan["epsilon_pld"] == pytest.approx(1.998, abs=0.001)
+    assert plan["epsilon_rdp"] == pytest.approx(2.228, abs=0.001)
+    assert plan["epsilon_unamplified"] == pytest.approx(30.58, abs=0.01)
+    assert {name: value for name, value in plan.items() if not name.startswith("epsilon_")} == {
+        "delta": 1e-6,
+        "noise_multiplier": 1.0,
+        "steps": 3900,
+        "epochs": 20,
+        "n": 50_000,
+        "batch_size": 256,
+        "q": 0.00512,
+    }
+    lines = run(*PLANNED, "--noise-multiplier", "1").out.splitlines()
+    assert lines[0].split() == ["epsilon", "(PLD)", "1.9980"]
+    assert lines[-1].startswith("Whatever a reader of the model concludes, emptying one record changes the odds")
+    assert tree(here) == {}
+
+
+def test_epsilon_finds_the_noise_of_a_target(run: Run) -> None:
+    plan = run(*PLANNED, "--target-epsilon", "2", "--json").answer
+    assert 1.99 < plan["epsilon_pld"] <= 2
+    assert plan["noise_multiplier"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_epsilon_counts_steps_and_finds_a_delta(run: Run) -> None:
+    arguments = ("epsilon", "-n", "1000", "--batch-size", "50", "--noise-multiplier", "1", "--json")
+    plan = run(*arguments, "--steps", "30").answer
+    assert (plan["steps"], plan["epochs"], plan["delta"]) == (30, 1.5, 5e-4)
+    assert run(*arguments, "--epochs", "2").answer["steps"] == 40
+
+
+def test_no_noise_is_no_privacy(run: Run) -> None:
+    plan = run(*PLANNED, "--noise-multiplier", "0", "--json").answer
+    assert {plan[f"epsilon_{by}"] for by in ("pld", "rdp", "unamplified")} == {"infinite"}
+    assert run(*PLANNED, "--noise-multiplier", "0").out.endswith("Without noise there is no privacy.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "give --noise-multiplier to learn its cost, or --target-epsilon to find it: one of them"),
+        (["--noise-multiplier", "1", "--target-epsilon", "1"], "give --noise-multiplier"),
+        (["--noise-multiplier", "1", "--steps", "3"], "give --epochs or --steps: one of them"),
+        (["--noise-multiplier", "1", "--delta", "0.1"], "privacy.delta 0.1 is not below 1/n = 2e-05 for 50000"),
+        (["--noise-multiplier", "1", "-n", "100"], "training.batch_size is 256, but there are 100 training records"),
+        (["--target-epsilon", "1e-4"], "privacy.target_epsilon 0.0001 cannot be reached in 3900 steps of 256 of 50000"),
+        (["--noise-multiplier", "-1"], "Invalid value for '--noise-multiplier'"),
+        (["--target-epsilon", "0"], "Invalid value for '--target-epsilon'"),
+        (["--noise-multiplier", "nan"], "--noise-multiplier nan: give a finite number"),
+        (["--target-epsilon", "inf"], "--target-epsilon inf: give a finite number"),
+        (["--noise-multiplier", "1", "--delta", "nan"], "--delta nan: give a finite number"),
+    ],
+)
+def test_a_plan_that_cannot_be_made_is_answered_in_one_line(run: Run, arguments: list[str], line: str) -> None:
+    assert one_line(run(*PLANNED, *arguments), 2).startswith(line)
+
+
+def test_epsilon_imports_neither_tensorflow_nor_ray() -> None:
+    program = (
+        "import sys\n"
+        "from runner.cli import main\n"
+        "sys.argv = ['runner', *sys.argv[1:]]\n"
+        "try:\n    main()\n"
+        "finally:\n    print(sorted(set(sys.modules) & {'tensorflow', 'keras', 'ray', 'pyarrow'}))"
+    )
+    arguments = ["epsilon", "-n", "100", "--batch-size", "10", "--steps", "3", "--noise-multiplier", "2"]
+    said = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines()[-1] == "[]"
+
+
+def private_run(here: Path) -> RunDirectory:
+    """A private run directory by hand, with its statement."""
+    privacy = {"enabled": True, "noise_multiplier": 1.0}
+    job = {"name": "demo", "data": {"uri": "r"}, "tokenizer": {"kind": "byte"}, "privacy": privacy}
+    config = parse_job(job | {"storage": {"uri": str(here / "runs")}}, environment={})
+    directory = RunDirectory.of(config)
+    directory.claim(config, "local")
+    return directory
+
+
+def test_report_prints_the_statement_of_a_private_run(run: Run, here: Path) -> None:
+    directory = private_run(here)
+    line = one_line(run("report", "demo"), 2)
+    assert line.endswith("runs/demo: the privacy statement is written when the run ends or is stopped, not before")
+    directory.folder.write("privacy.json", b'{\n "epsilon": 1.5\n}\n')
+    directory.folder.write("privacy.md", "# Statement\n\nε is 1.5\n".encode())
+    before = tree(here)
+    assert run("report", "demo") == Result(0, "# Statement\n\nε is 1.5\n", "")
+    assert run("report", directory.uri, "--json").answer == {"epsilon": 1.5}
+    assert tree(here) == before
+    directory.folder.write("privacy.json", b"{")
+    assert "runs/demo/privacy.json is damaged" in one_line(run("report", "demo"), 3)
+
+
+def test_report_of_a_run_without_privacy_is_one_line(run: Run, here: Path) -> None:
+    take_run(here, state="done")
+    for arguments in ([], ["--json"]):
+        line = one_line(run("report", "demo", *arguments), 2)
+        assert line.endswith("runs/demo: this run was trained without privacy, so it has no privacy statement")
+
+
+@pytest.mark.parametrize("contradicted", [False, True])
+def test_an_audit_that_contradicts_the_statement_fails(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch, contradicted: bool
+) -> None:
+    directory = private_run(here)
+    answer = {"run": directory.uri, "contradicted": contradicted}
+    attacked: list[str] = []
+
+    def audit_run(directory: RunDirectory) -> tuple[dict[str, Any], str]:
+        attacked.append(directory.uri)
+        return answer, "what was found"
+
+    monkeypatch.setitem(sys.modules, "runner.train.audit", SimpleNamespace(audit_run=audit_run))
+    assert run("audit", "demo") == Result(int(contradicted), "what was found\n", "")
+    result = run("audit", "demo", "--json")
+    assert (result.code, result.answer) == (int(contradicted), answer)
+    assert attacked == [directory.uri] * 2
+
+
 def test_a_duration_reads_like_a_clock() -> None:
     assert [duration(seconds) for seconds in (0, 59.4, 59.6, 3599.6, 86_400)] == [
         "0:00",
@@ -718,6 +889,15 @@ def test_init_writes_a_job_that_is_good_and_explained(run: Run, here: Path) -> N
     assert (here / "job.yaml").read_text() == text
     assert run("init", "job.yaml", "--force", "--json").answer == {"path": "job.yaml"}
     assert (here / "job.yaml").read_text() != text
+
+
+def test_init_writes_a_private_job_that_validates(run: Run, here: Path) -> None:
+    write_records(here / "records", 5000)
+    assert run("init", "job.yaml", "--template", "private", "--field-delimiter", ",").code == 0
+    found = run("validate", "job.yaml", "--json").answer
+    assert found["records"] == 5000
+    assert found["planned_epsilon"] <= 8
+    assert "Invalid value for '--template'" in one_line(run("init", "a.yaml", "--template", "secret"), 2)
 
 
 def test_init_refuses_a_bad_name_and_a_folder_that_is_not_there(run: Run, here: Path) -> None:
