@@ -4,7 +4,7 @@ SHELL := /bin/bash
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := .venv/bin
 
-.PHONY: help install demo test test-s3 test-slow lint types docs bench-train bench-loop bench-tokenize bench-start clean
+.PHONY: help install demo test test-s3 test-slow audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-start clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -32,6 +32,10 @@ test-s3: install  ## Tests against a real S3 server (Debian's radosgw; see .ci/i
 test-slow: install  ## Runs that are killed, and other tests that take minutes
 	$(RUN)/python -m pytest tests/slow
 
+audit: install  ## Check the privacy promises: mutants that must be caught, and an empirical audit (minutes)
+	$(RUN)/python -m tests.mutants.run
+	$(RUN)/python -m pytest tests/audit
+
 lint: install  ## Check style and format
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
@@ -44,6 +48,12 @@ docs: install  ## Write the reference pages that come from the code
 
 bench-train: install  ## The training step against Keras's LSTM and the reference kernels
 	$(RUN)/python benchmarks/bench_train.py
+
+bench-private: install  ## The private step against the project's own step without privacy
+	$(RUN)/python benchmarks/bench_private.py
+
+bench-peers: install  ## Both steps against those of Opacus and gretel-synthetics (downloads 2.5 GB)
+	$(RUN)/python benchmarks/bench_peers.py
 
 bench-loop: install  ## What the loop around the step costs, in time and memory
 	$(RUN)/python benchmarks/bench_loop.py

@@ -110,11 +110,19 @@ class Alternating:
         self.entered: list[float] = []
         self.bare: list[float] = []
 
-    def train(self, shares: Sequence[Batch], tokens: int, *, stop: bool = False, late: bool = False) -> StepSums:
+    def train(
+        self,
+        shares: Sequence[Batch],
+        tokens: int,
+        *,
+        noise: None = None,
+        stop: bool = False,
+        late: bool = False,
+    ) -> StepSums:
         self.entered.append(time.perf_counter())
         self._step.train([self._batch], BATCH * LENGTH)
         self.bare.append(time.perf_counter() - self.entered[-1])
-        return self._step.train(shares, tokens, stop=stop, late=late)
+        return self._step.train(shares, tokens, noise=noise, stop=stop, late=late)
 
     def loop(self) -> list[float]:
         """Seconds of each step with all that the loop does around it, the bare step taken out."""

@@ -14,7 +14,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,15 +36,8 @@ Step = Callable[[int], float]
 
 
 def main() -> None:
-    sizes = parse_arguments()
-    random = np.random.default_rng(0)
-    shape = (sizes.batch, sizes.length)
-    batch = Batch(
-        inputs=(random.zipf(1.3, shape) % sizes.vocab).astype(np.int32),
-        targets=random.integers(0, sizes.vocab, shape, dtype=np.int32),
-        weights=np.ones(shape, np.float32),
-        dropout_keys=random.integers(0, 2**32, shape, dtype=np.uint32),
-    )
+    sizes = parse_arguments(__doc__)
+    batch = make_batch(sizes)
     ids, targets = tf.constant(batch.inputs), tf.constant(batch.targets)
     steps = {
         "step": project_step(sizes, batch),
@@ -60,9 +53,9 @@ def main() -> None:
     print(json.dumps({**result, **vars(sizes), "cpus": os.cpu_count(), "load": os.getloadavg()[0]}))
 
 
-def parse_arguments() -> argparse.Namespace:
-    summary = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(description=summary)
+def parse_arguments(description: str | None, alone: Sequence[str] = ()) -> argparse.Namespace:
+    """The sizes; `alone`: sides that a benchmark runs in a process of their own, for their memory."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=20, help="timed steps of each side")
     parser.add_argument("--vocab", type=int, default=2000)
     parser.add_argument("--embedding", type=int, default=256)
@@ -71,7 +64,31 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=100, help="positions per example")
     parser.add_argument("--batch", type=int, default=64, help="examples per step")
     parser.add_argument("--dropout", type=float, default=0.2)
+    if alone:
+        parser.add_argument("--alone", choices=alone, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def make_batch(sizes: argparse.Namespace) -> Batch:
+    """A logical batch of full-length examples of random ids, with some repeated often."""
+    random = np.random.default_rng(0)
+    shape = (sizes.batch, sizes.length)
+    return Batch(
+        inputs=(random.zipf(1.3, shape) % sizes.vocab).astype(np.int32),
+        targets=random.integers(0, sizes.vocab, shape, dtype=np.int32),
+        weights=np.ones(shape, np.float32),
+        dropout_keys=random.integers(0, 2**32, shape, dtype=np.uint32),
+    )
+
+
+def make_network(sizes: argparse.Namespace) -> Network:
+    return Network(
+        vocab_size=sizes.vocab,
+        embedding_dim=sizes.embedding,
+        rnn_units=sizes.units,
+        layers=sizes.layers,
+        dropout_rate=sizes.dropout,
+    )
 
 
 def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
@@ -87,13 +104,7 @@ def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
 
 
 def project_step(sizes: argparse.Namespace, batch: Batch) -> Step:
-    network = Network(
-        vocab_size=sizes.vocab,
-        embedding_dim=sizes.embedding,
-        rnn_units=sizes.units,
-        layers=sizes.layers,
-        dropout_rate=sizes.dropout,
-    )
+    network = make_network(sizes)
     optimizer = keras.optimizers.SGD(LEARNING_RATE)
     optimizer.build(network.trainable_variables)
     step = TrainingStep(network, optimizer, tf.distribute.get_strategy())

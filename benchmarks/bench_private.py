@@ -1,0 +1,92 @@
+"""Time the private optimizer step against the project's own step without privacy.
+
+    .venv/bin/python benchmarks/bench_private.py [--rounds 20] [--batch 256 ...]
+
+Both run plain SGD on the same batch in one process, in turns; figures are medians. The private step clips every
+record, and its noise is drawn as in a run: in a thread, while the step before computes. Peak memory is that of two
+processes, one for each side. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from bench_train import LEARNING_RATE, Step, make_batch, make_network, measure, parse_arguments, project_step
+
+from runner.data.batches import Batch
+from runner.privacy.accountant import Mechanism
+from runner.privacy.noise import RunKey, draw_noise
+from runner.train.step import TrainingStep
+
+MEMORY_STEPS = 5
+
+
+def private_step(sizes: argparse.Namespace, batch: Batch) -> Step:
+    network = make_network(sizes)
+    optimizer = keras.optimizers.SGD(LEARNING_RATE)
+    optimizer.build(network.trainable_variables)
+    mechanism = Mechanism(examples=1000 * sizes.batch, batch_size=sizes.batch, noise_multiplier=1.0)
+    step = TrainingStep(network, optimizer, tf.distribute.get_strategy(), mechanism=mechanism, seq_length=sizes.length)
+    key = RunKey.new().for_noise(0, "benchmark")
+    weights = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
+    ahead = ThreadPoolExecutor(1)
+    drawn = [ahead.submit(draw_noise, key, 0, weights)]
+
+    def run(turn: int) -> float:
+        noise = drawn.pop().result()
+        drawn.append(ahead.submit(draw_noise, key, turn + 3, weights))
+        return step.train([batch], batch.inputs.size, noise=noise).loss
+
+    return run
+
+
+SIDES = {"private": private_step, "plain": project_step}
+
+
+def peak_mib(side: str) -> float:
+    """Peak memory of a process that runs one side alone."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--alone", side]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    sizes = parse_arguments(__doc__, alone=list(SIDES))
+    batch = make_batch(sizes)
+    if sizes.alone:
+        step = SIDES[sizes.alone](sizes, batch)
+        for turn in range(MEMORY_STEPS):
+            step(turn)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    memory = {side: peak_mib(side) for side in SIDES}
+    times = measure({side: make(sizes, batch) for side, make in SIDES.items()}, sizes.rounds)
+    medians = {side: statistics.median(values) * 1e3 for side, values in times.items()}
+    pairs = [private / plain for private, plain in zip(times["private"], times["plain"], strict=True)]
+    result = {
+        "private_ms": round(medians["private"], 1),
+        "plain_ms": round(medians["plain"], 1),
+        "ratio": round(statistics.median(pairs), 3),
+        "min_ms": {side: round(min(values) * 1e3, 1) for side, values in times.items()},
+        "private_peak_mib": round(memory["private"]),
+        "plain_peak_mib": round(memory["plain"]),
+        "memory_ratio": round(memory["private"] / memory["plain"], 3),
+    }
+    shown = {name: value for name, value in vars(sizes).items() if name != "alone"}
+    print(json.dumps({**result, **shown, "cpus": os.cpu_count(), "load": os.getloadavg()[0]}))
+
+
+if __name__ == "__main__":
+    main()
