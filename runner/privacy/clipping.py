@@ -15,15 +15,21 @@ time-major, as in `runner.model.kernels`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from runner.model import kernels
 from runner.model.dropout import dropout_mask
 from runner.model.network import Network
 from runner.model.objective import count_right, scale_rows
+
+CANCELLATION = 4.0
+"""Above so many times what positions without cancellation give, a norm is computed from the gradient itself."""
+MARGIN = 2.0
+"""Rounding errors of a sum over positions that a norm makes room for, in units of the machine's precision."""
 
 
 class ClippedSum(NamedTuple):
@@ -121,10 +127,8 @@ def _squared_norms(layers: Sequence[Layer], embedded: tf.Tensor, ids: tf.Tensor)
     rows = tf.shape(ids)[1]
 
     def add_record(b: tf.Tensor, squares: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-        dx = embedded[:, b]
-        same_token = tf.cast(ids[:, b, tf.newaxis] == ids[:, b], dx.dtype)
-        square = tf.reduce_sum(dx * tf.matmul(same_token, dx))
-        return b + 1, squares.write(b, square + tf.add_n([_squared_norm(layer, b) for layer in layers]))
+        each = [_squared_norm(layer, b) for layer in layers]
+        return b + 1, squares.write(b, tf.add_n([*each, _squared_embedding_norm(embedded[:, b], ids[:, b])]))
 
     squares = tf.TensorArray(embedded.dtype, rows, element_shape=())
     return tf.while_loop(lambda b, _: b < rows, add_record, (0, squares), parallel_iterations=4)[1].stack()
@@ -140,23 +144,51 @@ def _squared_norm(layer: Layer, b: tf.Tensor) -> tf.Tensor:
     if layer.scale is not None:
         x = scale_rows(x, layer.scale[:, b])
     steps, m, n = tf.shape(delta)[0], width(x), width(delta)
+    lengths = tf.norm(x, axis=1) * tf.norm(delta, axis=1)  # (T)
 
     def by_gram() -> tf.Tensor:
         """<delta, K delta> from the upper half of K, in two blocks of rows: K is symmetric."""
         half = steps // 2
         upper = tf.matmul(x[:half], x, transpose_b=True)
-        twice = (
-            tf.cast(tf.range(steps) >= half, x.dtype) + 1
-        )  # what is right of the diagonal block stands for its mirror
+        twice = tf.cast(tf.range(steps) >= half, x.dtype) + 1  # right of its diagonal block, for the mirror image
         lower = tf.matmul(x[half:], x[half:], transpose_b=True)
         return tf.reduce_sum(delta[:half] * tf.matmul(upper * twice, delta)) + tf.reduce_sum(
             delta[half:] * tf.matmul(lower, delta[half:])
         )
 
     def directly() -> tf.Tensor:
-        return tf.reduce_sum(tf.square(tf.matmul(x, delta, transpose_a=True)))
+        return _with_margin(tf.matmul(x, delta, transpose_a=True), lengths)
 
-    return tf.cond(m * n <= steps * (m + n), directly, by_gram)
+    return tf.cond(m * n <= steps * (m + n), directly, lambda: _unless_cancelling(by_gram(), lengths, directly))
+
+
+def _squared_embedding_norm(dx: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+    """Squared norm of a record's gradient of the embedding: a token's positions (T, d) add up."""
+    lengths = tf.norm(dx, axis=1)
+    same_token = tf.cast(ids[:, tf.newaxis] == ids, dx.dtype)
+    added = tf.matmul(same_token, dx)  # at each position, the sum over all positions of its token
+
+    def directly() -> tf.Tensor:
+        first = tf.cast(tf.argmax(same_token, axis=1, output_type=tf.int32) == tf.range(tf.size(ids)), dx.dtype)
+        return _with_margin(scale_rows(added, first), lengths)
+
+    return _unless_cancelling(tf.reduce_sum(dx * added), lengths, directly)
+
+
+def _unless_cancelling(square: tf.Tensor, lengths: tf.Tensor, directly: Callable[[], tf.Tensor]) -> tf.Tensor:
+    """The square of a Gram matrix's way, unless the positions cancel: then rounding may hide what is left of them.
+
+    lengths (T): norms of the positions' gradients p_t. Its rounding error is of the order of (sum |p_t|)^2 times
+    the machine's precision; positions that do not cancel have (sum |p_t|)^2 <= T |sum p_t|^2, or near it.
+    """
+    steps = tf.cast(tf.size(lengths), lengths.dtype)
+    return tf.cond(tf.reduce_sum(lengths) ** 2 > CANCELLATION * steps * square, directly, lambda: square)
+
+
+def _with_margin(gradient: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+    """Squared norm of a gradient, with room for the rounding of its sum over positions, which may differ elsewhere."""
+    precision = float(np.finfo(gradient.dtype.name).eps)
+    return (tf.norm(gradient) + MARGIN * precision * tf.reduce_sum(lengths)) ** 2
 
 
 def _weighted_sums(
