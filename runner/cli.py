@@ -474,7 +474,7 @@ def epsilon(
 @runs_option
 @common_options
 def audit(run: str, runs_uri: str, as_json: bool) -> None:
-    """Attack a private run's model, and check its privacy statement by other software.
+    """Attack a model by membership inference, and hold what is found against its privacy claim.
 
     Exits with code 1 when what is found contradicts the statement.
 
