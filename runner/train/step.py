@@ -194,7 +194,10 @@ def _privatized(gradients: Sequence[tf.Tensor], noise: tf.Tensor, mechanism: Mec
         parts = tf.split(noise, [gradient.shape.num_elements() for gradient in gradients])
         return [g + deviation * tf.reshape(part, g.shape) for g, part in zip(gradients, parts, strict=True)]
 
-    noisy = tf.cond(tf.size(noise) > 0, with_noise, lambda: list(gradients))
+    if noise.shape[0] == 0:  # known while tracing, where replicas are traced apart
+        noisy = list(gradients)
+    else:
+        noisy = tf.cond(tf.size(noise) > 0, with_noise, lambda: list(gradients))
     return [gradient / mechanism.batch_size for gradient in noisy]
 
 
