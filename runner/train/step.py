@@ -194,10 +194,11 @@ def _privatized(gradients: Sequence[tf.Tensor], noise: tf.Tensor, mechanism: Mec
         parts = tf.split(noise, [gradient.shape.num_elements() for gradient in gradients])
         return [g + deviation * tf.reshape(part, g.shape) for g, part in zip(gradients, parts, strict=True)]
 
-    if noise.shape[0] == 0:  # known while tracing, where replicas are traced apart
-        noisy = list(gradients)
-    else:
-        noisy = tf.cond(tf.size(noise) > 0, with_noise, lambda: list(gradients))
+    def as_they_are() -> list[tf.Tensor]:
+        return list(gradients)
+
+    # Where replicas are traced apart, an empty noise is known to be so, and cannot be split.
+    noisy = as_they_are() if noise.shape[0] == 0 else tf.cond(tf.size(noise) > 0, with_noise, as_they_are)
     return [gradient / mechanism.batch_size for gradient in noisy]
 
 

@@ -10,8 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import stats
 
-from runner.data.batches import VALIDATION_EVERY, Batch, BatchPlan, dropout_keys, load_batch, trimmed_length
+from runner.data.batches import (
+    VALIDATION_EVERY,
+    Batch,
+    BatchPlan,
+    PoissonPlan,
+    dropout_keys,
+    load_batch,
+    trimmed_length,
+)
 from runner.data.examples import Examples
 
 PLANS = st.builds(
@@ -95,6 +104,55 @@ def test_the_order_is_the_same_in_every_process_and_version() -> None:
     assert plan.training_positions(0, 0).tolist() == [10, 16, 8]
     assert plan.training_positions(5, 1).tolist() == [14, 7, 3]
     assert dropout_keys((1, 2), 1, 3).tolist() == [[3042142985, 1328497427, 564130602]]
+
+
+# Poisson sampling; `test_poisson.py` has the rest
+
+
+def poisson(
+    examples: int, batch_size: int, key: tuple[int, int] = (1, 2), validation_split: bool = False
+) -> PoissonPlan:
+    return PoissonPlan(examples, batch_size, 0, validation_split, key=key)
+
+
+def drawn(plan: PoissonPlan, steps: int) -> NDArray[np.bool_]:
+    """Which example is in which step: (steps, examples)."""
+    found = np.zeros((steps, plan.examples), bool)
+    for step in range(steps):
+        found[step, plan.training_positions(*divmod(step, plan.training_steps))] = True
+    return found
+
+
+def test_every_subset_is_drawn_as_often_as_independent_coins_would() -> None:
+    """Chi-square over all 16 subsets of four examples."""
+    steps, plan = 20_000, poisson(4, 1)
+    found = drawn(plan, steps)
+    counts = np.bincount(found @ (1 << np.arange(4)), minlength=16)
+    sizes = np.array([bin(subset).count("1") for subset in range(16)])
+    expected = steps * 0.25**sizes * 0.75 ** (4 - sizes)
+    assert stats.chisquare(counts, expected).pvalue > 1e-4
+
+
+def test_the_poisson_sample_is_the_same_in_every_process_and_version() -> None:
+    """Resumed runs rely on it, and so does what repeated steps cost."""
+    assert poisson(20, 4).training_positions(0, 0).tolist() == [8, 13, 0]
+    assert poisson(20, 4).training_positions(7, 3).tolist() == [15]
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_replicas_share_out_a_poisson_sample_whatever_its_size(replicas: int) -> None:
+    plan, sizes = poisson(30, 2), set()
+    examples = examples_of([[9, position + 10, 9] for position in range(30)], 8)
+    for step in range(plan.training_steps):
+        positions = plan.training_positions(0, step)
+        sizes.add(positions.size)
+        held = []
+        for replica in range(replicas):
+            share = load_batch(examples, positions, replica, replicas, (1, 2), skip_empty=True)
+            held += [inputs[1] - 10 for inputs, _, _ in real_rows(share)]
+            assert len(share.inputs) >= 1
+        assert sorted(held) == sorted(positions.tolist())
+    assert 0 in sizes
 
 
 # Shares

@@ -1,0 +1,153 @@
+"""A private step on several replicas: what it releases, and how far one record moves it.
+
+python -m tests.promises.replicated 2
+
+A process for each number of replicas: virtual devices are set before TensorFlow starts, and its collectives keep
+the first group's size.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from runner.data.batches import Batch, dropout_keys
+from runner.model.network import Network
+from runner.privacy.accountant import Mechanism
+from runner.privacy.noise import draw_noise
+from runner.train.step import StepSums, TrainingStep
+from tests.runs import ROOT
+
+VOCAB, WIDTH = 40, 12
+CLIP, NOISE, BATCH = 0.05, 3.0, 10
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A logical batch (B, T)."""
+
+    ids: NDArray[np.int32]
+    targets: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+    def emptied(self, row: int) -> Rows:
+        weights = self.weights.copy()
+        weights[row] = 0
+        return Rows(self.ids, self.targets, weights)
+
+    def times(self, count: int) -> Rows:
+        return Rows(*(np.concatenate([a] * count) for a in (self.ids, self.targets, self.weights)))
+
+    def shares(self, replicas: int) -> list[Batch]:
+        keys = dropout_keys((1, 2), len(self.ids), WIDTH)
+        return [Batch(*(a[r::replicas] for a in (self.ids, self.targets, self.weights, keys))) for r in range(replicas)]
+
+
+def random_rows(rows: int = BATCH, seed: int = 3) -> Rows:
+    draw = np.random.default_rng(seed)
+    tokens = draw.integers(0, VOCAB, (rows, WIDTH + 1)).astype(np.int32)
+    lengths = draw.integers(1, WIDTH + 1, rows)
+    return Rows(tokens[:, :-1], tokens[:, 1:], (np.arange(WIDTH) < lengths[:, None]).astype(np.float32))
+
+
+def opposing_rows() -> Rows:
+    """Token 0 twelve times and token 1 six times: with `tuned_to_two_tokens`, gradients g and -g / 2, four of each."""
+    targets = np.array([[0] * WIDTH, [1] * (WIDTH // 2) + [0] * (WIDTH // 2)] * 4, np.int32)
+    lengths = np.array([WIDTH, WIDTH // 2] * 4)
+    return Rows(np.zeros_like(targets), targets, (np.arange(WIDTH) < lengths[:, None]).astype(np.float32))
+
+
+class Replicated:
+    """A private step on so many replicas; every release begins at the same weights."""
+
+    def __init__(self, replicas: int, microbatch_size: int | None = None) -> None:
+        devices = [device.name for device in tf.config.list_logical_devices("CPU")]
+        strategy = tf.distribute.MirroredStrategy(devices[:replicas]) if replicas > 1 else tf.distribute.get_strategy()
+        self.replicas = replicas
+        with strategy.scope():
+            self.network = Network(vocab_size=VOCAB, embedding_dim=32, rnn_units=16, layers=1, dropout_rate=0.3, seed=1)
+            optimizer = keras.optimizers.SGD(1.0)
+            optimizer.build(self.network.trainable_variables)
+        self.weights = self.network.weights_dict()
+        self.count = sum(value.size for value in self.weights.values())
+        mechanism = Mechanism(examples=100, batch_size=BATCH, noise_multiplier=NOISE, l2_norm_clip=CLIP)
+        self._step = TrainingStep(
+            self.network, optimizer, strategy, microbatch_size, replicas, mechanism=mechanism, seq_length=WIDTH
+        )
+        self.sums = StepSums(0, 0)
+
+    def tune_to_two_tokens(self) -> None:
+        """Only the dense layer's bias is left, with tokens 0 and 1 equally likely and no other."""
+        for value in self.weights.values():
+            value[...] = 0
+        self.weights["dense/bias"][2:] = -50
+
+    def release(self, rows: Rows, noise: NDArray[np.float32] | None = None) -> NDArray[np.float64]:
+        """What a step adds up, in one vector; without noise where there is none given."""
+        self.network.load_weights_dict(self.weights)
+        noise = np.zeros(self.count, np.float32) if noise is None else noise
+        self.sums = self._step.train(rows.shares(self.replicas), int(rows.weights.sum()), noise=noise)
+        after = self.network.weights_dict()
+        return BATCH * np.concatenate([(self.weights[name] - after[name]).ravel() for name in self.weights]).astype(
+            float
+        )
+
+
+def measure(replicas: int, microbatch_sizes: Sequence[int | None] = (None, 2)) -> dict[str, Any]:
+    """The noiseless sum, the noise in a noisy one, and how far each of the opposing records moves the sum."""
+    found: dict[str, Any] = {}
+    for size in microbatch_sizes:
+        step = Replicated(replicas, size)
+        noiseless = step.release(random_rows())
+        noisy = step.release(random_rows(), draw_noise((5, 6), 0, step.count))
+        step.tune_to_two_tokens()
+        rows = opposing_rows()
+        whole = step.release(rows)
+        moves = [float(np.linalg.norm(whole - step.release(rows.emptied(row)))) for row in range(len(rows.ids))]
+        found[str(size)] = {
+            "sum": noiseless.tolist(),
+            "noise": (noisy - noiseless).tolist(),
+            "moves": moves,
+        }
+    return found
+
+
+@cache
+def measured(replicas: int) -> dict[str, Any]:
+    """`measure`, in this process for one replica and in another for more."""
+    if replicas == 1:
+        return measure(1, (None, 1, 3))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.promises.replicated", str(replicas)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr[-3000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    from tests.mutants.mutants import apply_from_environment
+
+    wanted = int(sys.argv[1])
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * wanted
+    )
+    apply_from_environment()
+    print(json.dumps(measure(wanted)))
