@@ -312,6 +312,10 @@ class JobConfig(Section):
                 f"privacy.enabled needs examples.packing records, not {self.examples.packing}: "
                 "a record must be one example"
             )
+        if self.examples.seq_length < 2:
+            raise ValueError(
+                "privacy.enabled needs examples.seq_length of 2 or more: an emptied record must show as one"
+            )
         tokenizer = self.tokenizer
         made_from_records = tokenizer.uri is None and (
             tokenizer.kind == "sentencepiece" or (tokenizer.kind == "char" and tokenizer.alphabet is None)

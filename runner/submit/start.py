@@ -56,11 +56,13 @@ def start_run(
     directory.claim(config, target)
     if plan.target == "local":
         from runner.submit.local import run_here
+        from runner.train.checkpoint import checkpoint_steps
 
         try:
             return _finished(directory, run_here(directory, checked, quiet=quiet))
         except RunnerError as error:
-            if error.exit_code == 2:  # Only tokenizing could tell; nothing was trained.
+            if error.exit_code == 2 and not checkpoint_steps(directory.folder.child("checkpoints")):
+                # Only tokenizing could tell; nothing was trained.
                 directory.folder.delete_tree()
             raise
     return _run_on_cluster(plan, client, directory, detach=detach, quiet=quiet)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from runner.config import JobConfig
 from runner.data.batches import BatchPlan
 from runner.data.records import SourceFile
-from runner.errors import DataError
+from runner.errors import DataError, PrivacyError
 from runner.privacy.accountant import epsilon
 from runner.privacy.budget import Budget, Entry, SpendingLedger, plan_budget, plan_mechanism, spent_before
 from runner.privacy.ledger import LedgerState, RunLedger
@@ -110,9 +110,27 @@ def check_same_records(directory: RunDirectory, tokens_key: str) -> None:
 
 
 def charge_again(config: JobConfig, ledger: RunLedger) -> None:
-    """Count the steps that a new branch repeats, before it takes any."""
-    planned = config.training.epochs * ledger.state.mechanism.steps_per_epoch
-    _charge(config, ledger.state, ledger.state.counted(planned))
+    """Count the steps that a new branch repeats, before it takes any.
+
+    Raises:
+        PrivacyError: they would pass the limit, because another run took of the same files meanwhile.
+    """
+    state = ledger.state
+    planned = state.counted(config.training.epochs * state.mechanism.steps_per_epoch)
+    wanted = planned if state.allowed_steps is None else min(planned, state.allowed_steps)
+    wanted = max(wanted, state.reserved_steps)
+
+    def decide(entries: Sequence[Entry]) -> Entry:
+        histories = spent_before(entries, state.files, state.run_id)
+        allowed = plan_budget(config, state.mechanism, state.delta, histories, begins=False).allowed_steps
+        if allowed is not None and wanted > max(allowed, state.reserved_steps):
+            raise PrivacyError(
+                "another run took of the privacy budget of the same files just now: resume this run again, "
+                "for as many steps as are left"
+            )
+        return _entry(config, state, wanted)
+
+    SpendingLedger(open_folder(config.storage.uri)).charge(decide)
 
 
 def settle(config: JobConfig, directory: RunDirectory, ledger: RunLedger) -> dict[str, bytes]:

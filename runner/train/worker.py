@@ -31,7 +31,7 @@ from runner.privacy.noise import draw_noise, fingerprint
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder, read_manifest, read_published
 from runner.train.callbacks import import_object, keras_callbacks
-from runner.train.checkpoint import newest_checkpoint
+from runner.train.checkpoint import Checkpoint, newest_checkpoint
 from runner.train.devices import local_replicas, machine, make_strategy, memory_bytes, set_up_devices
 from runner.train.feed import Feed
 from runner.train.heartbeat import Heartbeat, LogFile
@@ -97,7 +97,9 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         ledger = RunLedger.open(directory.folder, writes=is_chief)
         if tf.config.get_visible_devices("GPU"):  # A repeated step must release the same numbers.
             tf.config.experimental.enable_op_determinism()
-        conditions = fingerprint(_conditions(config, identity, replicas, task))
+        conditions = fingerprint(
+            _conditions(config, identity, replicas, task) | {"cut_epochs": _cut_epochs(checkpoint, ledger)}
+        )
         ledger.begin(conditions, (checkpoint.state["branch"], checkpoint.step) if checkpoint else None)
         identity["branch"] = ledger.branch
         if is_chief and ledger.branch > 0:
@@ -161,6 +163,13 @@ def _conditions(config: JobConfig, identity: dict[str, Any], replicas: int, task
         "machine": machine(),
         "versions": {name: version(name) for name in ("tensorflow", "keras", "numpy")},
     }
+
+
+def _cut_epochs(checkpoint: Checkpoint | None, ledger: RunLedger) -> list[tuple[int, int]]:
+    """Epochs that a time limit or the budget cut short, with their steps: after them a step's number in the run and
+    its place in the plan are no longer those of a run that was not cut."""
+    rows = checkpoint.state["progress"]["rows"] if checkpoint else []
+    return [(row["epoch"], row["steps"]) for row in rows if row["steps"] != ledger.state.mechanism.steps_per_epoch]
 
 
 def build_network(config: JobConfig, vocab_size: int) -> Network:

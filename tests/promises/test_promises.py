@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from tests.promises.private_runs import (
     private_job,
     releases,
     report_of,
+    resume,
     start,
     watched_batches,
 )
@@ -233,6 +235,23 @@ def test_06_a_run_that_repeats_its_steps_repeats_what_they_released(whole: Watch
     assert weights_of(killed.run) == weights_of(whole.run)
     assert history_of(killed.run) == history_of(whole.run)
     assert report_of(killed.run)["epsilon"] == report_of(whole.run)["epsilon"]
+
+
+def test_06_a_run_that_goes_back_behind_a_cut_epoch_draws_fresh_noise_and_counts_it(
+    records: Path, tmp_path: Path
+) -> None:
+    """After an epoch that a time limit cut short, steps stand elsewhere in the plan than in a run without the cut."""
+    run = start(private_job("cut", records, tmp_path, max_training_time_s=1e-9))
+    vectors = releases()
+    resume(run, "training.max_training_time_s=null", "training.epochs=2")
+    vectors += releases()
+    for checkpoint in (run / "checkpoints").iterdir():
+        (checkpoint / "manifest.json").unlink()
+    resume(run, "training.epochs=3")
+    vectors += releases()
+    different = {vector.tobytes(): vector for vector in vectors}
+    assert report_of(run)["steps"] >= len(different) > 3 * STEPS
+    assert worst_correlation(list(different.values())) < 5 / math.sqrt(vectors[0].size)
 
 
 # 7. The report says all that a reader needs, and can be recomputed from privacy.json alone.
@@ -453,3 +472,26 @@ def test_15_runs_on_the_same_files_add_up_and_cannot_pass_max_epsilon_together(r
     pq.write_table(pa.table({"text": [f"another {row}" for row in range(RECORDS)]}), others / "part-0.parquet")
     free = report_of(start(private_job("free", others, tmp_path, privacy | {"max_epsilon": limit}, epochs=1)))
     assert free["earlier_runs"] == []
+
+
+def test_15_a_run_that_repeats_steps_elsewhere_does_not_pass_what_another_left(
+    records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run takes the rest of the budget between this one's charge and its count of repeated steps."""
+    paid = 60
+    privacy = {"accountant": "rdp", "delta": 0.003, "max_epsilon": epsilon([(MECHANISM, paid)], 0.003, "rdp")}
+    run = start(private_job("first", records, tmp_path, privacy), die=12)
+    spending, charge_again = SpendingLedger(open_folder(str(tmp_path))), worker.charge_again
+
+    def overtaken(*arguments: Any) -> None:
+        first = spending.read()[-1]
+        spending.charge(lambda _entries: replace(first, run_id="second", steps=paid - first.steps))
+        charge_again(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "machine", lambda: ["another processor"])
+        patch.setattr(worker, "charge_again", overtaken)
+        with pytest.raises(PrivacyError, match="another run took"):
+            resume(run)
+    resume(run)
+    assert sum({entry.run_id: entry.steps for entry in spending.read()}.values()) <= paid
