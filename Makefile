@@ -52,7 +52,7 @@ bench-train: install  ## The training step against Keras's LSTM and the referenc
 bench-private: install  ## The private step against the project's own step without privacy
 	$(RUN)/python benchmarks/bench_private.py
 
-bench-peers: install  ## Both steps against those of Opacus and gretel-synthetics (downloads 2.5 GB)
+bench-peers: install  ## Both steps against those of Opacus and gretel-synthetics (downloads 3.4 GB)
 	$(RUN)/python benchmarks/bench_peers.py
 
 bench-loop: install  ## What the loop around the step costs, in time and memory
