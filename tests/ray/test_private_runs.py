@@ -110,6 +110,19 @@ def test_a_lost_or_changed_ledger_is_refused_before_anything_is_trained(records:
         resume(run, "training.epochs=3")
 
 
+def test_an_error_after_training_began_leaves_the_run_and_its_ledger(
+    records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PrivacyError("no more")
+
+    monkeypatch.setattr("runner.train.worker.settle", refuse)
+    with pytest.raises(PrivacyError, match="no more"):
+        train(private_job("kept", records, tmp_path))
+    assert list((tmp_path / "kept" / "checkpoints").iterdir())
+    assert (tmp_path / "kept" / "private" / "ledger.json").is_file()
+
+
 def test_a_resume_on_changed_records_is_refused(tmp_path: Path) -> None:
     records = write_records(tmp_path / "records")
     run = train(private_job("changed", records, tmp_path / "runs"))

@@ -266,6 +266,10 @@ def private_job(privacy: dict[str, Any] | None = None, **sections: Any) -> dict[
             "job: privacy.enabled needs examples.packing records, not stream: a record must be one example",
         ),
         (
+            private_job(examples={"seq_length": 1}),
+            "job: privacy.enabled needs examples.seq_length of 2 or more: an emptied record must show as one",
+        ),
+        (
             private_job(tokenizer={}),
             "job: privacy.enabled: a sentencepiece vocabulary would be made from the private records; use kind byte, "
             "kind char with an alphabet, or a public model as tokenizer.uri, or set privacy.vocabulary to private: "
