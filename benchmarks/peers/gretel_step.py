@@ -27,11 +27,8 @@ loss (one microbatch), not the gradient of each example.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from importlib import metadata
 
@@ -41,36 +38,17 @@ import numpy as np
 import tensorflow as tf
 from gretel_synthetics.config import TensorFlowConfig
 from gretel_synthetics.tensorflow.model import build_model
+from protocol import parse_arguments, serve
 
 L2_NORM_CLIP = 1.0
 NOISE_MULTIPLIER = 1.0
-WARM_UP_STEPS = 2
 
 
 def main() -> None:
-    sizes = parse_arguments()
+    sizes = parse_arguments(__doc__)
     steps = {"plain": training_step(sizes, private=False), "private": training_step(sizes, private=True)}
-    for step in steps.values():
-        for _ in range(WARM_UP_STEPS):
-            step()
     versions = {"gretel-synthetics": metadata.version("gretel-synthetics"), "tensorflow": tf.__version__}
-    print(json.dumps({"ready": True, "modes": list(steps), "versions": versions}), flush=True)
-    for line in sys.stdin:
-        mode = line.strip()
-        start = time.perf_counter()
-        steps[mode]()
-        print(json.dumps({"mode": mode, "seconds": time.perf_counter() - start}), flush=True)
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--vocab", type=int, default=2000)
-    parser.add_argument("--embedding", type=int, default=256)
-    parser.add_argument("--units", type=int, default=256)
-    parser.add_argument("--length", type=int, default=100, help="positions per example")
-    parser.add_argument("--batch", type=int, default=64, help="examples per step")
-    parser.add_argument("--dropout", type=float, default=0.2)
-    return parser.parse_args()
+    serve(steps, versions)
 
 
 def training_step(sizes: argparse.Namespace, *, private: bool) -> Callable[[], float]:

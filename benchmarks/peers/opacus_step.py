@@ -25,9 +25,6 @@ private one takes gradients per example (Opacus's DPLSTM), clips them to norm 1 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -36,38 +33,19 @@ import torch
 from opacus.grad_sample import GradSampleModule
 from opacus.layers import DPLSTM
 from opacus.optimizers import DPOptimizer
+from protocol import parse_arguments, serve
 
 LEARNING_RATE = 0.01
 L2_NORM_CLIP = 1.0
 NOISE_MULTIPLIER = 1.0
-WARM_UP_STEPS = 2
 
 
 def main() -> None:
-    sizes = parse_arguments()
+    sizes = parse_arguments(__doc__)
     torch.manual_seed(0)
     steps = {"plain": plain_step(sizes), "private": private_step(sizes)}
-    for step in steps.values():
-        for _ in range(WARM_UP_STEPS):
-            step()
     versions = {"opacus": opacus.__version__, "torch": torch.__version__}
-    print(json.dumps({"ready": True, "modes": list(steps), "versions": versions}), flush=True)
-    for line in sys.stdin:
-        mode = line.strip()
-        start = time.perf_counter()
-        steps[mode]()
-        print(json.dumps({"mode": mode, "seconds": time.perf_counter() - start}), flush=True)
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--vocab", type=int, default=2000)
-    parser.add_argument("--embedding", type=int, default=256)
-    parser.add_argument("--units", type=int, default=256)
-    parser.add_argument("--length", type=int, default=100, help="positions per example")
-    parser.add_argument("--batch", type=int, default=64, help="examples per step")
-    parser.add_argument("--dropout", type=float, default=0.2)
-    return parser.parse_args()
+    serve(steps, versions)
 
 
 def plain_step(sizes: argparse.Namespace) -> Callable[[], float]:

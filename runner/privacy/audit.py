@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.privacy.accountant import epsilon_in_words, plain_epsilon
 from runner.privacy.isolated import ask_second_opinion
 
 FALSE_ALARMS = 0.0027
@@ -85,7 +86,7 @@ def audit_losses(
         "mean_loss_unseen": float(unseen.mean()),
         **found,
         "advantage_margin": margin,
-        "claim": None if claim is None else {**asdict(claim), "epsilon": _plain(claim.epsilon)},
+        "claim": None if claim is None else {**asdict(claim), "epsilon": plain_epsilon(claim.epsilon)},
         "advantage_allowed": None if claim is None else claim.allowed_advantage,
         "contradicted": claim is not None and found["advantage"] - margin > claim.allowed_advantage,
     }
@@ -122,7 +123,7 @@ def _in_words(answer: Mapping[str, Any]) -> str:
         claimed = "none: this run was trained without privacy"
     else:
         claimed = (
-            f"epsilon {_number(claim['epsilon'])} at delta {claim['delta']:g}, "
+            f"epsilon {epsilon_in_words(claim['epsilon'], 3)} at delta {claim['delta']:g}, "
             f"so an advantage of {answer['advantage_allowed']:.3f} at most"
         )
     lines = {
@@ -145,11 +146,3 @@ def _in_words(answer: Mapping[str, Any]) -> str:
         "verdict": answer["verdict"],
     }
     return "\n".join(f"{name}: {line}" for name, line in lines.items())
-
-
-def _plain(epsilon: float) -> float | str:
-    return "infinite" if math.isinf(epsilon) else epsilon
-
-
-def _number(epsilon: float | str) -> str:
-    return epsilon if isinstance(epsilon, str) else f"{epsilon:.3f}"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from runner.config import JobConfig
@@ -158,15 +158,12 @@ def plan_mechanism(config: JobConfig, examples: int) -> tuple[Mechanism, float]:
     privacy, training = config.privacy, config.training
     delta = default_delta(examples) if privacy.delta is None else privacy.delta
     check_delta(delta, examples)
-    noise = privacy.noise_multiplier
-    mechanism = Mechanism(examples, training.batch_size, noise or 0.0, privacy.l2_norm_clip)
-    if noise is None:
-        assert privacy.target_epsilon is not None
-        steps = training.epochs * mechanism.steps_per_epoch
-        noise = find_noise(
-            examples, training.batch_size, steps, privacy.target_epsilon, delta, accountant=privacy.accountant
-        )
-    return Mechanism(examples, training.batch_size, noise, privacy.l2_norm_clip), delta
+    mechanism = Mechanism(examples, training.batch_size, privacy.noise_multiplier or 0.0, privacy.l2_norm_clip)
+    if privacy.target_epsilon is None:
+        return mechanism, delta
+    steps = training.epochs * mechanism.steps_per_epoch
+    noise = find_noise(examples, training.batch_size, steps, privacy.target_epsilon, delta, privacy.accountant)
+    return replace(mechanism, noise_multiplier=noise), delta
 
 
 def plan_budget(

@@ -82,10 +82,12 @@ class LedgerState:
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> LedgerState:
         """From the JSON of `to_plain`."""
-        before = tuple((Mechanism(**mechanism), steps) for mechanism, steps in plain["before"])
-        branches = tuple(Branch(**branch) for branch in plain["branches"])
-        values = dict(plain) | {"mechanism": Mechanism(**plain["mechanism"]), "before": before, "branches": branches}
-        values["files"] = tuple(plain["files"])
+        values = dict(plain) | {
+            "mechanism": Mechanism(**plain["mechanism"]),
+            "before": tuple((Mechanism(**mechanism), steps) for mechanism, steps in plain["before"]),
+            "files": tuple(plain["files"]),
+            "branches": tuple(Branch(**branch) for branch in plain["branches"]),
+        }
         return cls(**values)
 
     def to_plain(self) -> dict[str, Any]:

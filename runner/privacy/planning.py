@@ -16,8 +16,10 @@ from runner.privacy.accountant import (
     check_delta,
     default_delta,
     epsilon,
+    epsilon_in_words,
     epsilon_unamplified,
     find_noise,
+    plain_epsilon,
 )
 
 
@@ -57,9 +59,9 @@ def plan_epsilon(
         mechanism = Mechanism(examples, batch_size, find_noise(examples, batch_size, steps, target_epsilon, delta))
     spent = [(mechanism, steps)]
     return {
-        "epsilon_pld": _plain(epsilon(spent, delta)),
-        "epsilon_rdp": _plain(epsilon(spent, delta, "rdp")),
-        "epsilon_unamplified": _plain(epsilon_unamplified(mechanism, steps, delta)),
+        "epsilon_pld": plain_epsilon(epsilon(spent, delta)),
+        "epsilon_rdp": plain_epsilon(epsilon(spent, delta, "rdp")),
+        "epsilon_unamplified": plain_epsilon(epsilon_unamplified(mechanism, steps, delta)),
         "delta": delta,
         "noise_multiplier": mechanism.noise_multiplier,
         "steps": steps,
@@ -73,9 +75,9 @@ def plan_epsilon(
 def describe_plan(plan: dict[str, Any]) -> str:
     """The plan as an aligned list, and one sentence on what it means."""
     rows = {
-        "epsilon (PLD)": _number(plan["epsilon_pld"]),
-        "epsilon by RDP": _number(plan["epsilon_rdp"]),
-        "epsilon, fixed batches": _number(plan["epsilon_unamplified"]),
+        "epsilon (PLD)": epsilon_in_words(plan["epsilon_pld"]),
+        "epsilon by RDP": epsilon_in_words(plan["epsilon_rdp"]),
+        "epsilon, fixed batches": epsilon_in_words(plan["epsilon_unamplified"]),
         "delta": f"{plan['delta']:g}",
         "noise multiplier": f"{plan['noise_multiplier']:g}",
         "steps": f"{plan['steps']:,} ({plan['epochs']:g} epochs)",
@@ -94,11 +96,3 @@ def _meaning(plan: dict[str, Any]) -> str:
         f"Whatever a reader of the model concludes, emptying one record changes the odds of it by a factor of at most "
         f"{factor:.3g}, but for a probability of {plan['delta']:g}."
     )
-
-
-def _plain(value: float) -> float | str:
-    return "infinite" if math.isinf(value) else value
-
-
-def _number(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.4f}"

@@ -14,7 +14,13 @@ from importlib.metadata import version
 from typing import Any
 
 from runner.config import JobConfig
-from runner.privacy.accountant import Accountant, epsilon, epsilon_unamplified
+from runner.privacy.accountant import (
+    Accountant,
+    epsilon,
+    epsilon_in_words,
+    epsilon_unamplified,
+    plain_epsilon,
+)
 from runner.privacy.ledger import LedgerState
 
 JSON_FILE = "privacy.json"
@@ -51,7 +57,7 @@ def privacy_report(config: JobConfig, state: LedgerState) -> dict[str, Any]:
 
     def cost(accountant: Accountant, *, with_earlier: bool = False) -> float | str:
         before = list(state.before) if with_earlier else []
-        return _finite(epsilon([*before, (mechanism, steps)], state.delta, accountant))
+        return plain_epsilon(epsilon([*before, (mechanism, steps)], state.delta, accountant))
 
     return {
         "version": 1,
@@ -69,7 +75,7 @@ def privacy_report(config: JobConfig, state: LedgerState) -> dict[str, Any]:
         "epsilon": cost(state.accountant),
         "epsilon_pld": cost("pld"),
         "epsilon_rdp": cost("rdp"),
-        "epsilon_unamplified": _finite(epsilon_unamplified(mechanism, steps, state.delta)),
+        "epsilon_unamplified": plain_epsilon(epsilon_unamplified(mechanism, steps, state.delta)),
         "target_epsilon": config.privacy.target_epsilon,
         "max_epsilon": config.privacy.max_epsilon,
         "earlier_runs": [{**asdict(earlier), "steps": count} for earlier, count in state.before],
@@ -86,13 +92,13 @@ def privacy_page(report: dict[str, Any]) -> str:
     """The report as one page of Markdown, in plain words."""
     mechanism = report["mechanism"]
     rows = [
-        ("Epsilon", f"**{_number(report['epsilon'])}** ({report['accountant'].upper()})"),
+        ("Epsilon", f"**{epsilon_in_words(report['epsilon'])}** ({report['accountant'].upper()})"),
         ("Delta", f"{report['delta']:g}"),
-        ("By PLD, by RDP", f"{_number(report['epsilon_pld'])}, {_number(report['epsilon_rdp'])}"),
-        ("Without amplification by sampling", _number(report["epsilon_unamplified"])),
+        ("By PLD, by RDP", f"{epsilon_in_words(report['epsilon_pld'])}, {epsilon_in_words(report['epsilon_rdp'])}"),
+        ("Without amplification by sampling", epsilon_in_words(report["epsilon_unamplified"])),
         (
             "With earlier runs on the same files",
-            f"{_number(report['epsilon_with_earlier_runs'])} ({len(report['earlier_runs'])} earlier)",
+            f"{epsilon_in_words(report['epsilon_with_earlier_runs'])} ({len(report['earlier_runs'])} earlier)",
         ),
         (
             "Target of the run, limit of all runs on these files",
@@ -209,13 +215,5 @@ def _steps_in_words(report: dict[str, Any]) -> str:
     return f"{report['steps']:,} ({parts}: the run went on under other conditions, and repeated steps count again)"
 
 
-def _finite(value: float) -> float | str:
-    return "infinite" if math.isinf(value) else value
-
-
 def _limit(value: float | None) -> str:
     return "none" if value is None else f"{value:g}"
-
-
-def _number(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.4f}"

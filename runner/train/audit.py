@@ -24,9 +24,9 @@ from runner.privacy.audit import Claim, audit_losses
 from runner.privacy.isolated import find_uv
 from runner.privacy.report import JSON_FILE
 from runner.run_directory import RunDirectory
-from runner.storage import open_folder, read_published
+from runner.storage import read_published
 from runner.train.checkpoint import newest_checkpoint
-from runner.train.facade import TOKEN_CACHE
+from runner.train.facade import token_cache
 
 MOST_EXAMPLES = 20_000
 """Of either kind; of more, evenly spaced ones are attacked."""
@@ -119,7 +119,7 @@ def _find_tokens(config: JobConfig, directory: RunDirectory) -> TokenSet:
     """The token shards that the run was trained on."""
     checkpoint = newest_checkpoint(directory.folder.child("checkpoints"))
     key = checkpoint.state["tokens"] if checkpoint else token_key(config, list_files(config.data.uri))
-    cache = open_folder(config.storage.uri, patient=False).child(TOKEN_CACHE)
+    cache = token_cache(config, patient=False)
     tokens = find_tokens(cache, key)
     if tokens is None:
         raise DataError(

@@ -76,7 +76,7 @@ def check_job(config: JobConfig, *, begins: bool = True) -> CheckedJob:
         import_object(reference, "training.callbacks")
     files = list_files(config.data.uri)
     key = token_key(config, files)
-    tokens = find_tokens(_token_cache(config, patient=False), key)
+    tokens = find_tokens(token_cache(config, patient=False), key)
     survey = None if tokens else survey_records(config.data, files)
     checked = CheckedJob(config, key, tokens, survey, files)
     if tokens is not None:
@@ -176,7 +176,8 @@ def _begins(directory: RunDirectory) -> bool:
     return not RunLedger.exists(directory.folder) and not checkpoint_steps(directory.folder.child("checkpoints"))
 
 
-def _token_cache(config: JobConfig, *, patient: bool = True) -> Folder:
+def token_cache(config: JobConfig, *, patient: bool = True) -> Folder:
+    """Where the job's runs keep their token shards, by key."""
     return open_folder(config.storage.uri, patient=patient).child(TOKEN_CACHE)
 
 
@@ -191,7 +192,7 @@ def _tokens(checked: CheckedJob, directory: RunDirectory, *, local: bool) -> Tok
             directory.update_status(state="preparing", message=message)
 
         with _connected_ray(local=local):
-            tokens = prepare_tokens(config, checked.survey, _token_cache(config), checked.key, progress)
+            tokens = prepare_tokens(config, checked.survey, token_cache(config), checked.key, progress)
     share_cut = tokens.cut_records / max(tokens.records, 1)
     log.info(
         "%d records (%d null rows dropped), %d examples, %d tokens; %.2f%% of records longer than seq_length",

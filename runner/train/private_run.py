@@ -1,7 +1,7 @@
 """The privacy side of a run's start and end: the plan, the charge, the run's ledger, and the report.
 
-mechanism, delta = plan_privacy(config, records)                 # before anything is written
-open_ledger(config, directory, tokens_key, files, records)       # the driver, before workers start
+budget = check_privacy(config, records, files)                   # before anything is written
+open_ledger(config, directory, tokens_key, files, budget)        # the driver, before workers start
 settle(config, directory, ledger)                                # the first worker, at the end
 """
 
@@ -11,6 +11,8 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from runner.config import JobConfig
 from runner.data.batches import BatchPlan
@@ -65,10 +67,10 @@ def open_ledger(
 
     Raises:
         PrivacyError: another run has just taken the rest of the budget.
-        DataError: the records are not those that the run began with.
+        CorruptError: the ledger of a resumed run is missing, or does not verify.
     """
-    storage = SpendingLedger(open_folder(config.storage.uri))
     fingerprints = _fingerprints(files)
+    ledger = None
     if budget is not None:
         state = LedgerState(
             run_id=uuid.uuid4().hex,
@@ -82,7 +84,8 @@ def open_ledger(
             files=fingerprints,
         )
     else:
-        state = RunLedger.open(directory.folder).state
+        ledger = RunLedger.open(directory.folder, writes=True)
+        state = ledger.state
     agreed: list[Budget] = []
 
     def decide(entries: Sequence[Entry]) -> Entry:
@@ -90,13 +93,17 @@ def open_ledger(
         agreed.append(plan_budget(config, state.mechanism, state.delta, histories, begins=budget is not None))
         return _entry(config, state, max(agreed[-1].charged_steps, state.reserved_steps))
 
-    storage.charge(decide)
+    _spending(config).charge(decide)
     found = agreed[-1]
-    limits = {"limit": found.limit, "before": tuple(found.before), "allowed_steps": found.allowed_steps}
-    if budget is not None:
-        RunLedger.create(directory.folder, state).change(**limits)
+    limits: dict[str, Any] = {
+        "limit": found.limit,
+        "before": tuple(found.before),
+        "allowed_steps": found.allowed_steps,
+    }
+    if ledger is None:
+        RunLedger.create(directory.folder, replace(state, **limits))
     else:
-        RunLedger.open(directory.folder, writes=True).change(**limits)
+        ledger.change(**limits)
 
 
 def check_same_records(directory: RunDirectory, tokens_key: str) -> None:
@@ -130,20 +137,21 @@ def charge_again(config: JobConfig, ledger: RunLedger) -> None:
             )
         return _entry(config, state, wanted)
 
-    SpendingLedger(open_folder(config.storage.uri)).charge(decide)
+    _spending(config).charge(decide)
 
 
 def settle(config: JobConfig, directory: RunDirectory, ledger: RunLedger) -> dict[str, bytes]:
     """Charge the run for the steps it took, and write its report; returns the report's files."""
-    _charge(config, ledger.state, ledger.state.reserved_steps)
-    files = to_files(privacy_report(config, ledger.state))
+    state = ledger.state
+    _spending(config).charge(lambda _entries: _entry(config, state, state.reserved_steps))
+    files = to_files(privacy_report(config, state))
     for name, content in files.items():
         directory.folder.write(name, content)
     return files
 
 
-def _charge(config: JobConfig, state: LedgerState, steps: int) -> None:
-    SpendingLedger(open_folder(config.storage.uri)).charge(lambda _entries: _entry(config, state, steps))
+def _spending(config: JobConfig) -> SpendingLedger:
+    return SpendingLedger(open_folder(config.storage.uri))
 
 
 def _entry(config: JobConfig, state: LedgerState, steps: int) -> Entry:

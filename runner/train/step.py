@@ -91,7 +91,7 @@ class TrainingStep:
         """
         scale = tf.constant(1.0 / max(tokens, 1), tf.float32)
         votes = tf.constant([stop, late], tf.float32)
-        inputs, targets, weights, keys = self._distribute({name: [getattr(s, name) for s in shares] for name in FIELDS})
+        inputs, targets, weights, keys = self._distribute(_fields(shares))
         nothing = np.zeros(0, np.float32)
         first = nothing if noise is None else noise
         (noises,) = self._distribute({"noise": [first] + [nothing] * (len(shares) - 1)})
@@ -102,9 +102,7 @@ class TrainingStep:
 
     def evaluate(self, shares: Sequence[Batch]) -> StepSums:
         """The sums without dropout and without an update."""
-        inputs, targets, weights, _keys = self._distribute(
-            {name: [getattr(s, name) for s in shares] for name in FIELDS}
-        )
+        inputs, targets, weights, _keys = self._distribute(_fields(shares))
         return StepSums(*self._evaluate(inputs, targets, weights).numpy().tolist())
 
     def _distribute(self, fields: Mapping[str, list[Any]]) -> list[Any]:
@@ -181,6 +179,11 @@ class TrainingStep:
             scale=1 / self._seq_length,
         )
         return clipped.gradients, clipped.sums
+
+
+def _fields(shares: Sequence[Batch]) -> dict[str, list[Any]]:
+    """Each of `FIELDS`, of every share."""
+    return {name: [getattr(share, name) for share in shares] for name in FIELDS}
 
 
 def _privatized(gradients: Sequence[tf.Tensor], noise: tf.Tensor, mechanism: Mechanism) -> list[tf.Tensor]:
