@@ -5,9 +5,34 @@ Sums, not means: replicas and microbatches add up, and whoever knows the logical
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+
+class Softmax(NamedTuple):
+    """Of logits (N, V), unnormalised: `exponentials` (N, V) of logits - row maximum, and their `row_sums` (N).
+
+    `losses` (N): cross-entropies of the targets. `right` (N): 1 where the target has the largest logit, else 0; a tie
+    counts as right.
+    """
+
+    exponentials: tf.Tensor
+    row_sums: tf.Tensor
+    losses: tf.Tensor
+    right: tf.Tensor
+
+
+def softmax(hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf.Tensor) -> Softmax:
+    """hidden (N, H), kernel (H, V), bias (V), targets (N) int32."""
+    logits = tf.matmul(hidden, kernel) + bias
+    largest = tf.reduce_max(logits, axis=1)  # vectorised on the CPU, where an argmax is not
+    of_targets = tf.gather(logits, targets, batch_dims=1)
+    with tf.control_dependencies([of_targets]):  # so that the logits can become the exponentials where they lie
+        exponentials = tf.exp(logits - largest[:, tf.newaxis])
+    row_sums = tf.reduce_sum(exponentials, axis=1)
+    right = tf.cast(of_targets >= largest, logits.dtype)
+    return Softmax(exponentials, row_sums, tf.math.log(row_sums) + largest - of_targets, right)
 
 
 @tf.custom_gradient
@@ -16,8 +41,8 @@ def loss_sums(hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf
 
     Logits are hidden kernel + bias; the gradient passes over (N, V) fewer times than that of separate operations.
 
-    hidden (N, H), kernel (H, V), bias (V), targets (N) int32, weights (N). With E = exp(logits - row
-    maximum), row sums s and one-hot targets Y, the gradient of the loss is
+    weights (N); the rest as for `softmax`. With its exponentials E, row sums s and one-hot targets Y, the gradient of
+    the loss is
 
         dlogits = diag(w) (diag(1/s) E - Y)
         dkernel = (diag(w/s) hidden)^T E - (diag(w) hidden)^T Y
@@ -26,12 +51,7 @@ def loss_sums(hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf
     so that weights and normalisation go to the narrow matrices, and the products with Y are a segment sum and
     a gather. dlogits itself is never made.
     """
-    logits = tf.matmul(hidden, kernel) + bias
-    largest = tf.reduce_max(logits, axis=1)
-    right = count_right(logits, targets, weights, largest)
-    exponentials = tf.exp(logits - largest[:, tf.newaxis])
-    row_sums = tf.reduce_sum(exponentials, axis=1)
-    losses = tf.math.log(row_sums) + largest - tf.gather(logits, targets, batch_dims=1)
+    exponentials, row_sums, losses, right = softmax(hidden, kernel, bias, targets)
 
     def gradient(dloss: tf.Tensor, dright: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
         del dright  # a count has no gradient
@@ -47,16 +67,7 @@ def loss_sums(hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf
         dbias -= tf.math.unsorted_segment_sum(w, targets, classes)
         return dhidden, dkernel, dbias, None, None
 
-    return (tf.reduce_sum(losses * weights), right), gradient
-
-
-def count_right(logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, largest: tf.Tensor) -> tf.Tensor:
-    """Weighted number of rows whose target has the largest logit; a tie counts as right.
-
-    A maximum is vectorised on the CPU where an argmax is not.
-    """
-    right = tf.gather(logits, targets, batch_dims=1) >= largest
-    return tf.reduce_sum(tf.cast(right, weights.dtype) * weights)
+    return (tf.reduce_sum(losses * weights), tf.reduce_sum(right * weights)), gradient
 
 
 def scale_rows(matrix: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:

@@ -3,9 +3,9 @@
 No record's gradient is ever made. Each weight W of the network multiplies inputs a_t at every position t, so with
 delta_t the gradient of the product, a record's gradient of W and its squared norm are
 
-    g = sum_t a_t^T delta_t           |g|^2 = sum_{t,s} (a_t . a_s) (delta_t . delta_s) = <delta, K delta>
+    g = sum_t a_t^T delta_t           |g|^2 = sum_{t,s} (a_t . a_s) (delta_t . delta_s)
 
-with the Gram matrix K = a a^T (T, T) of the record ("ghost norm": Li et al. 2021, arXiv:2110.05679). The clip
+from two Gram matrices (T, T) of the record ("ghost norm": Li et al. 2021, arXiv:2110.05679). The clip
 factors c_b = min(1, C / |g_b|) are then folded into the inputs, and the sum over records is the one matrix product
 that an ordinary step has too ("book-keeping": Bu et al. 2022, arXiv:2210.00038).
 
@@ -15,7 +15,7 @@ time-major, as in `runner.model.kernels`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,8 @@ import tensorflow as tf
 from runner.model import kernels
 from runner.model.dropout import dropout_mask
 from runner.model.network import Network
-from runner.model.objective import count_right, scale_rows
+from runner.model.objective import scale_rows, softmax
+from runner.privacy.grams import gram_matrices
 
 CANCELLATION = 4.0
 """Above so many times what positions without cancellation give, a norm is computed from the gradient itself."""
@@ -47,14 +48,75 @@ class ClippedSum(NamedTuple):
 class Layer(NamedTuple):
     """A layer's products: `inputs` (T, B, m), the layer's own outputs `h` (T, B, H) of the step before, and a 1.
 
-    Each is multiplied by weights of its own, and `delta` (T, B, n) is the gradient of their sum. `h` is None where
-    nothing recurs. `scale` (T, B): what each position's delta is still to be multiplied with.
+    Each is multiplied by weights of its own, and `delta` (T, B, n), times `scale` (T, B) of its position, is the
+    gradient of their sum. `h` is None where nothing recurs.
     """
 
     inputs: tf.Tensor
     h: tf.Tensor | None
     delta: tf.Tensor
-    scale: tf.Tensor | None = None
+    scale: tf.Tensor
+
+    def is_narrow(self) -> tf.Tensor:
+        """Whether a record's gradient takes fewer multiplications than its Gram matrices."""
+        m, n = width(self.inputs) + 1 + (0 if self.h is None else width(self.h)), width(self.delta)
+        return m * n <= tf.shape(self.delta)[0] * (m + n)
+
+    def grams(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Of what is multiplied, and of the gradients of the products: (B, T, T) each."""
+        inputs = gram_matrices(self.inputs) + 1
+        if self.h is not None:
+            inputs += tf.pad(gram_matrices(self.h)[:, :-1, :-1], [[0, 0], [1, 0], [1, 0]])
+        scale = tf.transpose(self.scale)
+        return inputs, gram_matrices(self.delta) * scale[:, :, tf.newaxis] * scale[:, tf.newaxis]
+
+    def square(self, b: tf.Tensor) -> tf.Tensor:
+        """Squared norm of record b's gradient, from the gradient."""
+        x = [self.inputs[:, b], tf.ones_like(self.inputs[:, b, :1])]
+        if self.h is not None:
+            x.append(kernels.shift(self.h[:, b]))
+        x = scale_rows(tf.concat(x, axis=1), self.scale[:, b])
+        lengths = tf.norm(x, axis=1) * tf.norm(self.delta[:, b], axis=1)
+        return _with_margin(tf.matmul(x, self.delta[:, b], transpose_a=True), lengths)
+
+    def weighted_sums(self, factors: tf.Tensor) -> list[tf.Tensor]:
+        """Sum over records of factor x gradient, for every weight of the layer; factors (B)."""
+        factors = factors * self.scale  # (T, B)
+
+        def product(x: tf.Tensor, delta: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+            rows = scale_rows(kernels.flatten_time(x), tf.reshape(factors, [-1]))
+            return tf.matmul(rows, kernels.flatten_time(delta), transpose_a=True)
+
+        recurrent = [] if self.h is None else [product(self.h[:-1], self.delta[1:], factors[1:])]
+        bias = tf.linalg.matvec(kernels.flatten_time(self.delta), tf.reshape(factors, [-1]), transpose_a=True)
+        return [product(self.inputs, self.delta, factors), *recurrent, bias]
+
+
+class Table(NamedTuple):
+    """The embedding, whose rows `ids` (T, B) of `vocab_size` were taken: `delta` (T, B, d) is their gradient.
+
+    As a layer, it multiplies one-hot vectors.
+    """
+
+    ids: tf.Tensor
+    delta: tf.Tensor
+    vocab_size: int
+
+    def is_narrow(self) -> tf.Tensor:
+        return tf.constant(False)
+
+    def grams(self) -> tuple[tf.Tensor, tf.Tensor]:
+        ids = tf.transpose(self.ids)
+        return tf.cast(ids[:, :, tf.newaxis] == ids[:, tf.newaxis], self.delta.dtype), gram_matrices(self.delta)
+
+    def square(self, b: tf.Tensor) -> tf.Tensor:
+        delta, ids = self.delta[:, b], self.ids[:, b]
+        rows = tf.math.unsorted_segment_sum(delta, tf.unique(ids).idx, tf.size(ids))
+        return _with_margin(rows, tf.norm(delta, axis=1))
+
+    def weighted_sums(self, factors: tf.Tensor) -> list[tf.Tensor]:
+        delta = kernels.flatten_time(self.delta * factors[:, tf.newaxis])
+        return [tf.math.unsorted_segment_sum(delta, tf.reshape(self.ids, [-1]), self.vocab_size)]
 
 
 def clipped_sum(
@@ -89,100 +151,58 @@ def clipped_sum(
         forwards.append((x, h, kernel, cache))
         x = drop(h, index)
 
-    dense, bias = tf.convert_to_tensor(network.dense.kernel), tf.convert_to_tensor(network.dense.bias)
-    flat_targets, flat_weights = tf.reshape(targets, [-1]), tf.reshape(weights, [-1])
-    logits = tf.matmul(kernels.flatten_time(x), dense) + bias
-    right = count_right(logits, flat_targets, flat_weights, tf.reduce_max(logits, axis=1))
-    losses, delta = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=flat_targets)
-    # The position's weight is left to the narrow operands of every product with delta (T*B, V).
-    layers = [
-        Layer(
-            x,
-            None,
-            tf.reshape(delta, tf.concat([tf.shape(ids), [network.vocab_size]], axis=0)),
-            scale=weights * scale,
-        )
-    ]
-    dx = scale_rows(tf.matmul(delta, dense, transpose_b=True), flat_weights * scale)
-    dx = tf.reshape(dx, tf.shape(x))
+    kernel, bias = tf.convert_to_tensor(network.dense.kernel), tf.convert_to_tensor(network.dense.bias)
+    flat_targets = tf.reshape(targets, [-1])
+    exponentials, row_sums, losses, right = softmax(kernels.flatten_time(x), kernel, bias, flat_targets)
+    # The gradient of a position's loss, times its row sum: weight and row sum are left to narrower operands.
+    positions = tf.stack([tf.range(tf.size(targets)), flat_targets], axis=1)
+    # Where the exponentials lie: tf.tensor_scatter_nd_sub would copy them.
+    delta = tf.raw_ops.ScatterNdNonAliasingAdd(input=exponentials, indices=positions, updates=-row_sums)  # (T*B, V)
+    scales = tf.reshape(weights, [-1]) * scale / row_sums
+    dx = tf.reshape(scale_rows(tf.matmul(delta, kernel, transpose_b=True), scales), tf.shape(x))
+    shape = tf.shape(ids)
+    delta = tf.reshape(delta, tf.concat([shape, [network.vocab_size]], axis=0))
+    products: list[Layer | Table] = [Layer(x, None, delta, tf.reshape(scales, shape))]
     for index, (x, h, kernel, cache) in reversed(list(enumerate(forwards, start=1))):
         delta = kernels.backward(cache, drop(dx, index))
-        layers.append(Layer(x, h, delta))
+        products.append(Layer(x, h, delta, tf.ones_like(weights)))
         dx = tf.reshape(tf.matmul(kernels.flatten_time(delta), kernel, transpose_b=True), tf.shape(x))
-    embedded = drop(dx, 0)
+    products.append(Table(ids, drop(dx, 0), network.vocab_size))
 
-    squares = _squared_norms(layers, embedded, ids)
+    squares = tf.add_n([_squared_norms(product) for product in products])
     norms = tf.sqrt(tf.maximum(squares, 0))
     factors = tf.where(tf.math.is_finite(squares), tf.minimum(clip / tf.maximum(norms, 1e-30), 1), 0)
-    layers, embedded = _without_non_finite(layers, embedded, squares)
-    gradients = _weighted_sums(layers, embedded, ids, factors, network.vocab_size)
-    return ClippedSum(gradients, tf.stack([tf.reduce_sum(losses * flat_weights), right]), norms)
+    products = _without_non_finite(products, squares)
+    gradients = [gradient for product in reversed(products) for gradient in product.weighted_sums(factors)]
+    flat_weights = tf.reshape(weights, [-1])
+    sums = tf.stack([tf.reduce_sum(losses * flat_weights), tf.reduce_sum(right * flat_weights)])
+    return ClippedSum(gradients, sums, norms)
 
 
-def _squared_norms(layers: Sequence[Layer], embedded: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-    """Squared norm of each record's gradient over all weights (B); `embedded` (T, B, d): the embeddings' gradient.
+def _squared_norms(product: Layer | Table) -> tf.Tensor:
+    """Squared norm of each record's gradient of the product's weights (B).
 
-    Record by record: one record's matrices stay in a core's cache, and need not be put in batch order.
+    By Gram matrices, unless they take more multiplications than the gradient, or the record's positions cancel: then
+    rounding may hide what is left of them. With |p_t| the norms of the positions' gradients, the rounding error is of
+    the order of (sum |p_t|)^2 times the machine's precision; positions that do not cancel have
+    (sum |p_t|)^2 <= T |sum p_t|^2, or near it.
     """
-    rows = tf.shape(ids)[1]
+    steps, rows = tf.unstack(tf.shape(product.delta)[:2])
 
-    def add_record(b: tf.Tensor, squares: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-        each = [_squared_norm(layer, b) for layer in layers]
-        return b + 1, squares.write(b, tf.add_n([*each, _squared_embedding_norm(embedded[:, b], ids[:, b])]))
+    def by_grams() -> tuple[tf.Tensor, tf.Tensor]:
+        inputs, deltas = product.grams()
+        squares = tf.reduce_sum(inputs * deltas, axis=(1, 2))
+        lengths = tf.sqrt(tf.linalg.diag_part(inputs) * tf.linalg.diag_part(deltas))  # |p_t|
+        bound = CANCELLATION * tf.cast(steps, squares.dtype) * squares
+        return squares, tf.reduce_sum(lengths, axis=1) ** 2 > bound
 
-    squares = tf.TensorArray(embedded.dtype, rows, element_shape=())
-    return tf.while_loop(lambda b, _: b < rows, add_record, (0, squares), parallel_iterations=4)[1].stack()
+    def none() -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.zeros([rows], product.delta.dtype), tf.fill([rows], True)
 
-
-def _squared_norm(layer: Layer, b: tf.Tensor) -> tf.Tensor:
-    """Squared norm of record b's gradient of a layer's weights, by whichever way multiplies less."""
-    delta = layer.delta[:, b]  # (T, n)
-    inputs = [layer.inputs[:, b], tf.ones_like(delta[:, :1])]
-    if layer.h is not None:
-        inputs.append(kernels.shift(layer.h[:, b]))
-    x = tf.concat(inputs, axis=1)  # (T, m)
-    if layer.scale is not None:
-        x = scale_rows(x, layer.scale[:, b])
-    steps, m, n = tf.shape(delta)[0], width(x), width(delta)
-    lengths = tf.norm(x, axis=1) * tf.norm(delta, axis=1)  # (T)
-
-    def by_gram() -> tf.Tensor:
-        """<delta, K delta> from the upper half of K, in two blocks of rows: K is symmetric."""
-        half = steps // 2
-        upper = tf.matmul(x[:half], x, transpose_b=True)
-        twice = tf.cast(tf.range(steps) >= half, x.dtype) + 1  # right of its diagonal block, for the mirror image
-        lower = tf.matmul(x[half:], x[half:], transpose_b=True)
-        return tf.reduce_sum(delta[:half] * tf.matmul(upper * twice, delta)) + tf.reduce_sum(
-            delta[half:] * tf.matmul(lower, delta[half:])
-        )
-
-    def directly() -> tf.Tensor:
-        return _with_margin(tf.matmul(x, delta, transpose_a=True), lengths)
-
-    return tf.cond(m * n <= steps * (m + n), directly, lambda: _unless_cancelling(by_gram(), lengths, directly))
-
-
-def _squared_embedding_norm(dx: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-    """Squared norm of a record's gradient of the embedding: a token's positions (T, d) add up."""
-    lengths = tf.norm(dx, axis=1)
-    same_token = tf.cast(ids[:, tf.newaxis] == ids, dx.dtype)
-    added = tf.matmul(same_token, dx)  # at each position, the sum over all positions of its token
-
-    def directly() -> tf.Tensor:
-        first = tf.cast(tf.argmax(same_token, axis=1, output_type=tf.int32) == tf.range(tf.size(ids)), dx.dtype)
-        return _with_margin(scale_rows(added, first), lengths)
-
-    return _unless_cancelling(tf.reduce_sum(dx * added), lengths, directly)
-
-
-def _unless_cancelling(square: tf.Tensor, lengths: tf.Tensor, directly: Callable[[], tf.Tensor]) -> tf.Tensor:
-    """The square of a Gram matrix's way, unless the positions cancel: then rounding may hide what is left of them.
-
-    lengths (T): norms of the positions' gradients p_t. Its rounding error is of the order of (sum |p_t|)^2 times
-    the machine's precision; positions that do not cancel have (sum |p_t|)^2 <= T |sum p_t|^2, or near it.
-    """
-    steps = tf.cast(tf.size(lengths), lengths.dtype)
-    return tf.cond(tf.reduce_sum(lengths) ** 2 > CANCELLATION * steps * square, directly, lambda: square)
+    squares, unsure = tf.cond(product.is_narrow(), none, by_grams)
+    records = tf.cast(tf.where(unsure), tf.int32)  # (number of them, 1)
+    exact = tf.map_fn(lambda b: product.square(b[0]), records, fn_output_signature=squares.dtype, parallel_iterations=4)
+    return tf.tensor_scatter_nd_update(squares, records, exact)
 
 
 def _with_margin(gradient: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
@@ -191,46 +211,18 @@ def _with_margin(gradient: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
     return (tf.norm(gradient) + MARGIN * precision * tf.reduce_sum(lengths)) ** 2
 
 
-def _weighted_sums(
-    layers: Sequence[Layer], embedded: tf.Tensor, ids: tf.Tensor, factors: tf.Tensor, vocab_size: int
-) -> list[tf.Tensor]:
-    """Sum over records of factor x gradient, for every weight in the network's order."""
-    dx = kernels.flatten_time(embedded * factors[:, tf.newaxis])
-    gradients = [tf.math.unsorted_segment_sum(dx, tf.reshape(ids, [-1]), vocab_size)]
-    for inputs, h, delta, scale in reversed(layers):
-        factor = tf.broadcast_to(factors, tf.shape(ids)) if scale is None else factors * scale  # (T, B)
-
-        def product(x: tf.Tensor, delta: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-            rows = scale_rows(kernels.flatten_time(x), tf.reshape(factor, [-1]))
-            return tf.matmul(rows, kernels.flatten_time(delta), transpose_a=True)
-
-        gradients.append(product(inputs, delta, factor))
-        if h is not None:
-            gradients.append(product(h[:-1], delta[1:], factor[1:]))
-        gradients.append(tf.linalg.matvec(kernels.flatten_time(delta), tf.reshape(factor, [-1]), transpose_a=True))
-    return gradients
-
-
-def _without_non_finite(
-    layers: Sequence[Layer], embedded: tf.Tensor, squares: tf.Tensor
-) -> tuple[list[Layer], tf.Tensor]:
-    """All with zeros for every record whose norm is not finite: a factor of 0 would leave 0 x inf."""
+def _without_non_finite(products: Sequence[Layer | Table], squares: tf.Tensor) -> list[Layer | Table]:
+    """The products with zeros for every record whose norm is not finite: a factor of 0 would leave 0 x inf."""
     finite = tf.math.is_finite(squares)  # (B)
     all_finite = tf.reduce_all(finite)
 
-    def cleaned(x: tf.Tensor) -> tf.Tensor:
+    def cleaned(x: object) -> object:
+        if not isinstance(x, tf.Tensor) or not x.dtype.is_floating:
+            return x
         kept = finite[:, tf.newaxis] if x.shape.rank == 3 else finite
         return tf.cond(all_finite, lambda: x, lambda: tf.where(kept, x, tf.zeros_like(x)))
 
-    return [
-        Layer(
-            cleaned(layer.inputs),
-            None if layer.h is None else cleaned(layer.h),
-            cleaned(layer.delta),
-            None if layer.scale is None else cleaned(layer.scale),
-        )
-        for layer in layers
-    ], cleaned(embedded)
+    return [product._make(cleaned(x) for x in product) for product in products]
 
 
 def width(x: tf.Tensor) -> int:
