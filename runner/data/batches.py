@@ -29,6 +29,8 @@ SAMPLING_BLOCK = 1 << 16
 """Positions that are sampled from one generator."""
 LENGTH_STEPS = 16
 """A physical batch is trimmed to one of so many lengths."""
+ROW_STEPS = 8
+"""Poisson batches of several local replicas are padded to multiples of the expected rows over this."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,23 @@ def load_batch(
     if not rows:
         keys = np.zeros((1, width), np.uint32)
     return Batch(inputs, ids[:, 1:], weights, np.ascontiguousarray(keys))
+
+
+def pad_alike(batches: Sequence[Batch], row_unit: int) -> tuple[Batch, ...]:
+    """The shares of one worker's replicas, padded to a common shape with a multiple of `row_unit` rows.
+
+    TensorFlow traces the step of several replicas anew for each combination of shapes; one share is left as it is.
+    """
+    if len(batches) == 1:
+        return tuple(batches)
+    rows, width = np.max([batch.inputs.shape for batch in batches], axis=0)
+    rows = -(-rows // row_unit) * row_unit
+
+    def padded(batch: Batch) -> Batch:
+        missing = [(0, rows - batch.inputs.shape[0]), (0, width - batch.inputs.shape[1])]
+        return Batch(**{name: np.pad(array, missing) for name, array in vars(batch).items()})
+
+    return tuple(padded(batch) for batch in batches)
 
 
 def is_empty(lengths: NDArray[np.int32], seq_length: int) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.data.batches import Batch, BatchPlan, is_empty, load_batch
+from runner.data.batches import ROW_STEPS, Batch, BatchPlan, is_empty, load_batch, pad_alike
 from runner.data.examples import Examples
 
 AHEAD = 4
@@ -65,14 +65,17 @@ class Feed:
         return self._share(step, self.plan.validation_positions(step), (0, 0))
 
     def _share(self, step: int, positions: NDArray[np.int64], key: tuple[int, int]) -> Share:
-        batches = tuple(
+        batches = [
             load_batch(self.examples, positions, replica, self.total_replicas, key, skip_empty=self._is_private)
             for replica in self.replicas
-        )
+        ]
+        # A plain batch has as many rows as the next; a Poisson batch has not.
+        expected = -(-self.plan.batch_size // self.total_replicas)
+        row_unit = -(-expected // ROW_STEPS) if self._is_private else 1
         lengths = self.examples.lengths[positions]
         if self._is_private:
             lengths = lengths[~is_empty(lengths, self.examples.tokens.seq_length)]
-        return Share(step, batches, int(lengths.sum()), len(positions))
+        return Share(step, pad_alike(batches, row_unit), int(lengths.sum()), len(positions))
 
     @property
     def _is_private(self) -> bool:

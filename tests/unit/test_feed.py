@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runner.data.batches import BatchPlan
+from runner.data.batches import BatchPlan, PoissonPlan
 from runner.data.examples import Examples
 from runner.errors import StorageError
 from runner.train.feed import AHEAD, Feed
@@ -92,6 +92,39 @@ def test_the_workers_shares_make_the_same_logical_batches(workers: int) -> None:
             (shares[0].step, int(LENGTHS[positions].sum()), len(positions))
         }
         assert all(len(share.batches) == each for share in shares)
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_the_shares_of_local_replicas_have_one_shape(replicas: int) -> None:
+    """TensorFlow traces a step of several replicas for each combination of shapes."""
+    plan = PoissonPlan(40, 12, 0, validation_split=False, key=(1, 2))
+    feed = Feed(examples(), plan, range(replicas), replicas)
+    for epoch in range(40):
+        for share in feed.training(epoch, 0):
+            positions = plan.training_positions(epoch, share.step)
+            assert sorted(held(share)) == sorted(positions[LENGTHS[positions] > 1]), "one target: a record without text"
+            assert sum(int(batch.weights.sum()) for batch in share.batches) == share.tokens
+            assert {array.shape for batch in share.batches for array in vars(batch).values()} == {
+                share.batches[0].inputs.shape
+            }
+
+
+def test_the_rows_of_a_large_poisson_batch_take_few_values_on_several_replicas() -> None:
+    lengths = np.full(5000, 3, np.int32)
+    records = cast(
+        Examples,
+        SimpleNamespace(
+            rows=lambda positions: [np.full(4, p) for p in positions],
+            lengths=lengths,
+            tokens=SimpleNamespace(seq_length=8),
+        ),
+    )
+    plan = PoissonPlan(5000, 500, 0, validation_split=False, key=(1, 2))
+    sizes = {plan.training_positions(epoch, step).size for epoch in range(5) for step in range(10)}
+    feed = Feed(records, plan, range(2), 2)
+    rows = {share.batches[0].inputs.shape[0] for epoch in range(5) for share in feed.training(epoch, 0)}
+    assert len(sizes) > 30
+    assert len(rows) <= 4
 
 
 def test_validation_is_the_same_each_time_and_holds_the_plans_examples() -> None:
