@@ -47,7 +47,12 @@ LIMITS = (
     "the clip by rounding.",
     "Choices made after looking at the records or at earlier runs (sizes, learning rate, clip) are not in epsilon.",
     "The ledger over runs knows files by their fingerprint, and only the runs under the same storage folder. A record "
-    "that is also in another file is counted there alone.",
+    "that is also in another file is counted there alone. Its entries are chained: a changed or missing one is noticed, "
+    "but not that the newest were deleted.",
+)
+CALLBACKS_LIMIT = (
+    "Callbacks are known by their names: one whose code changes between a kill and a resume can make a repeated step "
+    "release other numbers under the same noise."
 )
 
 
@@ -83,7 +88,7 @@ def privacy_report(config: JobConfig, state: LedgerState) -> dict[str, Any]:
         "also_touched_the_records": _also_touched(config),
         "covered": list(COVERED),
         "not_covered": list(NOT_COVERED),
-        "limits": list(LIMITS),
+        "limits": [*LIMITS, *([CALLBACKS_LIMIT] if config.training.callbacks else [])],
         "software": {name: version(name) for name in SOFTWARE},
     }
 

@@ -161,7 +161,7 @@ def _conditions(config: JobConfig, identity: dict[str, Any], replicas: int, task
         "workers": task.workers,
         "threads": task.threads or os.cpu_count(),
         "machine": machine(),
-        "versions": {name: version(name) for name in ("tensorflow", "keras", "numpy")},
+        "versions": {name: version(name) for name in ("runner", "tensorflow", "keras", "numpy")},
     }
 
 
