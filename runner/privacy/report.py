@@ -47,8 +47,8 @@ LIMITS = (
     "the clip by rounding.",
     "Choices made after looking at the records or at earlier runs (sizes, learning rate, clip) are not in epsilon.",
     "The ledger over runs knows files by their fingerprint, and only the runs under the same storage folder. A record "
-    "that is also in another file is counted there alone. Its entries are chained: a changed or missing one is noticed, "
-    "but not that the newest were deleted.",
+    "that is also in another file is counted there alone. Its entries are chained: a changed or missing one shows, but "
+    "not that the newest were deleted.",
 )
 CALLBACKS_LIMIT = (
     "Callbacks are known by their names: one whose code changes between a kill and a resume can make a repeated step "
