@@ -30,6 +30,7 @@ ZERO_OUT = dp_accounting.NeighboringRelation.REPLACE_SPECIAL
 def recompute(statement: dict[str, Any]) -> dict[str, float]:
     """The statement's epsilons under their names, from its mechanism, steps and delta."""
     own = [(statement["mechanism"], statement["steps"])]
+    own += [(trial, trial["steps"]) for trial in statement["other_trials"]]  # of the sweep that chose this one
     earlier = [(mechanism, mechanism["steps"]) for mechanism in statement["earlier_runs"]]
     by = statement["accountant"]
     return {

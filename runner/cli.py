@@ -506,13 +506,14 @@ def validate(job: Path, overrides: tuple[str, ...], as_json: bool) -> None:
       runner validate job.yaml
     """
     from runner.config import load_job
+    from runner.driver import check, check_free
     from runner.run_directory import JOB_FOLDER_VARIABLE
-    from runner.train.facade import check_job, check_storage, describe_check
+    from runner.train.facade import describe_check
 
     os.environ[JOB_FOLDER_VARIABLE] = str(job.resolve().parent)
     config = load_job(job, overrides)
-    check_storage(config)
-    found = describe_check(check_job(config))
+    check_free(config)
+    found = describe_check(check(config))
     _answer(as_json, found, "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in found.items()))
 
 

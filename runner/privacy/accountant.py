@@ -93,17 +93,21 @@ def _epsilon(taken: tuple[tuple[Mechanism, int], ...], delta: float, accountant:
     return float(cast(Any, composed).get_epsilon_for_delta(delta))
 
 
-def epsilon_unamplified(mechanism: Mechanism, steps: int, delta: float) -> float:
+def epsilon_unamplified(spent: Spent, delta: float) -> float:
     """The epsilon if batches were fixed, so that each example is in exactly one of every epoch's steps.
 
-    That is the Gaussian mechanism alone, once an epoch, without what the secrecy of the sample adds.
+    That is the Gaussian mechanism alone, once an epoch, without what the secrecy of the sample adds. Together,
+    Gaussian mechanisms are one whose 1/noise^2 is the sum of theirs.
     """
     from dp_accounting import get_epsilon_gaussian
 
-    epochs = math.ceil(steps * mechanism.sampling_probability - 1e-9)
-    if epochs == 0 or mechanism.noise_multiplier == 0:
-        return math.inf if epochs else 0.0
-    return float(get_epsilon_gaussian(mechanism.noise_multiplier / math.sqrt(epochs), delta))
+    precision = 0.0
+    for mechanism, steps in spent:
+        epochs = math.ceil(steps * mechanism.sampling_probability - 1e-9)
+        if epochs and mechanism.noise_multiplier == 0:
+            return math.inf
+        precision += epochs / mechanism.noise_multiplier**2 if epochs else 0
+    return float(get_epsilon_gaussian(1 / math.sqrt(precision), delta)) if precision else 0.0
 
 
 def find_noise(

@@ -61,7 +61,7 @@ def plan_epsilon(
     return {
         "epsilon_pld": plain_epsilon(epsilon(spent, delta)),
         "epsilon_rdp": plain_epsilon(epsilon(spent, delta, "rdp")),
-        "epsilon_unamplified": plain_epsilon(epsilon_unamplified(mechanism, steps, delta)),
+        "epsilon_unamplified": plain_epsilon(epsilon_unamplified([(mechanism, steps)], delta)),
         "delta": delta,
         "noise_multiplier": mechanism.noise_multiplier,
         "steps": steps,

@@ -16,6 +16,7 @@ from typing import Any
 from runner.config import JobConfig
 from runner.privacy.accountant import (
     Accountant,
+    Spent,
     epsilon,
     epsilon_in_words,
     epsilon_unamplified,
@@ -56,13 +57,18 @@ CALLBACKS_LIMIT = (
 )
 
 
-def privacy_report(config: JobConfig, state: LedgerState) -> dict[str, Any]:
-    """What a run in this state can claim, as plain values for JSON; an infinite epsilon is the string "infinite"."""
+def privacy_report(
+    config: JobConfig, state: LedgerState, other_trials: Spent = (), sweep: str = "none: one run"
+) -> dict[str, Any]:
+    """What a run in this state can claim, as plain values for JSON; an infinite epsilon is the string "infinite".
+
+    `other_trials`: of the sweep that chose this run, whose cost is in all figures; `sweep`: what it did, in words.
+    """
     mechanism, steps = state.mechanism, state.reserved_steps
 
     def cost(accountant: Accountant, *, with_earlier: bool = False) -> float | str:
         before = list(state.before) if with_earlier else []
-        return plain_epsilon(epsilon([*before, (mechanism, steps)], state.delta, accountant))
+        return plain_epsilon(epsilon([*before, *other_trials, (mechanism, steps)], state.delta, accountant))
 
     return {
         "version": 1,
@@ -80,12 +86,13 @@ def privacy_report(config: JobConfig, state: LedgerState) -> dict[str, Any]:
         "epsilon": cost(state.accountant),
         "epsilon_pld": cost("pld"),
         "epsilon_rdp": cost("rdp"),
-        "epsilon_unamplified": plain_epsilon(epsilon_unamplified(mechanism, steps, state.delta)),
+        "epsilon_unamplified": plain_epsilon(epsilon_unamplified([*other_trials, (mechanism, steps)], state.delta)),
         "target_epsilon": config.privacy.target_epsilon,
         "max_epsilon": config.privacy.max_epsilon,
+        "other_trials": [{**asdict(trial), "steps": count} for trial, count in other_trials],
         "earlier_runs": [{**asdict(earlier), "steps": count} for earlier, count in state.before],
         "epsilon_with_earlier_runs": cost(state.accountant, with_earlier=True),
-        "also_touched_the_records": _also_touched(config),
+        "also_touched_the_records": _also_touched(config) | {"sweep": sweep},
         "covered": list(COVERED),
         "not_covered": list(NOT_COVERED),
         "limits": [*LIMITS, *([CALLBACKS_LIMIT] if config.training.callbacks else [])],
@@ -119,6 +126,9 @@ def privacy_page(report: dict[str, Any]) -> str:
         ("Noise multiplier, clip", f"{mechanism['noise_multiplier']:g}, {mechanism['l2_norm_clip']:g}"),
         ("Steps taken", _steps_in_words(report)),
     ]
+    if report["other_trials"]:
+        steps = sum(trial["steps"] for trial in report["other_trials"])
+        rows.append(("Of the sweep's other trials", f"{len(report['other_trials'])} trials, {steps:,} steps"))
     lines = [
         f"# Privacy statement of run {report['run']}",
         "",
@@ -181,7 +191,6 @@ def _also_touched(config: JobConfig) -> dict[str, str]:
             else "none: the last epoch is in model/"
         ),
         "early stopping": (f"on, by {metric}; epsilon does not cover when it ended" if stopping.enabled else "off"),
-        "sweep": "none: one run",
     }
     if settings.callbacks or settings.epoch_callback:
         names = ", ".join([*settings.callbacks, *([settings.epoch_callback] if settings.epoch_callback else [])])

@@ -19,12 +19,13 @@ def run_here(directory: RunDirectory, checked: CheckedJob | None, *, quiet: bool
         JobStoppedError: it was stopped and can be resumed.
         RunnerError: what went wrong.
     """
-    from runner.train.facade import drive_run, run_in_thread, stop_on_signals
+    from runner.driver import drive
+    from runner.train.background import run_in_thread, stop_on_signals
 
     stop = threading.Event()
     results: list[Status] = []
     with stop_on_signals(stop):
-        thread, errors = run_in_thread(lambda: results.append(drive_run(directory.uri, stop, checked=checked)))
+        thread, errors = run_in_thread(lambda: results.append(drive(directory.uri, stop, checked=checked)))
         follow_run(directory, lambda: not thread.is_alive(), quiet=quiet)
     if errors:
         raise errors[0]

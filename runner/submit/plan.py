@@ -79,7 +79,7 @@ def plan_submission(
         job,
         address=address,
         submission_id=f"runner-{config.name}-{uuid.uuid4().hex[:8]}",
-        entrypoint=f"python -m runner.train.facade {_quoted(run_uri)}",
+        entrypoint=f"python -m runner.driver {_quoted(run_uri)}",
         runtime_env={"py_modules": [PACKAGE_FOLDER, *modules]},
     )
 

@@ -29,6 +29,9 @@ CHANGEABLE = (
 )
 """What a resume may change: nothing that the weights so far depend on."""
 
+CHANGEABLE_IN_A_SWEEP = ("sweep.trials", "sweep.max_concurrent", "resources")
+"""What the resume of a sweep may change: its trials began with the rest."""
+
 KILLED_RUN_ENDS_WITHIN_S = 20.0
 
 Answer = tuple[dict[str, Any], str]
@@ -47,13 +50,12 @@ def start_run(
     if dry_run:
         return plan.to_dict(), plan.to_yaml().rstrip()
 
-    from runner.train.facade import check_job, check_storage
+    from runner.driver import check, check_free, claim
 
     client = _connect(plan)
-    check_storage(config)
-    checked = check_job(config)
-    directory = RunDirectory.of(config)
-    directory.claim(config, target)
+    check_free(config)
+    checked = check(config)
+    directory = claim(config, target)
     if plan.target == "local":
         from runner.submit.local import run_here
         from runner.train.checkpoint import checkpoint_steps
@@ -176,11 +178,12 @@ def _finished(directory: RunDirectory, status: Status) -> Answer:
 
 
 def _check_changes(before: JobConfig, after: JobConfig) -> None:
+    changeable = CHANGEABLE if before.sweep is None else CHANGEABLE_IN_A_SWEEP
     for path in _differences(before.model_dump(), after.model_dump()):
-        if not any(path == field or path.startswith(field + ".") for field in CHANGEABLE):
+        if not any(path == field or path.startswith(field + ".") for field in changeable):
             raise ConfigError(
                 f"--set {path}: a resume cannot change this, the weights so far depend on it; "
-                f"it can change {', '.join(CHANGEABLE)}"
+                f"it can change {', '.join(changeable)}"
             )
 
 
@@ -189,7 +192,7 @@ def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = ""
     for name, old in before.items():
         if isinstance(old, dict):
             found += _differences(old, after[name], f"{prefix}{name}.")
-        elif old != after[name]:
+        elif old != after.get(name):
             found.append(prefix + name)
     return found
 

@@ -2,8 +2,7 @@
 
     checked = check_job(config)             # raises one line for what is wrong; nothing is written
     RunDirectory.of(config).claim(config, "local")
-    drive_run(run_uri, stop)                # in the user's process, or in a cluster's job:
-    python -m runner.train.facade RUN_URI
+    drive_run(run_uri, stop)                # in the user's process, in a cluster's job, or in a sweep's trial
 
 One worker on the local target trains in this very process, which spares it a Ray cluster; several workers, and
 all workers on a cluster, are Ray Train's. Either way the records go through Ray Data, unless an earlier run left
@@ -15,10 +14,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,7 +30,7 @@ from runner.run_directory import RunDirectory, Status
 from runner.storage import Folder, open_folder, publish, read_published
 from runner.train.callbacks import import_object
 from runner.train.checkpoint import checkpoint_steps
-from runner.train.heartbeat import LogFile, log_to_screen
+from runner.train.heartbeat import LogFile
 from runner.train.private_run import check_privacy, check_same_records, open_ledger, planned_epsilon
 
 TOKEN_CACHE = ".cache/tokens"  # noqa: S105 - not that kind of token
@@ -128,8 +125,7 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
         RunnerError: what went wrong, which `status.json` says too.
     """
     directory = RunDirectory(open_folder(run_uri))
-    log_file = LogFile(directory, "driver")
-    try:
+    with told_in_status(directory) as log_file:
         directory.update_status(state="preparing", message="checking the job", error=None)
         config = directory.read_config()
         begins = not config.privacy.enabled or _begins(directory)
@@ -141,9 +137,9 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
             if here:
                 _warm_up()
             else:
-                stack.enter_context(_connected_ray(local=local))
-            with _signs_of_life(directory):
-                tokens = _tokens(checked, directory, local=local)
+                stack.enter_context(connected_ray(local=local))
+            with signs_of_life(directory):
+                tokens = make_tokens(checked, directory, local=local)
             _check_enough(config, tokens.examples, "examples")
             publish(directory.folder.child("tokenizer"), read_published(tokens.folder))
             if config.privacy.enabled:
@@ -153,6 +149,15 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
                 _train_here(config, directory, tokens, stop, log_file)
             else:
                 _train_on_cluster(config, directory, tokens, stop, local=local)
+    return ended(directory)
+
+
+@contextlib.contextmanager
+def told_in_status(directory: RunDirectory) -> Iterator[LogFile]:
+    """A driver's work: its log goes to the run directory, and so does, in one line, the error that ends it."""
+    log_file = LogFile(directory, "driver")
+    try:
+        yield log_file
     except Exception as error:
         shown = find_user_error(error) or JobFailedError(last_line(error))
         log.error("%s", shown, exc_info=None if shown is error else error)  # noqa: TRY400 - one line for a known error
@@ -162,10 +167,19 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
     finally:
         with contextlib.suppress(RunnerError):
             log_file.close()
+
+
+def ended(directory: RunDirectory) -> Status:
+    """The status of a run or sweep that has ended.
+
+    Raises:
+        JobStoppedError: it was stopped and can be resumed.
+        RunnerError: what a worker met.
+    """
     status = directory.status()
     assert status is not None
     if status.state == "stopped":
-        raise JobStoppedError(f"{run_uri}: stopped; `runner resume {run_uri}` continues it")
+        raise JobStoppedError(f"{directory.uri}: stopped; `runner resume {directory.uri}` continues it")
     if status.error:
         raise status.to_error()
     return status
@@ -181,8 +195,8 @@ def token_cache(config: JobConfig, *, patient: bool = True) -> Folder:
     return open_folder(config.storage.uri, patient=patient).child(TOKEN_CACHE)
 
 
-def _tokens(checked: CheckedJob, directory: RunDirectory, *, local: bool) -> TokenSet:
-    """The run's tokens: from the cache, or made now."""
+def make_tokens(checked: CheckedJob, directory: RunDirectory, *, local: bool) -> TokenSet:
+    """The job's tokens: from the cache, or made now; `directory`: of the run or sweep that says so."""
     config = checked.config
     tokens = checked.tokens
     if tokens is None:
@@ -191,7 +205,7 @@ def _tokens(checked: CheckedJob, directory: RunDirectory, *, local: bool) -> Tok
         def progress(message: str) -> None:
             directory.update_status(state="preparing", message=message)
 
-        with _connected_ray(local=local):
+        with connected_ray(local=local):
             tokens = prepare_tokens(config, checked.survey, token_cache(config), checked.key, progress)
     share_cut = tokens.cut_records / max(tokens.records, 1)
     log.info(
@@ -238,7 +252,7 @@ def _train_on_cluster(
 
 
 @contextlib.contextmanager
-def _connected_ray(*, local: bool) -> Iterator[None]:
+def connected_ray(*, local: bool) -> Iterator[None]:
     """The Ray that is there already, or else one of this process's own, or the cluster that runs this job.
 
     What was connected here is left here: Ray's daemons end with the thread that started them.
@@ -275,7 +289,7 @@ def _warm_up() -> None:
 
 
 @contextlib.contextmanager
-def _signs_of_life(directory: RunDirectory) -> Iterator[None]:
+def signs_of_life(directory: RunDirectory) -> Iterator[None]:
     """Renew the heartbeat while the driver itself is at work."""
     ended = threading.Event()
 
@@ -309,54 +323,3 @@ def _stop_reaches(directory: RunDirectory, stop: threading.Event) -> Iterator[No
         yield
     finally:
         ended.set()
-
-
-@contextlib.contextmanager
-def stop_on_signals(stop: threading.Event) -> Iterator[None]:
-    """Let SIGINT and SIGTERM set `stop`; a second one ends the process at once. For the main thread."""
-
-    def handle(number: int, _frame: Any) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def run_in_thread(run: Callable[[], Any]) -> tuple[threading.Thread, list[BaseException]]:
-    """Start `run` beside the main thread, which keeps the signals; what it raises lands in the list."""
-    errors: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            run()
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
-            errors.append(error)
-
-    thread = threading.Thread(target=call, name="driver")
-    thread.start()
-    return thread, errors
-
-
-def main() -> None:
-    """The entry point of a cluster's job."""
-    run_uri = sys.argv[1]
-    log_to_screen(logging.INFO)
-    stop = threading.Event()
-    with stop_on_signals(stop):
-        thread, errors = run_in_thread(lambda: drive_run(run_uri, stop, local=False))
-        while thread.is_alive():
-            thread.join(0.2)
-    if errors:
-        error = errors[0]
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code if isinstance(error, RunnerError) else 1)
-
-
-if __name__ == "__main__":
-    main()

@@ -88,10 +88,23 @@ def to_csv(rows: Sequence[EpochRow], best: int | None) -> bytes:
     return text.getvalue().encode()
 
 
+def from_csv(content: bytes) -> tuple[list[EpochRow], int | None]:
+    """The rows of a file's content, and the index of the best."""
+    plain = list(csv.DictReader(io.StringIO(content.decode())))
+    best = next((index for index, row in enumerate(plain) if row.pop("best") == "1"), None)
+    whole = ("epoch", "steps")
+    rows = [{name: _number(value, whole=name in whole) for name, value in row.items()} for row in plain]
+    return from_rows(rows), best
+
+
 def from_rows(plain: Sequence[dict[str, Any]]) -> list[EpochRow]:
     """Rows from the plain values that a checkpoint keeps."""
     names = {field.name for field in fields(EpochRow)}
     return [EpochRow(**{name: value for name, value in row.items() if name in names}) for row in plain]
+
+
+def _number(text: str, *, whole: bool) -> float | None:
+    return (int(text) if whole else float(text)) if text else None
 
 
 def _exact(value: Any) -> Any:

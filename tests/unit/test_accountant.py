@@ -58,10 +58,10 @@ def test_epsilon_is_that_of_published_settings(
 
 def test_epsilon_without_amplification_is_that_of_one_gaussian_an_epoch() -> None:
     mechanism = Mechanism(10_000, 100, 1.0)
-    assert epsilon_unamplified(mechanism, 1000, 1e-5) == pytest.approx(17.9, abs=0.05)
+    assert epsilon_unamplified([(mechanism, 1000)], 1e-5) == pytest.approx(17.9, abs=0.05)
     # Ten Gaussians of noise multiplier 1 are one of 1 / sqrt(10).
-    assert epsilon_unamplified(mechanism, 1000, 1e-5) == pytest.approx(gaussian_epsilon(10**-0.5, 1e-5), rel=2e-3)
-    begun = [epsilon_unamplified(mechanism, steps, 1e-5) for steps in (1, 100, 101)]
+    assert epsilon_unamplified([(mechanism, 1000)], 1e-5) == pytest.approx(gaussian_epsilon(10**-0.5, 1e-5), rel=2e-3)
+    begun = [epsilon_unamplified([(mechanism, steps)], 1e-5) for steps in (1, 100, 101)]
     assert begun[0] == begun[1] < begun[2], "an epoch that was begun counts whole"
 
 

@@ -482,7 +482,7 @@ def test_a_dry_run_prints_the_exact_request_and_writes_nothing(run: Run, here: P
     arguments = ["--on", "ray", "--address", "http://head:8265", "--json"]
     plan = run("submit", "job.yaml", "--dry-run", *arguments).answer
     assert plan["address"] == "http://head:8265"
-    assert plan["entrypoint"] == f"python -m runner.train.facade '{here}/runs/demo'"
+    assert plan["entrypoint"] == f"python -m runner.driver '{here}/runs/demo'"
     assert plan["runtime_env"] == {"py_modules": [str(Path(cli_module.__file__).parent)]}
     assert tree(tmp_path) == before
 

@@ -46,7 +46,7 @@ def test_steps_of_all_branches_are_counted() -> None:
     assert report["steps"] == 60
     assert report["epsilon"] == report["epsilon_pld"] == epsilon([(MECHANISM, 60)], 1e-4)
     assert report["epsilon_rdp"] == epsilon([(MECHANISM, 60)], 1e-4, "rdp")
-    assert report["epsilon_unamplified"] == epsilon_unamplified(MECHANISM, 60, 1e-4)
+    assert report["epsilon_unamplified"] == epsilon_unamplified([(MECHANISM, 60)], 1e-4)
     assert "60 (30 + 30: the run went on under other conditions" in privacy_page(report)
 
 

@@ -1,0 +1,42 @@
+"""What a private sweep costs: its trials together, because the choice among them depends on all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from runner.config import JobConfig
+from runner.privacy.accountant import epsilon
+from runner.privacy.budget import SpendingLedger, spent_before
+from runner.privacy.ledger import LedgerState, RunLedger
+from runner.privacy.report import privacy_report, to_files
+from runner.storage import open_folder
+from runner.sweep.space import metric_of, sweep_of
+from runner.sweep.table import Trial, trial_directory
+
+
+def sweep_statement(config: JobConfig, best: Trial, trials: Sequence[Trial]) -> dict[str, bytes]:
+    """The files of the sweep's privacy statement: the best trial's, at the epsilon of all trials."""
+    directories = {trial.number: trial_directory(config, trial.number) for trial in trials}
+    states = {
+        number: RunLedger.open(directory.folder).state
+        for number, directory in directories.items()
+        if RunLedger.exists(directory.folder)
+    }
+    own = states.pop(best.number)
+    others = [(state.mechanism, state.reserved_steps) for state in states.values() if state.reserved_steps]
+    metric, _ = metric_of(sweep_of(config))
+    touched = (
+        f"{len(trials)} trials, of which the one with the best {metric} is in model/; epsilon is that of all their "
+        "steps together, and does not cover that choice, which looked at exact metrics"
+    )
+    job = directories[best.number].read_config().model_copy(update={"name": config.name})
+    own = replace(own, before=_before(config, own, {state.run_id for state in states.values()}))
+    return to_files(privacy_report(job, own, others, sweep=touched))
+
+
+def _before(config: JobConfig, own: LedgerState, trials: set[str]) -> tuple[tuple[object, int], ...]:
+    """What runs outside the sweep took of the same files."""
+    entries = SpendingLedger(open_folder(config.storage.uri)).read()
+    histories = spent_before([entry for entry in entries if entry.run_id not in trials], own.files, own.run_id)
+    return tuple(max(histories, key=lambda spent: epsilon(spent, own.delta, own.accountant), default=()))

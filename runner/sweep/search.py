@@ -1,0 +1,91 @@
+"""Which trial comes next: Ray Tune asks, trial by trial, and hears how each ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from runner.config import JobConfig, ParameterConfig
+from runner.sweep.space import Values, draw_values, metric_of, sweep_of, trial_count
+from runner.sweep.table import Trial
+
+
+class SweepSearch(Searcher):
+    """Hands out the trials that are not over, by number, with the values that they began with or new ones.
+
+    Optuna is told of the trials that were over before, and its first trials draw as they would have.
+    """
+
+    def __init__(self, config: JobConfig, begun: list[Trial], shared: dict[str, Any]) -> None:
+        """`begun`: the trials that a sweep which goes on has made so far. `shared`: what every trial is told."""
+        self._shared = shared
+        self._sweep = sweep_of(config)
+        self._metric_name, larger_is_better = metric_of(self._sweep)
+        super().__init__(metric=self._metric_name, mode="max" if larger_is_better else "min")
+        self._begun = {trial.number: trial for trial in begun}
+        self._left = [
+            number
+            for number in range(trial_count(self._sweep))
+            if number not in self._begun or not self._begun[number].is_over
+        ]
+        self._numbers: dict[str, int] = {}
+        self._optuna = self._make_optuna() if self._sweep.search == "optuna" else None
+        self.is_closed = False
+        """No trial begins any more."""
+
+    def suggest(self, trial_id: str) -> Any:
+        if self.is_closed or not self._left:
+            return Searcher.FINISHED
+        number = self._numbers[trial_id] = self._left.pop(0)
+        return {"number": number, "values": self._values(trial_id, number), **self._shared}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        number = self._numbers.pop(trial_id)
+        if self._optuna is None:
+            return
+        figure = None if error or result is None else result.get(self._metric_name)
+        if number not in self._begun:
+            self._optuna.on_trial_complete(trial_id, result, error=figure is None)
+        elif figure is not None:  # Optuna did not suggest it in this process.
+            self._optuna.add_evaluated_point(self._begun[number].values, figure)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SweepSearch:
+        """Tune works with a copy; it has to be this one, which can be closed."""
+        return self
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the run directories say all."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `save`."""
+
+    def _values(self, trial_id: str, number: int) -> Values:
+        if number in self._begun:
+            return self._begun[number].values
+        if self._optuna is None:
+            return draw_values(self._sweep, number)
+        return dict(self._optuna.suggest(trial_id))
+
+    def _make_optuna(self) -> Any:
+        from ray.tune.search.optuna import OptunaSearch
+
+        space = {path: _distribution(parameter) for path, parameter in self._sweep.parameters.items()}
+        search = OptunaSearch(space, metric=self.metric, mode=self.mode, seed=self._sweep.seed)
+        for trial in self._begun.values():
+            if trial.is_over and trial.metric is not None:
+                search.add_evaluated_point(trial.values, trial.metric)
+        return search
+
+
+def _distribution(parameter: ParameterConfig) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if parameter.choice is not None:
+        return CategoricalDistribution(parameter.choice)
+    if parameter.integers is not None:
+        return IntDistribution(*parameter.integers)
+    if parameter.uniform is not None:
+        return FloatDistribution(*parameter.uniform)
+    assert parameter.log_uniform is not None
+    return FloatDistribution(*parameter.log_uniform, log=True)

@@ -1,0 +1,158 @@
+"""The table of a sweep: its trials as their run directories show them, best first.
+
+`sweep.csv` is for people and spreadsheets, `sweep.json` for programs; both are rewritten whole as trials go on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from runner.config import JobConfig
+from runner.errors import ObjectNotFoundError
+from runner.run_directory import RunDirectory, Status
+from runner.storage import open_folder
+from runner.sweep.space import Values, metric_of, sweep_of, trial_count, trial_name
+from runner.train.history import EpochRow, from_csv
+
+BEHIND = "ended early by the sweep: behind other trials"
+"""The message of a trial that the scheduler ended."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that has begun. `metric` is that of the epoch whose weights are in its `model/`."""
+
+    number: int
+    run: str
+    state: str
+    values: Values
+    metric: float | None
+    epochs: int
+    seconds: float
+    epsilon: float | None = None
+    error: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a resume leaves it as it is."""
+        return self.state in ("done", "failed", "behind")
+
+
+def trial_directory(config: JobConfig, number: int) -> RunDirectory:
+    """Where a trial's run is kept, beside the sweep's own directory."""
+    return RunDirectory(open_folder(config.storage.uri).child(trial_name(config, number)))
+
+
+def check_trials_free(config: JobConfig) -> None:
+    """Raise RunExistsError where a run has a trial's name and may not be overwritten."""
+    for number in range(trial_count(sweep_of(config))):
+        trial_directory(config, number).check_free(overwrite=config.storage.overwrite)
+
+
+def delete_trials(config: JobConfig) -> None:
+    """Make room for a sweep that replaces another of its name."""
+    for number in range(trial_count(sweep_of(config))):
+        trial_directory(config, number).folder.delete_tree()
+
+
+def read_history(directory: RunDirectory) -> tuple[list[EpochRow], int | None]:
+    """The epochs of a run so far, and the index of the one in `model/`; none before the first is done."""
+    try:
+        return from_csv(directory.folder.read("history.csv"))
+    except ObjectNotFoundError:
+        return [], None
+
+
+def read_trial(config: JobConfig, number: int) -> Trial | None:
+    """A trial as its run directory shows it; None before it has begun."""
+    directory = trial_directory(config, number)
+    if not directory.exists():
+        return None
+    status, job = directory.current_status(), directory.read_config().model_dump(mode="json")
+    rows, best = read_history(directory)
+    metric = None if best is None else rows[best].metric(metric_of(sweep_of(config))[0])
+    return Trial(
+        number=number,
+        run=trial_name(config, number),
+        state=_state(status),
+        values={path: _at(job, path) for path in sweep_of(config).parameters},
+        metric=None if metric is None or not math.isfinite(metric) else metric,
+        epochs=len(rows),
+        seconds=sum(row.seconds for row in rows),
+        epsilon=rows[-1].epsilon if rows else None,
+        error=status.error,
+    )
+
+
+def read_trials(config: JobConfig) -> list[Trial]:
+    """All trials that have begun, by number."""
+    found = (read_trial(config, number) for number in range(trial_count(sweep_of(config))))
+    return [trial for trial in found if trial is not None]
+
+
+def ranked(config: JobConfig, trials: Sequence[Trial]) -> list[Trial]:
+    """The best first; those without a figure last, by number."""
+    _, larger_is_better = metric_of(sweep_of(config))
+
+    def rank(trial: Trial) -> tuple[float, int]:
+        if trial.metric is None:
+            return math.inf, trial.number
+        return -trial.metric if larger_is_better else trial.metric, trial.number
+
+    return sorted(trials, key=rank)
+
+
+def best_trial(config: JobConfig, trials: Sequence[Trial]) -> Trial | None:
+    """The one whose model the sweep leaves; one that the scheduler ended has a model too."""
+    with_model = [trial for trial in ranked(config, trials) if trial.metric is not None and trial.state != "failed"]
+    return with_model[0] if with_model else None
+
+
+def write_table(config: JobConfig, directory: RunDirectory, trials: Sequence[Trial]) -> None:
+    """Write both files."""
+    directory.folder.write("sweep.csv", to_csv(config, trials))
+    directory.folder.write("sweep.json", to_json(config, trials))
+
+
+def to_csv(config: JobConfig, trials: Sequence[Trial]) -> bytes:
+    """One row a trial, best first, with a column for each parameter."""
+    metric, _ = metric_of(sweep_of(config))
+    text = io.StringIO()
+    parameters = list(sweep_of(config).parameters)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["rank", "run", "state", metric, *parameters, "epochs", "seconds", "epsilon", "error"])
+    for rank, trial in enumerate(ranked(config, trials), start=1):
+        figures = [trial.metric, *(trial.values[path] for path in parameters), trial.epochs, round(trial.seconds, 1)]
+        row = [rank, trial.run, trial.state, *figures, trial.epsilon, trial.error]
+        writer.writerow(["" if value is None else value for value in row])
+    return text.getvalue().encode()
+
+
+def to_json(config: JobConfig, trials: Sequence[Trial]) -> bytes:
+    """The trials, best first, and the best one's name."""
+    best = best_trial(config, trials)
+    metric, larger_is_better = metric_of(sweep_of(config))
+    content = {
+        "sweep": config.name,
+        "metric": metric,
+        "mode": "max" if larger_is_better else "min",
+        "best": best and best.run,
+        "trials": [asdict(trial) for trial in ranked(config, trials)],
+    }
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _state(status: Status) -> str:
+    return "behind" if status.state == "stopped" and status.message == BEHIND else status.state
+
+
+def _at(document: Any, path: str) -> Any:
+    for name in path.split("."):
+        document = document[name]
+    return document

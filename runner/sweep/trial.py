@@ -1,0 +1,97 @@
+"""A trial in a Ray Tune actor: one run after the other, each as `runner submit` would make it.
+
+TensorFlow is imported once an actor. The run trains in a thread of the actor and goes on while Tune looks at its
+epochs, which are read from its run directory.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from ray import tune
+
+from runner.config import JobConfig
+from runner.errors import JobStoppedError
+from runner.run_directory import JOB_FOLDER_VARIABLE, RunDirectory
+from runner.storage import open_folder
+from runner.sweep.space import metric_of, sweep_of, trial_job
+from runner.sweep.table import BEHIND, read_history, trial_directory
+from runner.train.background import run_in_thread
+from runner.train.facade import drive_run
+
+POLL_S = 0.3
+KILLED_RUN_ENDS_WITHIN_S = 20.0
+
+
+class TrialRunner(tune.Trainable):
+    """Runs the trial that `config` names.
+
+    `config`: sweep_uri, number, values, cores and local.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        import sentencepiece  # noqa: F401  before TensorFlow
+
+        self._begin(config)
+
+    def step(self) -> dict[str, Any]:
+        """The figures of the next epoch; `done` once the run has ended and there is none."""
+        while True:
+            is_over = not self._thread.is_alive()
+            rows, _ = read_history(self._directory)
+            if len(rows) > self._reported:
+                row = rows[self._reported]
+                self._reported += 1
+                return {self._metric: row.metric(self._metric), "done": is_over and len(rows) == self._reported}
+            if is_over:
+                return {"done": True}
+            self._thread.join(POLL_S)
+
+    def cleanup(self) -> None:
+        """End the run where it is; one that Tune ended keeps a checkpoint, a model, and a word on why."""
+        was_alive = self._thread.is_alive()
+        self._stop.set()
+        self._thread.join()
+        if was_alive and any(isinstance(error, JobStoppedError) for error in self._errors):
+            self._directory.update_status(message=BEHIND)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: a run keeps its own checkpoints."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: see `save_checkpoint`."""
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        sweep_directory = RunDirectory(open_folder(config["sweep_uri"]))
+        sweep = sweep_directory.read_config()
+        self._metric, _ = metric_of(sweep_of(sweep))
+        self._directory = trial_directory(sweep, config["number"])
+        self._stop = threading.Event()
+        self._reported = 0
+        self._thread, self._errors = run_in_thread(lambda: self._run(sweep_directory, sweep, config))
+
+    def _run(self, sweep_directory: RunDirectory, sweep: JobConfig, config: dict[str, Any]) -> None:
+        directory = self._directory
+        os.environ[JOB_FOLDER_VARIABLE] = sweep_directory.current_status().job_folder
+        if directory.exists():
+            directory.wait_until_left(KILLED_RUN_ENDS_WITHIN_S)
+            directory.clear_stop()
+            attempt = directory.current_status().attempt + 1
+            directory.update_status(state="pending", attempt=attempt, message="", error=None, submission={})
+            job = directory.read_config()
+        else:
+            job = with_cores(trial_job(sweep, config["number"], config["values"]), config["cores"])
+            directory.claim(job, "local" if config["local"] else "ray")
+        drive_run(directory.uri, self._stop, local=config["local"] or job.resources.workers == 1)
+
+
+def with_cores(job: JobConfig, cores: int) -> JobConfig:
+    """The job with the cores of a worker that Tune has set aside."""
+    return job.model_copy(update={"resources": job.resources.model_copy(update={"cpus_per_worker": cores})})
