@@ -162,6 +162,12 @@ class OptimizerConfig(Section):
 
     name: Literal["rmsprop", "adam", "sgd"] = Field(default="rmsprop", description="rmsprop, adam or sgd")
     learning_rate: float = Field(default=0.01, gt=0, le=100, description="step size")
+    ema_momentum: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="validate and keep a moving average of the weights, of which a step keeps so much; null: none",
+    )
 
 
 class EarlyStoppingConfig(Section):

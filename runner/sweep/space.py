@@ -125,9 +125,7 @@ def check_sweep(config: JobConfig) -> None:
     for path, parameter in sweep.parameters.items():
         _check_path(path)
         if sweep.search == "optuna" and path.split(".")[0] in MAKES_TOKENS and _is_continuous(parameter):
-            raise ConfigError(
-                f"sweep.parameters: with search optuna, {path} needs choice or int"
-            )
+            raise ConfigError(f"sweep.parameters: with search optuna, {path} needs choice or int")
     mistakes: list[str] = []
     for path, parameter in sweep.parameters.items():
         for value in _ends(parameter):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -203,23 +204,24 @@ class TrainingLoop:
         """Validate, write the epoch's row, tell the callbacks, and keep it all in a checkpoint."""
         progress = self.progress
         means = self._running_means()
-        validation = self._validate()
-        row = EpochRow(
-            progress.epoch,
-            means["loss"],
-            means["accuracy"],
-            *validation,
-            steps=progress.step,
-            seconds=progress.epoch_seconds,
-            tokens_per_second=progress.epoch_tokens / max(progress.epoch_seconds, 1e-9),
-            epsilon=self._epsilon(progress.total_steps),
-            delta=None if self.ledger is None else self.ledger.state.delta,
-        )
-        if self.ledger is not None:
-            self._check_weights()
-        progress.rows.append(row)
-        if best_epoch(progress.rows, self.kept_metric) == len(progress.rows) - 1:
-            self.kept_weights = _copied(self.network.weights_dict())
+        with self._averaged_weights():
+            validation = self._validate()
+            row = EpochRow(
+                progress.epoch,
+                means["loss"],
+                means["accuracy"],
+                *validation,
+                steps=progress.step,
+                seconds=progress.epoch_seconds,
+                tokens_per_second=progress.epoch_tokens / max(progress.epoch_seconds, 1e-9),
+                epsilon=self._epsilon(progress.total_steps),
+                delta=None if self.ledger is None else self.ledger.state.delta,
+            )
+            if self.ledger is not None:
+                self._check_weights()
+            progress.rows.append(row)
+            if best_epoch(progress.rows, self.kept_metric) == len(progress.rows) - 1:
+                self.kept_weights = _copied(self.network.weights_dict())
         log.info("epoch %d: %s", row.epoch, _in_words(row))
         logs = {name: value for name, value in asdict(row).items() if "loss" in name or "accuracy" in name}
         self._keras.on_epoch_end(row.epoch, {name: value for name, value in logs.items() if value is not None})
@@ -233,6 +235,17 @@ class TrainingLoop:
         progress.begin_epoch()
         if self.is_chief:
             self._checkpoint()
+
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """While open, the network has the optimizer's moving average of the weights, where it keeps one."""
+        if not self.optimizer.use_ema:
+            yield
+            return
+        weights = _copied(self.network.weights_dict())
+        self.optimizer.finalize_variable_values(self.network.trainable_variables)
+        yield
+        self.network.load_weights_dict(weights)
 
     def _validate(self) -> tuple[float | None, float | None]:
         """Token averages of loss and accuracy over the validation examples."""

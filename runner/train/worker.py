@@ -193,7 +193,9 @@ def build_optimizer(config: JobConfig) -> keras.optimizers.Optimizer:
         "adam": keras.optimizers.Adam,
         "sgd": keras.optimizers.SGD,
     }
-    return kinds[config.training.optimizer.name](config.training.optimizer.learning_rate)
+    settings = config.training.optimizer
+    average = {} if settings.ema_momentum is None else {"use_ema": True, "ema_momentum": settings.ema_momentum}
+    return kinds[settings.name](settings.learning_rate, **average)
 
 
 def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int) -> int | None:

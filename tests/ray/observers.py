@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
 from runner.train.callbacks import EpochState
 
@@ -29,6 +31,18 @@ class EndAfterTwo(keras.callbacks.Callback):
 
 def end_after_two() -> keras.callbacks.Callback:
     return EndAfterTwo()
+
+
+seen_weights: list[dict[str, NDArray[np.float32]]] = []
+
+
+class SeeWeights(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        seen_weights.append({name: np.array(value) for name, value in self.model.weights_dict().items()})
+
+
+def see_weights() -> keras.callbacks.Callback:
+    return SeeWeights()
 
 
 class Poison(keras.callbacks.Callback):

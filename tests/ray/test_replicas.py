@@ -36,7 +36,7 @@ def update(replicas, microbatch_size=None):
     strategy = tf.distribute.MirroredStrategy(devices[:replicas]) if replicas > 1 else tf.distribute.get_strategy()
     with strategy.scope():
         network = Network(vocab_size=vocab, embedding_dim=8, rnn_units=8, layers=2, dropout_rate=0.3, seed=1)
-        optimizer = keras.optimizers.SGD(1.0)
+        optimizer = keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.75)
         optimizer.build(network.trainable_variables)
     before = network.weights_dict()
     shares = []
@@ -50,13 +50,21 @@ def update(replicas, microbatch_size=None):
     sums = step.train(shares, tokens, stop=True)
     after = network.weights_dict()
     gradient = np.concatenate([(before[name] - after[name]).ravel() for name in sorted(before)])
-    return gradient, [sums.loss, sums.right, evaluated.loss, evaluated.right], sums.stop_votes
+    step.train(shares, tokens)
+    last = network.weights_dict()
+    optimizer.finalize_variable_values(network.trainable_variables)
+    average = network.weights_dict()
+    expected = {name: 0.75 * after[name] + 0.25 * last[name] for name in after}
+    averaged = max(np.abs(average[name] - expected[name]).max() for name in after)
+    return gradient, [sums.loss, sums.right, evaluated.loss, evaluated.right], sums.stop_votes, float(averaged)
 
 replicas = int(sys.argv[1])
 result = {}
 for microbatch_size in (None, 2):
-    gradient, sums, votes = update(replicas, microbatch_size)
-    result[str(microbatch_size)] = {"gradient": gradient.tolist(), "sums": sums, "votes": votes}
+    gradient, sums, votes, averaged = update(replicas, microbatch_size)
+    result[str(microbatch_size)] = {
+        "gradient": gradient.tolist(), "sums": sums, "votes": votes, "error of average": averaged
+    }
 print(json.dumps(result))
 """
 
@@ -93,3 +101,10 @@ def test_a_logical_batch_gives_the_same_gradient_and_sums(
 @pytest.mark.parametrize("replicas", [1, 2, 4])
 def test_every_replica_s_vote_to_stop_is_counted(updates: dict[int, Any], replicas: int) -> None:
     assert updates[replicas]["None"]["votes"] == replicas
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_the_moving_average_is_that_of_the_weights_on_any_number_of_replicas(
+    updates: dict[int, Any], replicas: int
+) -> None:
+    assert updates[replicas]["None"]["error of average"] < 1e-6

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load
@@ -66,6 +67,28 @@ def test_history_has_a_row_an_epoch_and_one_best_row(trained: Path) -> None:
     assert losses[-1] < 0.8 * math.log(24), "three epochs must beat guessing among the characters"
     best = min(rows, key=lambda row: float(row["val_loss"]))
     assert best["best"] == "1"
+
+
+def test_with_a_moving_average_the_model_holds_it_and_training_goes_on_from_the_weights(
+    records: Path, runs: Path
+) -> None:
+    def train_averaged(name: str, momentum: float | None) -> tuple[Path, list[dict[str, Any]]]:
+        observers.seen_weights.clear()
+        optimizer = {"name": "adam", "learning_rate": 0.01, "ema_momentum": momentum}
+        callbacks = ["tests.ray.observers:see_weights"]
+        run = train(small_job(name, records, runs, save_best=False, optimizer=optimizer, callbacks=callbacks))
+        return run, list(observers.seen_weights)
+
+    plain, weights = train_averaged("unaveraged", None)
+    averaged, same_weights = train_averaged("averaged", 0.8)
+    model = load((averaged / "model" / "weights.safetensors").read_bytes())
+    for name, expected in weights[0].items():
+        for step, later in enumerate(weights):
+            assert np.array_equal(same_weights[step][name], later[name])
+            expected = later[name] if step == 0 else 0.8 * expected + 0.2 * later[name]
+        assert np.abs(model[name] - expected).max() < 1e-6
+    assert [row["loss"] for row in history_of(plain)] == [row["loss"] for row in history_of(averaged)]
+    assert [row["val_loss"] for row in history_of(plain)] != [row["val_loss"] for row in history_of(averaged)]
 
 
 def test_nothing_measured_on_the_records_is_in_the_model(trained: Path) -> None:

@@ -1,0 +1,99 @@
+"""What privacy costs in quality: whole runs on the demo's records at several epsilons, and without privacy.
+
+    .venv/bin/python benchmarks/bench_utility.py [--seeds 0 1 2] [--at-a-time 2]
+
+Every run starts from the template `private` with the characters of the records as a public alphabet; `SETTINGS` are
+those that were found best by hand. Writes `docs/utility.csv`. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "examples" / "data" / "randhie"
+TABLE = ROOT / "docs" / "utility.csv"
+ALPHABET = "0123456789.,"
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "none": {"training.batch_size": 128, "training.optimizer.learning_rate": 0.005},
+    "8": {},
+    "4": {},
+    "2": {},
+    "1": {"training.epochs": 20, "training.batch_size": 2048, "training.optimizer.learning_rate": 0.03},
+}
+"""From an epsilon to what differs from the template."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--at-a-time", type=int, default=2, help="runs at once, one core each")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.at_a_time) as pool:
+        jobs = [(epsilon, seed) for seed in arguments.seeds for epsilon in SETTINGS]
+        rows = list(pool.map(lambda job: train(Path(folder), *job), jobs))
+    with TABLE.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: (list(SETTINGS).index(row["epsilon"]), row["seed"])))
+    print(json.dumps({epsilon: averages(rows, epsilon) for epsilon in SETTINGS}))
+
+
+def train(folder: Path, epsilon: str, seed: int) -> dict[str, Any]:
+    """Train one run, and what it came to."""
+    name = f"epsilon-{epsilon}-{seed}"
+    job = folder / f"{name}.yaml"
+    runner("init", job, "--template", "private", "--name", name, "--data", RECORDS, "--field-delimiter", ",")
+    privacy = {"privacy.enabled": False, "privacy.target_epsilon": None}
+    if epsilon != "none":
+        privacy = {"privacy.target_epsilon": float(epsilon)}
+    values = {
+        "tokenizer.kind": "char",
+        "tokenizer.alphabet": ALPHABET,
+        "training.seed": seed,
+        "resources.cpus_per_worker": 1,
+        "storage.uri": str(folder / "runs"),
+        **privacy,
+        **SETTINGS[epsilon],
+    }
+    runner(
+        "submit", job, *(part for path, value in values.items() for part in ("--set", f"{path}={json.dumps(value)}"))
+    )
+    with (folder / "runs" / name / "history.csv").open(encoding="utf-8") as file:
+        kept = next(row for row in csv.DictReader(file) if row["best"] == "1")
+    row = {
+        "epsilon": epsilon,
+        "seed": seed,
+        "val_loss": float(kept["val_loss"]),
+        "val_accuracy": float(kept["val_accuracy"]),
+        "spent": kept.get("epsilon", ""),
+    }
+    print(json.dumps(row), file=sys.stderr, flush=True)
+    return row
+
+
+def averages(rows: Sequence[dict[str, Any]], epsilon: str) -> dict[str, float]:
+    mine = [row for row in rows if row["epsilon"] == epsilon]
+    return {name: round(mean(row[name] for row in mine), 4) for name in ("val_loss", "val_accuracy")}
+
+
+def runner(*arguments: Any) -> None:
+    command = [sys.executable, "-m", "runner", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}: {done.stderr}")
+
+
+if __name__ == "__main__":
+    main()
