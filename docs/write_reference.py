@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import click
 
@@ -40,8 +40,8 @@ Unknown keys are errors. A section may be left out when all its fields have defa
 the resolved job in `job.yaml`. Credentials are never part of a job.
 
 The fields of `privacy` have no effect while `privacy.enabled` is false; [privacy.md](privacy.md) explains them, and
-`runner init --template private` writes a job with settings that suit private training. This version has no sweeps:
-`sweep` can only be null.
+`runner init --template private` writes a job with settings that suit private training. `sweep` is null in most jobs;
+[sweeps.md](sweeps.md) shows one that is not.
 """
 
 CLI_INTRODUCTION = """\
@@ -65,9 +65,10 @@ def config_page() -> str:
         properties = section.model_json_schema()["properties"]
         for name, field in section.model_fields.items():
             shape = properties[name]
-            if is_section(field.annotation):
+            if section_in(field.annotation) is not None:
                 link = f"{title}.{name}" if title else name
-                row = [f"[`{name}`](#{link.replace('.', '')})", "section", "", ""]
+                kind = "section" if field.default is not None else "section or null"
+                row = [f"[`{name}`](#{link.replace('.', '')})", kind, "", ""]
             else:
                 default = "required" if field.is_required() else f"`{json.dumps(shape.get('default'))}`"
                 row = [f"`{name}`", type_words(shape), default, bounds_words(shape)]
@@ -80,12 +81,16 @@ def sections(section: type[Section], path: str = "") -> Iterator[tuple[str, type
     """Every section of the job with its dotted path, the job itself first."""
     yield path, section
     for name, field in section.model_fields.items():
-        if is_section(field.annotation):
-            yield from sections(field.annotation, f"{path}.{name}" if path else name)  # pyright: ignore
+        if (nested := section_in(field.annotation)) is not None:
+            yield from sections(nested, f"{path}.{name}" if path else name)
 
 
-def is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section)
+def section_in(annotation: Any) -> type[Section] | None:
+    """The section that a field holds, or may hold; None for a mapping of sections."""
+    if get_origin(annotation) is dict:
+        return None
+    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+    return next((kind for kind in kinds if issubclass(kind, Section)), None)
 
 
 def alternatives(shape: Mapping[str, Any]) -> list[Mapping[str, Any]]:

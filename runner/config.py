@@ -18,7 +18,7 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -513,7 +513,7 @@ def _path(error: Mapping[str, Any]) -> str:
 def _explain(error: dict[str, Any]) -> str:
     """One pydantic error as `section.field: what is wrong`."""
     where = _path(error)
-    path = where.split(".")
+    path = [str(part) for part in error["loc"]]
     if error["type"] == "extra_forbidden":
         known = _field_names(path[:-1])
         close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
@@ -540,8 +540,11 @@ def _form(pattern: str) -> str:
 
 def _field_names(path: Sequence[str]) -> list[str]:
     section: type[Section] = JobConfig
-    for part in path:
+    parts = iter(path)
+    for part in parts:
         annotation = section.model_fields[part].annotation
+        if get_origin(annotation) is dict:
+            next(parts, None)  # the user's key
         candidates = [annotation, *get_args(annotation)]
         section = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
     return list(section.model_fields)

@@ -82,7 +82,7 @@ def test_no_steps_cost_nothing_and_steps_without_noise_everything() -> None:
         assert epsilon([(SMALL, 5), (silent, 1)], 1e-5, accountant) == math.inf
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.floats(0.8, 5),
     st.integers(1, 300),

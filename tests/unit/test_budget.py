@@ -59,7 +59,7 @@ def test_a_run_does_not_count_against_itself_and_one_without_steps_against_nobod
 NAMES = st.sampled_from("abcd")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.sampled_from("xyz"), st.sets(NAMES, min_size=1), st.integers(1, 50)), max_size=8),
     st.sets(NAMES, min_size=1),

@@ -95,7 +95,7 @@ ROW = st.lists(st.integers(0, 299), min_size=2, max_size=10)
     st.sampled_from([300, 100_000]),
     st.data(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ranges_and_the_memory_map_give_the_same_rows_in_the_asked_order(
     tmp_path_factory: pytest.TempPathFactory, shards: list[Rows], vocab_size: int, data: st.DataObject
 ) -> None:

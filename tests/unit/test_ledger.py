@@ -290,7 +290,7 @@ ATTEMPTS = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(ATTEMPTS, min_size=1, max_size=7), st.sampled_from([None, 20, 45]))
 def test_no_history_of_kills_and_resumes_counts_fewer_steps_than_it_released(
     attempts: list[tuple[str, int, int, int, bool]], allowed: int | None

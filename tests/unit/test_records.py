@@ -321,7 +321,7 @@ FILES = st.lists(
 
 
 @given(FILES, st.integers(1, 15), st.integers(1, 6), st.none() | st.integers(1, 30))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_units_hold_every_row_once_and_in_order(
     tmp_path_factory: pytest.TempPathFactory,
     files: list[tuple[list[str | None], int]],

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.data.tokenizer import (
@@ -50,10 +50,6 @@ NASTY = [
 ]
 ALPHABET = "".join(sorted(set("".join([*ROWS, *NASTY]))))
 texts = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\u2581\u2582\u2585125 ,\n\t\r\0<>"))
-
-
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
 
 
 def trained(kind: str, records: list[str], **changes: Any) -> Tokenizer:
