@@ -14,7 +14,7 @@ from runner.sweep.table import Trial
 class SweepSearch(Searcher):
     """Hands out the trials that are not over, by number, with the values that they began with or new ones.
 
-    Optuna is told of the trials that were over before, and its first trials draw as they would have.
+    Optuna is told of the trials that were over before.
     """
 
     def __init__(self, config: JobConfig, begun: list[Trial], shared: dict[str, Any]) -> None:
@@ -68,10 +68,13 @@ class SweepSearch(Searcher):
         return dict(self._optuna.suggest(trial_id))
 
     def _make_optuna(self) -> Any:
+        import optuna
         from ray.tune.search.optuna import OptunaSearch
 
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         space = {path: _distribution(parameter) for path, parameter in self._sweep.parameters.items()}
-        search = OptunaSearch(space, metric=self.metric, mode=self.mode, seed=self._sweep.seed)
+        seed = self._sweep.seed + len(self._begun)  # Or a sweep that goes on would draw its first values again.
+        search = OptunaSearch(space, metric=self.metric, mode=self.mode, seed=seed)
         for trial in self._begun.values():
             if trial.is_over and trial.metric is not None:
                 search.add_evaluated_point(trial.values, trial.metric)
