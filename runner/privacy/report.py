@@ -37,7 +37,8 @@ COVERED = (
     "what is computed from these alone, such as generated records",
 )
 NOT_COVERED = (
-    "history.csv, status.json, logs/ and checkpoints' state.json: exact losses and accuracies of private records",
+    "history.csv, events/, status.json, logs/, checkpoints' state.json and what trackers were told: exact losses and "
+    "accuracies of private records",
     "private/: the key of noise and sampling; whoever has it can take the noise off",
     "tokenizer/ and the token cache, which hold or describe the records",
 )

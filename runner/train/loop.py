@@ -36,6 +36,7 @@ from runner.train.feed import Feed
 from runner.train.heartbeat import Heartbeat
 from runner.train.history import EpochRow, best_epoch, from_rows, to_csv
 from runner.train.step import StepSums, TrainingStep
+from runner.train.tracking import Tracker
 
 Ending = Literal[
     "all epochs done", "early stopping", "time limit", "ended by a callback", "privacy budget spent", "stopped"
@@ -102,6 +103,7 @@ class TrainingLoop:
     is_chief: bool
     identity: dict[str, Any]
     ledger: RunLedger | None = None
+    tracker: Tracker | None = None
     progress: Progress = field(default_factory=Progress)
     kept_weights: Weights | None = None
     saved_callbacks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -271,12 +273,23 @@ class TrainingLoop:
         state = self.identity | {"progress": asdict(progress), "callbacks": snapshot(self.callbacks)}
         history = to_csv(progress.rows, best_epoch(progress.rows, self.kept_metric))
         ends_epoch = progress.step == 0
-        self._writer.submit(self._write, progress.total_steps, _copied(tensors), state, history, ends_epoch)
+        rows = list(progress.rows)
+        self._writer.submit(self._write, progress.total_steps, _copied(tensors), state, history, rows, ends_epoch)
         self._last_checkpoint = time.monotonic()
 
-    def _write(self, step: int, tensors: Weights, state: dict[str, Any], history: bytes, ends_epoch: bool) -> None:
+    def _write(
+        self,
+        step: int,
+        tensors: Weights,
+        state: dict[str, Any],
+        history: bytes,
+        rows: list[EpochRow],
+        ends_epoch: bool,
+    ) -> None:
         save_checkpoint(self._checkpoints, step, tensors, state, ends_epoch=ends_epoch)
         self.directory.folder.write("history.csv", history)
+        if ends_epoch and self.tracker is not None:
+            self.tracker.epochs(rows)
         prune_checkpoints(self._checkpoints, step, keep_epochs=self.settings.save_all_checkpoints)
 
     def _is_spent(self) -> bool:
@@ -297,20 +310,20 @@ class TrainingLoop:
         progress, plan = self.progress, self.feed.plan
         speed = progress.epoch_tokens / max(progress.epoch_seconds, 1e-9)
         steps_left = (self.settings.epochs - progress.epoch) * plan.training_steps - progress.step
-        self.heartbeat.report(
-            "training",
-            progress={
-                "epoch": progress.epoch,
-                "epochs": self.settings.epochs,
-                "step": progress.step,
-                "steps": plan.training_steps,
-                "total_steps": progress.total_steps,
-                **self._running_means(),
-                **self._cost(),
-                "tokens_per_second": speed,
-                "eta_s": steps_left * progress.epoch_seconds / max(progress.step, 1),
-            },
-        )
+        figures = {
+            "epoch": progress.epoch,
+            "epochs": self.settings.epochs,
+            "step": progress.step,
+            "steps": plan.training_steps,
+            "total_steps": progress.total_steps,
+            **self._running_means(),
+            **self._cost(),
+            "tokens_per_second": speed,
+            "eta_s": steps_left * progress.epoch_seconds / max(progress.step, 1),
+        }
+        self.heartbeat.report("training", progress=figures)
+        if self.tracker is not None:
+            self.tracker.now(figures)
 
     def _running_means(self) -> dict[str, float]:
         tokens = max(self.progress.epoch_tokens, 1)

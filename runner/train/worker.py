@@ -39,6 +39,7 @@ from runner.train.history import best_epoch
 from runner.train.loop import Ending, TrainingLoop
 from runner.train.private_run import charge_again, settle
 from runner.train.step import TrainingStep, activation_bytes, microbatch_that_fits
+from runner.train.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         is_chief=is_chief,
         identity=identity,
         ledger=ledger,
+        tracker=Tracker(config, directory, directory.current_status().created) if is_chief else None,
     )
     if checkpoint is not None:
         loop.restore(checkpoint)
