@@ -39,10 +39,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--at-a-time", type=int, default=2, help="runs at once, one core each")
+    parser.add_argument("--folder", type=Path, help="keep the runs here; those that are there are not repeated")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.at_a_time) as pool:
-        jobs = [(epsilon, seed) for seed in arguments.seeds for epsilon in SETTINGS]
-        rows = list(pool.map(lambda job: train(Path(folder), *job), jobs))
+    folder = arguments.folder or Path(tempfile.mkdtemp())
+    jobs = [(epsilon, seed) for seed in arguments.seeds for epsilon in SETTINGS]
+    rows = [train(folder, *jobs[0])]  # alone: it makes the tokens of all
+    with ThreadPoolExecutor(arguments.at_a_time) as pool:
+        rows += pool.map(lambda job: train(folder, *job), jobs[1:])
     with TABLE.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -54,7 +57,7 @@ def train(folder: Path, epsilon: str, seed: int) -> dict[str, Any]:
     """Train one run, and what it came to."""
     name = f"epsilon-{epsilon}-{seed}"
     job = folder / f"{name}.yaml"
-    runner("init", job, "--template", "private", "--name", name, "--data", RECORDS, "--field-delimiter", ",")
+    runner("init", job, "--force", "--template", "private", "--name", name, "--data", RECORDS, "--field-delimiter", ",")
     privacy = {"privacy.enabled": False, "privacy.target_epsilon": None}
     if epsilon != "none":
         privacy = {"privacy.target_epsilon": float(epsilon)}
@@ -67,10 +70,13 @@ def train(folder: Path, epsilon: str, seed: int) -> dict[str, Any]:
         **privacy,
         **SETTINGS[epsilon],
     }
-    runner(
-        "submit", job, *(part for path, value in values.items() for part in ("--set", f"{path}={json.dumps(value)}"))
-    )
-    with (folder / "runs" / name / "history.csv").open(encoding="utf-8") as file:
+    run = folder / "runs" / name
+    if run.exists():
+        runner("resume", run)
+    else:
+        settings = [part for path, value in values.items() for part in ("--set", f"{path}={json.dumps(value)}")]
+        runner("submit", job, *settings)
+    with (run / "history.csv").open(encoding="utf-8") as file:
         kept = next(row for row in csv.DictReader(file) if row["best"] == "1")
     row = {
         "epsilon": epsilon,
@@ -92,7 +98,7 @@ def runner(*arguments: Any) -> None:
     command = [sys.executable, "-m", "runner", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{' '.join(command)}: {done.stderr}")
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
 
 
 if __name__ == "__main__":
