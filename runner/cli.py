@@ -178,11 +178,13 @@ def import_(
 @cli.command()
 @click.argument("job", type=click.Path(path_type=Path))
 @set_option
+@click.option("--since", metavar="RUN", help="Train on files that RUN (or: last) did not have, from its model.")
 @with_target
 @common_options
 def submit(
     job: Path,
     overrides: tuple[str, ...],
+    since: str | None,
     target: str,
     address: str | None,
     detach: bool,
@@ -198,13 +200,14 @@ def submit(
     Example:
       runner submit job.yaml --set training.epochs=3
       runner submit job.yaml --on ray --address http://head:8265
+      runner submit job.yaml --since last
     """
     from runner.config import load_job
     from runner.run_directory import JOB_FOLDER_VARIABLE
     from runner.submit.start import start_run
 
     os.environ[JOB_FOLDER_VARIABLE] = str(job.resolve().parent)
-    config = load_job(job, overrides)
+    config = load_job(job, (*overrides, f"data.since={since}") if since else overrides)
     _start(
         lambda: start_run(config, target, address, detach=detach, dry_run=dry_run, quiet=quiet or as_json),
         as_json,

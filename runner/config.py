@@ -79,6 +79,11 @@ class DataConfig(Section):
         description="what separates the fields of a record; null: plain text",
     )
     max_records: int | None = Field(default=None, ge=1, description="use only the first so many records; null: all")
+    since: str | None = Field(
+        default=None,
+        min_length=1,
+        description="train on files that this run (or the last of this name) did not have, from its model; null: all",
+    )
     cache_gib: float = Field(
         default=50,
         ge=0,

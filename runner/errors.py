@@ -41,6 +41,10 @@ class DataError(RunnerError):
     exit_code = 2
 
 
+class NothingNewError(DataError):
+    """Every file was trained on by an earlier run: nothing to do, and no failure of a scheduled job."""
+
+
 class TokenizerError(RunnerError):
     """The tokenizer's settings do not fit the records, or a saved tokenizer cannot be read."""
 

@@ -34,7 +34,7 @@ from runner.data.tokenizer import (
     train_tokenizer,
 )
 from runner.errors import CorruptError, ObjectNotFoundError, TokenizerError, find_user_error
-from runner.storage import Folder, open_folder, publish, read_manifest
+from runner.storage import Folder, open_folder, publish, read_manifest, read_published
 
 FORMAT_VERSION = 1
 IDS_PER_SHARD = 1 << 24
@@ -49,11 +49,13 @@ def token_key(config: JobConfig, files: tuple[SourceFile, ...]) -> str:
     parts = {
         "version": FORMAT_VERSION,
         "files": [[file.name, file.size, file.fingerprint] for file in files],
-        "data": config.data.model_dump(mode="json", exclude={"uri", "cache_gib"}),
+        "data": config.data.model_dump(mode="json", exclude={"uri", "cache_gib", "since"}),
         "tokenizer": config.tokenizer.model_dump(mode="json", exclude={"uri"}),
         "model": hashlib.sha256(_read_model(config.tokenizer.uri)).hexdigest() if config.tokenizer.uri else None,
         "examples": config.examples.model_dump(mode="json"),
     }
+    if config.data.since is not None:
+        parts["tokenizer of"] = read_manifest(_earlier_tokenizer(config))["sha256"]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -81,6 +83,8 @@ def check_vocabulary(config: JobConfig, survey: Survey) -> None:
     """
     settings = config.tokenizer
     sees_all = settings.character_coverage == 1.0 and survey.rows <= settings.max_training_records
+    if config.data.since is not None:  # A character that the earlier records had not is an unknown one.
+        return
     if settings.kind == "sentencepiece" and settings.uri is None and sees_all and survey.alphabet:
         _train(config, [survey.alphabet])
 
@@ -201,6 +205,8 @@ def _make_tokenizer(config: JobConfig, survey: Survey) -> Tokenizer:
     import ray
 
     settings = config.tokenizer
+    if config.data.since is not None:
+        return from_files(read_published(_earlier_tokenizer(config)))
     if settings.uri is not None:
         return from_sentencepiece_model(_read_model(settings.uri), config.data.field_delimiter)
     if settings.kind == "byte":
@@ -218,6 +224,11 @@ def _make_tokenizer(config: JobConfig, survey: Survey) -> Tokenizer:
     )
     with _plain_errors():
         return from_files(ray.get(ray.remote(train).remote(*samples.to_arrow_refs())))
+
+
+def _earlier_tokenizer(config: JobConfig) -> Folder:
+    """The tokenizer of the run that `data.since` names."""
+    return open_folder(config.storage.uri).child(f"{config.data.since}/tokenizer")
 
 
 def _train(config: JobConfig, texts: Iterable[str]) -> Tokenizer:

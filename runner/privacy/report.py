@@ -193,6 +193,10 @@ def _also_touched(config: JobConfig) -> dict[str, str]:
         ),
         "early stopping": (f"on, by {metric}; epsilon does not cover when it ended" if stopping.enabled else "off"),
     }
+    if config.data.since is not None:
+        found["first weights"] = (
+            f"those of run {config.data.since}; the records that it was trained on are covered by its statement"
+        )
     if settings.callbacks or settings.epoch_callback:
         names = ", ".join([*settings.callbacks, *([settings.epoch_callback] if settings.epoch_callback else [])])
         found["callbacks"] = f"{names}: they see exact metrics, and epsilon does not cover what they do with them"

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from runner.config import JobConfig, parse_job
-from runner.errors import ConfigError, JobFailedError, JobStoppedError, RunnerError
+from runner.errors import ConfigError, JobFailedError, JobStoppedError, NothingNewError, RunnerError
 from runner.run_directory import JOB_FOLDER_VARIABLE, RunDirectory, Status
 from runner.submit.plan import Plan, plan_submission, with_absolute_paths
 
@@ -46,6 +46,10 @@ def start_run(
         RunnerError: in one line; nothing is written when the job itself, its records or the cluster are at fault.
     """
     config = with_absolute_paths(config, Path.cwd())
+    if config.data.since is not None:
+        from runner.train.series import with_definite_since
+
+        config = with_definite_since(config)
     plan = _plan(config, target, address)
     if dry_run:
         return plan.to_dict(), plan.to_yaml().rstrip()
@@ -54,7 +58,10 @@ def start_run(
 
     client = _connect(plan)
     check_free(config)
-    checked = check(config)
+    try:
+        checked = check(config)
+    except NothingNewError as nothing:
+        return {"run": None, "state": "nothing new", "message": str(nothing)}, f"nothing to do: {nothing}"
     directory = claim(config, target)
     if plan.target == "local":
         from runner.submit.local import run_here

@@ -16,7 +16,6 @@ from runner.config import JobConfig
 from runner.data.batches import BatchPlan, is_empty, load_batch
 from runner.data.examples import Examples, TokenSet
 from runner.data.prepare import find_tokens, token_key
-from runner.data.records import list_files
 from runner.errors import DataError
 from runner.model.artifact import load_model
 from runner.model.network import Network
@@ -27,6 +26,7 @@ from runner.run_directory import RunDirectory
 from runner.storage import read_published
 from runner.train.checkpoint import newest_checkpoint
 from runner.train.facade import token_cache
+from runner.train.series import source_files
 
 MOST_EXAMPLES = 20_000
 """Of either kind; of more, evenly spaced ones are attacked."""
@@ -118,7 +118,7 @@ def _evenly_spaced(positions: NDArray[np.int64]) -> NDArray[np.int64]:
 def _find_tokens(config: JobConfig, directory: RunDirectory) -> TokenSet:
     """The token shards that the run was trained on."""
     checkpoint = newest_checkpoint(directory.folder.child("checkpoints"))
-    key = checkpoint.state["tokens"] if checkpoint else token_key(config, list_files(config.data.uri))
+    key = checkpoint.state["tokens"] if checkpoint else token_key(config, source_files(config, directory))
     cache = token_cache(config, patient=False)
     tokens = find_tokens(cache, key)
     if tokens is None:

@@ -22,7 +22,7 @@ from typing import Any
 from runner.config import JobConfig
 from runner.data.examples import TokenSet
 from runner.data.prepare import check_vocabulary, find_tokens, prepare_tokens, token_key
-from runner.data.records import SourceFile, Survey, list_files, survey_records
+from runner.data.records import SourceFile, Survey, survey_records
 from runner.errors import DataError, JobFailedError, JobStoppedError, RunnerError, find_user_error, last_line
 from runner.privacy.budget import Budget
 from runner.privacy.ledger import RunLedger
@@ -32,6 +32,7 @@ from runner.train.callbacks import import_object
 from runner.train.checkpoint import checkpoint_steps
 from runner.train.heartbeat import LogFile
 from runner.train.private_run import check_privacy, check_same_records, open_ledger, planned_epsilon
+from runner.train.series import check_previous, record_files, source_files
 
 TOKEN_CACHE = ".cache/tokens"  # noqa: S105 - not that kind of token
 """Under `storage.uri`, beside the runs."""
@@ -59,9 +60,9 @@ class CheckedJob:
         return self.tokens.records if self.tokens else self.survey.records if self.survey else 0
 
 
-def check_job(config: JobConfig, *, begins: bool = True) -> CheckedJob:
+def check_job(config: JobConfig, *, begins: bool = True, directory: RunDirectory | None = None) -> CheckedJob:
     """Look at everything a run depends on, without writing: the user's code, the records, the token cache, and the
-    privacy budget of a run that `begins`.
+    privacy budget of a run that `begins`. `directory`: of a run that began, which says with which files.
 
     Raises:
         ConfigError, DataError, StorageError: one line each.
@@ -71,7 +72,8 @@ def check_job(config: JobConfig, *, begins: bool = True) -> CheckedJob:
         import_object(settings.epoch_callback, "training.epoch_callback")
     for reference in settings.callbacks:
         import_object(reference, "training.callbacks")
-    files = list_files(config.data.uri)
+    check_previous(config)
+    files = source_files(config, directory)
     key = token_key(config, files)
     tokens = find_tokens(token_cache(config, patient=False), key)
     survey = None if tokens else survey_records(config.data, files)
@@ -129,7 +131,8 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
         directory.update_status(state="preparing", message="checking the job", error=None)
         config = directory.read_config()
         begins = not config.privacy.enabled or _begins(directory)
-        checked = checked or check_job(config, begins=begins)
+        checked = checked or check_job(config, begins=begins, directory=directory)
+        record_files(config, directory, checked.files)
         if not begins:
             check_same_records(directory, checked.key)
         here = local and config.resources.workers == 1

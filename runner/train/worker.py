@@ -38,6 +38,7 @@ from runner.train.heartbeat import Heartbeat, LogFile
 from runner.train.history import best_epoch
 from runner.train.loop import Ending, TrainingLoop
 from runner.train.private_run import charge_again, settle
+from runner.train.series import first_weights
 from runner.train.step import TrainingStep, activation_bytes, microbatch_that_fits
 from runner.train.tracking import Tracker
 
@@ -137,6 +138,8 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     )
     if checkpoint is not None:
         loop.restore(checkpoint)
+    elif (weights := first_weights(config)) is not None:
+        network.load_weights_dict(weights)
     heartbeat.report("training", "compiling the first step")
     ending = loop.run()
     if is_chief:

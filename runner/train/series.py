@@ -1,0 +1,142 @@
+"""Runs that go on from one another: each trains on the files that were not there before, from the last one's model.
+
+    config = with_definite_since(config)       # data.since: last -> a run's name, and a free name after it
+    files = source_files(config)               # those that no earlier run of the series trained on
+    record_files(config, directory, files)     # at the run's start
+
+A run's `files.json` lists the files that it and the runs before it trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from numpy.typing import NDArray
+from safetensors.numpy import load
+
+from runner.config import JobConfig
+from runner.data.records import SourceFile, list_files
+from runner.errors import ConfigError, DataError, NothingNewError, ObjectNotFoundError
+from runner.run_directory import RunDirectory
+from runner.storage import open_folder, read_published
+
+LAST = "last"
+FILES = "files.json"
+SAME = ("model", "tokenizer", "examples")
+"""Sections that a run shares with the one that it goes on from."""
+
+
+def with_definite_since(config: JobConfig) -> JobConfig:
+    """The job that `data.since: last` means now: since the newest run of its name that left a model.
+
+    Runs of a series are NAME, NAME.002, NAME.003 and so on. The first one trains on all files.
+    """
+    if config.data.since != LAST:
+        return config
+    folder = open_folder(config.storage.uri, patient=False)
+    series = re.compile(re.escape(config.name) + r"(?:\.(\d+))?")
+    numbers = {name: int(match[1] or 1) for name in folder.subfolders() if (match := series.fullmatch(name))}
+    taken = {name: number for name, number in numbers.items() if RunDirectory(folder.child(name)).exists()}
+    finished = [name for name in taken if folder.exists(f"{name}/model/manifest.json")]
+    since = max(finished, key=lambda name: taken[name], default=None)
+    data = config.data.model_copy(update={"since": since})
+    if not taken:
+        return config.model_copy(update={"data": data})
+    if since is None:
+        raise ConfigError(f"data.since is last, but no run named {config.name} has left a model yet; resume it first")
+    return config.model_copy(update={"data": data, "name": f"{config.name}.{max(taken.values()) + 1:03d}"})
+
+
+def source_files(config: JobConfig, directory: RunDirectory | None = None) -> tuple[SourceFile, ...]:
+    """The files that a run trains on: those that it began with, where `directory` says so; else those that are new.
+
+    Raises:
+        DataError: there is none; one of them is gone; or one that an earlier run trained on has changed.
+    """
+    files = list_files(config.data.uri)
+    if directory is not None and (own := _recorded(directory, "own")) is not None:
+        return tuple(file for file in files if file.name in {each.name for each in own})
+    if config.data.since is None:
+        return files
+    before = {file.name: file for file in files_so_far(_previous(config))}
+    for file in files:
+        if file.name in before and before[file.name] != file:
+            raise DataError(
+                f"{config.data.uri}: {file.name} has changed since run {config.data.since} trained on it; "
+                "give new records files of their own"
+            )
+    new = tuple(file for file in files if file.name not in before)
+    if not new:
+        raise NothingNewError(f"{config.data.uri}: no files that run {config.data.since} did not have")
+    return new
+
+
+def check_previous(config: JobConfig) -> None:
+    """Whether the job can go on from the run that `data.since` names.
+
+    Raises:
+        ConfigError: its network, tokenizer or examples differ, or it was not private and this one is.
+    """
+    if config.data.since is None:
+        return
+    previous = _previous(config)
+    if not previous.folder.exists("model/manifest.json"):
+        raise ConfigError(f"data.since: run {config.data.since} has left no model to start from; resume it first")
+    before = previous.read_config()
+    for section in SAME:
+        if getattr(before, section) != getattr(config, section):
+            raise ConfigError(
+                f"data.since: {section} differs from run {before.name}, whose model this one starts from; "
+                "make it the same, or train on all files without data.since"
+            )
+    if config.privacy.enabled and not before.privacy.enabled:
+        raise ConfigError(
+            f"data.since: run {before.name} was trained without privacy; a model that starts from it can claim none"
+        )
+
+
+def record_files(config: JobConfig, directory: RunDirectory, files: tuple[SourceFile, ...]) -> None:
+    """Write a run's `files.json`, when it begins."""
+    if directory.folder.exists(FILES):
+        return
+    before = files_so_far(_previous(config)) if config.data.since else ()
+    content = {
+        "since": config.data.since,
+        "own": [vars(file) for file in files],
+        "before": [vars(file) for file in before],
+    }
+    directory.folder.write(FILES, json.dumps(content, indent=1).encode())
+
+
+def files_so_far(directory: RunDirectory) -> tuple[SourceFile, ...]:
+    """What a run and those before it trained on.
+
+    Raises:
+        DataError: the run does not say.
+    """
+    own, before = _recorded(directory, "own"), _recorded(directory, "before")
+    if own is None or before is None:
+        raise DataError(f"{directory.uri}/{FILES}: missing, so nobody can tell which files this run trained on")
+    return before + own
+
+
+def first_weights(config: JobConfig) -> dict[str, NDArray[Any]] | None:
+    """The weights that a run starts from, by name; None for fresh ones."""
+    if config.data.since is None:
+        return None
+    return load(read_published(_previous(config).folder.child("model"))["weights.safetensors"])
+
+
+def _previous(config: JobConfig) -> RunDirectory:
+    assert config.data.since is not None
+    return RunDirectory.find(f"{config.storage.uri.rstrip('/')}/{config.data.since}")
+
+
+def _recorded(directory: RunDirectory, which: str) -> tuple[SourceFile, ...] | None:
+    try:
+        content = json.loads(directory.folder.read(FILES))
+    except ObjectNotFoundError:
+        return None
+    return tuple(SourceFile(**file) for file in content[which])
