@@ -34,7 +34,7 @@ SURFACE = {
     "init": "PATH --name --data --columns --field-delimiter --template --force --json --debug",
     "import": "SOURCE TARGET --format --no-header --csv-delimiter --text-column --columns --field-delimiter "
     "--allow-delimiter-in-fields --rows-per-shard --overwrite --json --debug",
-    "submit": "JOB --set --on --address --detach --dry-run --quiet --json --debug",
+    "submit": "JOB --set --since --on --address --detach --dry-run --quiet --json --debug",
     "resume": "RUN --runs --set --on --address --detach --dry-run --quiet --json --debug",
     "status": "RUN --runs --json --debug",
     "list": "URI --json --debug",
