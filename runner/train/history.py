@@ -88,6 +88,23 @@ def to_csv(rows: Sequence[EpochRow], best: int | None) -> bytes:
     return text.getvalue().encode()
 
 
+def from_csv(content: bytes) -> tuple[list[EpochRow], int | None]:
+    """Rows and the best one's index, from what `to_csv` wrote."""
+    read = list(csv.DictReader(io.StringIO(content.decode())))
+    rows = [
+        EpochRow(
+            **{
+                column.name: (int if column.name in ("epoch", "steps") else float)(row[column.name])
+                for column in fields(EpochRow)
+                if row.get(column.name)
+            }
+            | {name: None for name in ("val_loss", "val_accuracy") if not row[name]}
+        )
+        for row in read
+    ]
+    return rows, next((index for index, row in enumerate(read) if row["best"] == "1"), None)
+
+
 def from_rows(plain: Sequence[dict[str, Any]]) -> list[EpochRow]:
     """Rows from the plain values that a checkpoint keeps."""
     names = {field.name for field in fields(EpochRow)}
