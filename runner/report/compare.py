@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,6 @@ from runner.report.distributions import (
     column_distance,
     find_associations,
     frequent_values,
-    total_variation,
 )
 from runner.report.real import RealRecords, find_copies
 from runner.report.synthetic import SyntheticRecords
@@ -41,12 +41,16 @@ TEXT_CHARACTERS = 2_000
 
 @dataclass(frozen=True)
 class Bars:
-    """Shares of the training and the synthetic records, by value or range."""
+    """Shares of the training and the synthetic records, by value or range.
+
+    `edges`: of ranges, from the lowest training value to the highest, one more than there are ranges; lower and higher
+    values count to the outermost ranges. A label more than there are ranges is for values that are no number.
+    """
 
     labels: tuple[str, ...]
     training: tuple[float, ...]
     synthetic: tuple[float, ...]
-    are_ranges: bool
+    edges: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Quality:
     distinct_share: float
     training_associations: Associations | None
     synthetic_associations: Associations | None
+    holdout_associations: Associations | None
     closeness: Closeness | None
     usefulness: Usefulness | None
 
@@ -94,17 +99,17 @@ class Quality:
     @property
     def association_differences(self) -> NDArray[np.float64] | None:
         """(k, k) of the columns looked at, not a number where undefined; None without two columns."""
-        if self.training_associations is None or self.synthetic_associations is None:
-            return None
-        return self.training_associations.differences(self.synthetic_associations)
+        return _differences(self.training_associations, self.synthetic_associations)
 
     @property
     def mean_association_difference(self) -> float | None:
         """The mean over all pairs for which it is defined."""
-        differences = self.association_differences
-        if differences is None or np.isnan(differences).all():
-            return None
-        return float(np.nanmean(differences))
+        return _mean_number(self.association_differences)
+
+    @property
+    def mean_holdout_association_difference(self) -> float | None:
+        """The mean over all pairs of what chance makes."""
+        return _mean_number(_differences(self.training_associations, self.holdout_associations))
 
 
 def choose_layout(config: JobConfig, real: RealRecords, target: str | None) -> Layout | None:
@@ -133,23 +138,28 @@ def compare_records(
     copies = find_copies(config, real.training_records + real.holdout_records, [*synthetic.texts, *real.holdout])
     mine, unseen = copies[: len(synthetic.texts)], copies[len(synthetic.texts) :]
     texts = synthetic.texts, real.training, real.holdout
-    rows = tuple(layout.split(each) for each in texts) if layout else ((), (), ())
-    columns = find_columns(layout.names, rows[1]) if layout else []
+    mine_rows, seen_rows, unseen_rows = [layout.split(each) if layout else [] for each in texts]
+    columns = find_columns(layout.names, seen_rows) if layout else []
     drawn = len(synthetic.texts) + synthetic.left_out
-    associations = _associations(columns, *rows[:2])
+    associations = _associations(columns, seen_rows, mine_rows, unseen_rows) if mine_rows else [None] * 3
     return Quality(
-        columns=tuple(_compare_columns(columns, *rows)) if layout else tuple(_compare_texts(*texts)),
+        columns=tuple(_compare_columns(columns, mine_rows, seen_rows, unseen_rows))
+        if layout
+        else tuple(_compare_texts(*texts)),
         synthetic_records=len(synthetic.texts),
         synthetic_source=synthetic.source,
         fields=len(columns) if layout else None,
-        fields_share=len(rows[0]) / drawn if layout else None,
+        fields_share=len(mine_rows) / drawn if layout else None,
         synthetic_copies=float(mine.mean()),
         holdout_copies=float(unseen.mean()) if unseen.size else None,
         distinct_share=len(set(synthetic.texts)) / len(synthetic.texts),
         training_associations=associations[0],
         synthetic_associations=associations[1],
-        closeness=measure_closeness(columns, *rows) if layout else None,
-        usefulness=measure_usefulness(columns, target, *rows) if layout and target else None,
+        holdout_associations=associations[2],
+        closeness=measure_closeness(columns, mine_rows, seen_rows, unseen_rows) if layout else None,
+        usefulness=measure_usefulness(columns, target, mine_rows, seen_rows, unseen_rows)
+        if layout and target
+        else None,
     )
 
 
@@ -161,6 +171,14 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     """
     there = [value for value in values if value is not None]
     return sum(there) / len(there) if there else None
+
+
+def _differences(one: Associations | None, other: Associations | None) -> NDArray[np.float64] | None:
+    return None if one is None or other is None else one.differences(other)
+
+
+def _mean_number(values: NDArray[np.float64] | None) -> float | None:
+    return None if values is None or np.isnan(values).all() else float(np.nanmean(values))
 
 
 def _compare_columns(columns: Sequence[Column], synthetic: Rows, training: Rows, holdout: Rows) -> list[Comparison]:
@@ -201,7 +219,7 @@ def _value_bars(mine: Sequence[str], seen: Sequence[str]) -> Bars:
     if max(others) > 1e-9:
         labels.append("all others")
         shares = [[*part, other] for part, other in zip(shares, others, strict=True)]
-    return Bars(tuple(labels), tuple(shares[0]), tuple(shares[1]), are_ranges=False)
+    return Bars(tuple(labels), tuple(shares[0]), tuple(shares[1]))
 
 
 def _range_bars(column: Column, mine: Sequence[str], seen: Sequence[str]) -> Bars:
@@ -216,20 +234,19 @@ def _range_bars(column: Column, mine: Sequence[str], seen: Sequence[str]) -> Bar
     for numbers in samples:
         counts = np.bincount(np.searchsorted(inner, numbers[~np.isnan(numbers)], "right"), minlength=edges.size - 1)
         shares.append([*(counts / max(1, numbers.size)), float(np.isnan(numbers).sum() / max(1, numbers.size))])
-    labels = [f"{low:.4g} to {high:.4g}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    labels = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges.tolist())]
     if max(part[-1] for part in shares) > 0:
         labels.append("no number")
-    sizes = len(labels)
-    return Bars(tuple(labels), *(tuple(map(float, part[:sizes])) for part in shares), are_ranges=True)
+    training, synthetic = (tuple(map(float, part[: len(labels)])) for part in shares)
+    return Bars(tuple(labels), training, synthetic, tuple(edges.tolist()))
 
 
-def _associations(
-    columns: Sequence[Column], synthetic: Rows, training: Rows
-) -> tuple[Associations | None, Associations | None]:
-    size = min(len(synthetic), len(training), MAP_RECORDS)
+def _associations(columns: Sequence[Column], *tables: Rows) -> list[Associations | None]:
+    """Of each table, all cut to as many records; None for all with fewer than two columns or records."""
+    size = min(MAP_RECORDS, *(len(rows) for rows in tables if rows))
     chosen = columns[:LARGEST_MAP]
     if len(chosen) < 2 or size < 2:
-        return None, None
-    cut = [[row[: len(chosen)] for row in rows[:size]] for rows in (training, synthetic)]
+        return [None] * len(tables)
+    cut = [[row[: len(chosen)] for row in rows[:size]] for rows in tables]
     levels = [frequent_values(values) for values in zip(*cut[0], strict=True)]
-    return find_associations(chosen, cut[0], levels), find_associations(chosen, cut[1], levels)
+    return [find_associations(chosen, rows, levels) if rows else None for rows in cut]

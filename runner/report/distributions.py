@@ -15,6 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,7 @@ class Associations:
     """How much every two columns have to do with each other: `values` (k, k), not a number where undefined.
 
     Numbers with numbers: Spearman's rank correlation, from -1 to 1. Categories with categories: Cramer's V with
-    Bergsma's correction of its bias, from 0 to 1. One of each: the correlation ratio of the numbers' ranks, from 0 to 1.
+    Bergsma's correction of its bias, from 0 to 1. One of each: the correlation ratio of the ranks, from 0 to 1.
     Records in which one of the two is no number do not count; a column of one value has to do with nothing.
     """
 
@@ -81,7 +82,7 @@ def find_associations(columns: Sequence[Column], rows: Rows, levels: Sequence[Se
 
     levels: for each column the values of a category that are told apart, see `frequent_values`.
     """
-    coded: list[Numbers | Codes] = []
+    coded: list[NDArray[Any]] = []
     for column, values, known in zip(columns, zip(*rows, strict=True), levels, strict=True):
         coded.append(to_codes(values, known) if column.kind == "category" else column.numbers(values))
     found = np.full((len(columns), len(columns)), np.nan)
@@ -91,7 +92,7 @@ def find_associations(columns: Sequence[Column], rows: Rows, levels: Sequence[Se
     return Associations(tuple(columns), found)
 
 
-def association(one: Numbers | Codes, other: Numbers | Codes) -> float:
+def association(one: NDArray[Any], other: NDArray[Any]) -> float:
     """The association of two columns, given as numbers (float) or as codes of categories (int): see `Associations`."""
     known = ~(np.isnan(one) | np.isnan(other))
     one, other = one[known], other[known]
@@ -111,7 +112,8 @@ def spearman(one: Numbers, other: Numbers) -> float:
 
 
 def cramers_v(one: Codes, other: Codes) -> float:
-    """sqrt(max(0, chi^2/n - (r-1)(c-1)/(n-1)) / min(r'-1, c'-1)), r' = r - (r-1)^2/(n-1), c' likewise (Bergsma 2013)."""
+    """V of r by c categories, its bias corrected (Bergsma 2013): sqrt(phi^2 / (min(r', c') - 1)), where
+    phi^2 = max(0, chi^2/n - (r-1)(c-1)/(n-1)), r' = r - (r-1)^2/(n-1) and c' likewise."""
     rows, columns = _dense(one), _dense(other)
     n = one.size
     if n < 2 or not rows.any() or not columns.any():

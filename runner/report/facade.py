@@ -125,6 +125,7 @@ def figures(quality: Quality) -> dict[str, Any]:
             for column in quality.columns
         ],
         "association_difference": quality.mean_association_difference,
+        "association_difference_of_holdout": quality.mean_holdout_association_difference,
         "exact_copies": quality.synthetic_copies,
         "exact_copies_of_holdout": quality.holdout_copies,
         "closer_to_training": None if closeness is None else closeness.closer_to_training,

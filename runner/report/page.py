@@ -6,6 +6,7 @@ Records are arbitrary text: the template escapes all it is given, and only this 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -28,11 +29,13 @@ from runner.report.plots import (
 )
 from runner.train.history import EpochRow
 
+Series = Sequence[tuple[str, str, Sequence[float | None]]]
+
 SAMPLES = 10
 SAMPLE_CHARACTERS = 400
 MOST_DRAWN = 24
 """Columns whose distributions are drawn: the ones least alike. All are in the table."""
-NONE = "–"
+NONE = "—"
 
 
 def page(found: Found) -> str:
@@ -70,7 +73,7 @@ def figure(value: float | None, digits: int = 3) -> str:
     """A number for readers.
 
     >>> figure(0.12345), figure(None), figure(float("nan")), figure(1234.5)
-    ('0.123', '–', '–', '1,234.500')
+    ('0.123', '—', '—', '1,234.500')
     """
     return NONE if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 
@@ -79,7 +82,7 @@ def percent(value: float | None, digits: int = 1) -> str:
     """A share for readers.
 
     >>> percent(0.1234), percent(None)
-    ('12.3%', '–')
+    ('12.3%', '—')
     """
     return NONE if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}%"
 
@@ -88,7 +91,7 @@ def count(value: float | None) -> str:
     """A whole number for readers.
 
     >>> count(20190), count(None)
-    ('20,190', '–')
+    ('20,190', '—')
     """
     return NONE if value is None else f"{value:,.0f}"
 
@@ -111,9 +114,7 @@ def _curves(rows: tuple[EpochRow, ...]) -> list[dict[str, Any]]:
         return []
     epochs = [row.epoch + 1 for row in rows]
 
-    def curve(
-        name: str, caption: str, series: list[tuple[str, str, list[float | None]]], **options: Any
-    ) -> dict[str, Any]:
+    def curve(name: str, caption: str, series: Series, **options: Any) -> dict[str, Any]:
         known = [(label, color, _finite(values)) for label, color, values in series]
         known = [(label, color, values) for label, color, values in known if any(value is not None for value in values)]
         about = "; ".join(f"{label}: {_first_and_last(values)}" for label, _, values in known)
@@ -170,9 +171,10 @@ def _distance_plot(quality: Quality) -> str:
     ):
         shares = np.linspace(0, 1, 101)
         lines.append(Line(label, color, np.quantile(distances, shares).tolist(), (100 * shares).tolist()))
+    medians = [float(np.median(line)) for line in (closeness.synthetic_to_training, closeness.holdout_to_training)]
     about = (
-        "Cumulative share of records by the distance to their nearest training record. Median of synthetic records: "
-        f"{np.median(closeness.synthetic_to_training):.3f}; of holdout records: {np.median(closeness.holdout_to_training):.3f}."
+        "Cumulative share of records by the distance to their nearest training record. "
+        f"Median of synthetic records: {medians[0]:.3f}; of holdout records: {medians[1]:.3f}."
     )
     title = "Distance to the nearest training record"
     return Markup(line_plot("nearest", title, about, lines, "distance to the nearest training record"))  # noqa: S704
@@ -214,7 +216,7 @@ def _bars_in_words(column: Comparison) -> str:
     return "; ".join(parts)
 
 
-def _finite(values: list[float | None]) -> list[float | None]:
+def _finite(values: Sequence[float | None]) -> list[float | None]:
     return [value if value is not None and math.isfinite(value) else None for value in values]
 
 

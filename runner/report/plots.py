@@ -11,6 +11,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
@@ -80,7 +81,7 @@ def line_plot(
     name: str, title: str, description: str, lines: Sequence[Line], x_label: str, *, from_zero: bool = False
 ) -> str:
     """Lines over a common x; points are marked where there are few."""
-    with rc_context(STYLE):
+    with _style():
         figure, axes = _new_figure(HEIGHT)
         for line in lines:
             y = [math.nan if value is None else value for value in line.y]
@@ -98,36 +99,42 @@ def line_plot(
 def bar_plot(name: str, title: str, description: str, bars: Bars) -> str:
     """Shares of the training and the synthetic records side by side: upright for ranges, lying for values."""
     places = np.arange(len(bars.labels), dtype=float)
-    with rc_context(STYLE):
-        figure, axes = _new_figure(HEIGHT if bars.are_ranges else 46 + 26 * len(places))
-        if bars.are_ranges:
-            axes.bar(places - 0.2, _percent(bars.training), 0.4, color=TRAINING)
-            axes.bar(places + 0.2, _percent(bars.synthetic), 0.4, color=SYNTHETIC)
-            shown = sorted({0, len(places) // 2, len(places) - 1})
-            axes.set_xticks([places[index] for index in shown], [shorten(bars.labels[index], 18) for index in shown])
-            for label, align in zip(axes.get_xticklabels(), ("left", "center", "right"), strict=False):
-                label.set_horizontalalignment(align if len(shown) == 3 else "center")
-            axes.grid(axis="x", visible=False)
-            axes.yaxis.set_major_locator(MaxNLocator(4))
-            axes.yaxis.set_major_formatter("{x:g}%")
+    height = HEIGHT if bars.edges else 46 + 26 * len(places)
+    with _style():
+        figure, axes = _new_figure(height)
+        draw = axes.bar if bars.edges else axes.barh
+        draw(places - 0.2, _percent(bars.training), 0.4, color=TRAINING)
+        draw(places + 0.2, _percent(bars.synthetic), 0.4, color=SYNTHETIC)
+        shares = axes.yaxis if bars.edges else axes.xaxis
+        shares.set_major_locator(MaxNLocator(4))
+        shares.set_major_formatter("{x:g}%")
+        if bars.edges:
+            _label_ranges(axes, bars)
         else:
-            axes.barh(places - 0.2, _percent(bars.training), 0.4, color=TRAINING)
-            axes.barh(places + 0.2, _percent(bars.synthetic), 0.4, color=SYNTHETIC)
             axes.set_yticks(places, [shorten(label) for label in bars.labels])
             axes.invert_yaxis()
-            axes.grid(axis="y", visible=False)
-            axes.xaxis.set_major_locator(MaxNLocator(4))
-            axes.xaxis.set_major_formatter("{x:g}%")
+        axes.grid(axis="x" if bars.edges else "y", visible=False)
         axes.tick_params(length=0)
         return _to_svg(figure, name, title, description)
+
+
+def _label_ranges(axes: Axes, bars: Bars) -> None:
+    """The edges of the ranges between the bars, as many as fit, and what is no number below its bar."""
+    step = 1 if len(bars.edges) <= 7 else 2
+    places = [place - 0.5 for place in range(0, len(bars.edges), step)]
+    labels = [f"{edge:.3g}" for edge in bars.edges[::step]]
+    if len(bars.labels) == len(bars.edges):
+        places.append(len(bars.labels) - 1.0)
+        labels.append("\nno number")
+    axes.set_xticks(places, labels)
 
 
 def difference_map(name: str, title: str, description: str, names: Sequence[str], values: NDArray[np.float64]) -> str:
     """The lower half of a symmetric matrix (k, k) as cells: the fuller the color, the larger (full: 0.5 or more)."""
     count = len(names)
-    cell = 34 if count <= MOST_NUMBERED else 20
+    cell = 28 if count <= MOST_NUMBERED else 20
     side = cell * (count - 1)
-    with rc_context(STYLE):
+    with _style():
         margin = 8 + 6.6 * max(len(shorten(label)) for label in names)
         figure = Figure((_inches(side + margin), _inches(side + margin)))
         axes = figure.add_axes(
@@ -139,10 +146,12 @@ def difference_map(name: str, title: str, description: str, names: Sequence[str]
                 if math.isnan(value):
                     continue
                 axes.add_patch(
-                    Rectangle((column, row - 1), 0.94, 0.94, facecolor=(*_rgb(SYNTHETIC), min(1.0, 2 * float(value))))
+                    Rectangle(
+                        (column, row - 1), 0.94, 0.94, facecolor=(*_rgb(SYNTHETIC), 0.6 * min(1.0, 2 * float(value)))
+                    )
                 )
                 if count <= MOST_NUMBERED:
-                    axes.text(column + 0.47, row - 0.53, f"{value:.2f}", ha="center", va="center", fontsize=10)
+                    axes.text(column + 0.47, row - 0.53, f"{value:.2f}", ha="center", va="center", fontsize=9)
         axes.set_xlim(0, count - 1)
         axes.set_ylim(count - 1, 0)
         axes.set_xticks(np.arange(count - 1) + 0.47, [shorten(label) for label in names[:-1]])
@@ -154,6 +163,10 @@ def difference_map(name: str, title: str, description: str, names: Sequence[str]
         for spine in axes.spines.values():
             spine.set_visible(False)
         return _to_svg(figure, name, title, description, natural_width=True)
+
+
+def _style() -> AbstractContextManager[None]:
+    return rc_context(STYLE)  # pyright: ignore[reportArgumentType] - a name of a setting is a str
 
 
 def shorten(label: str, most: int = LABEL_CHARACTERS) -> str:

@@ -102,7 +102,8 @@ def to_numbers(values: Sequence[str]) -> NDArray[np.float64]:
     >>> to_numbers(["1", " 2.5", "", "many", "inf", "1_000"]).tolist()
     [1.0, 2.5, nan, nan, nan, nan]
     """
-    return np.array([_to_number(value) for value in values], np.float64)
+    known = {value: _to_number(value) for value in set(values)}  # columns repeat themselves
+    return np.array([known[value] for value in values], np.float64)
 
 
 def _to_number(value: str) -> float:

@@ -172,7 +172,7 @@ def _score_numbers(
 
 def fit_logistic(x: csr_array, y: NDArray[np.int64], classes: int) -> Numbers:
     """Weights (features, classes) that minimize the mean cross-entropy + |weights|^2 / (2 n)."""
-    n, size = x.shape
+    n, size = _shape(x)
     wanted = np.eye(classes)[y]
 
     def loss(flat: Numbers) -> tuple[float, Numbers]:
@@ -187,9 +187,14 @@ def fit_logistic(x: csr_array, y: NDArray[np.int64], classes: int) -> Numbers:
 
 def fit_ridge(x: csr_array, y: Numbers) -> Numbers:
     """Weights (features,) that minimize |x w - y|^2 + |w|^2, all but the first, which is the constant's."""
-    penalty = np.eye(x.shape[1])
+    penalty = np.eye(_shape(x)[1])
     penalty[0, 0] = 1e-9
     return np.linalg.solve((x.T @ x).toarray() + penalty, x.T @ y)
+
+
+def _shape(x: csr_array) -> tuple[int, int]:
+    assert x.shape is not None
+    return x.shape[0], x.shape[1]
 
 
 def area_under_curve(scores: Numbers, positive: NDArray[np.bool_]) -> float:

@@ -51,6 +51,7 @@ COLUMNS = (
     "tokens_per_second",
 )
 PRIVATE_COLUMNS = ("epsilon", "delta")
+_WHOLE = ("epoch", "best", "steps")
 
 
 def is_better(metric: str, new: float, old: float, min_delta: float = 0.0) -> bool:
@@ -89,20 +90,13 @@ def to_csv(rows: Sequence[EpochRow], best: int | None) -> bytes:
 
 
 def from_csv(content: bytes) -> tuple[list[EpochRow], int | None]:
-    """Rows and the best one's index, from what `to_csv` wrote."""
+    """The rows that `to_csv` wrote, and the index of the best."""
     read = list(csv.DictReader(io.StringIO(content.decode())))
-    rows = [
-        EpochRow(
-            **{
-                column.name: (int if column.name in ("epoch", "steps") else float)(row[column.name])
-                for column in fields(EpochRow)
-                if row.get(column.name)
-            }
-            | {name: None for name in ("val_loss", "val_accuracy") if not row[name]}
-        )
+    plain: list[dict[str, Any]] = [
+        {name: None if value == "" else int(value) if name in _WHOLE else float(value) for name, value in row.items()}
         for row in read
     ]
-    return rows, next((index for index, row in enumerate(read) if row["best"] == "1"), None)
+    return from_rows(plain), next((index for index, row in enumerate(read) if row["best"] == "1"), None)
 
 
 def from_rows(plain: Sequence[dict[str, Any]]) -> list[EpochRow]:
