@@ -25,7 +25,7 @@ from runner.report.distributions import (
 )
 from runner.report.real import RealRecords, find_copies
 from runner.report.synthetic import SyntheticRecords
-from runner.report.table import Column, Layout, Rows, find_columns, find_layout
+from runner.report.table import Column, Layout, Rows, find_columns, find_layout, spread
 from runner.report.usefulness import Usefulness, measure_usefulness
 
 LARGEST_MAP = 30
@@ -191,7 +191,7 @@ def _compare_columns(columns: Sequence[Column], synthetic: Rows, training: Rows,
 
 def _compare_texts(synthetic: Sequence[str], training: Sequence[str], holdout: Sequence[str]) -> list[Comparison]:
     """Lengths, characters and words of plain texts."""
-    cut = [[text[:TEXT_CHARACTERS] for text in texts[:TEXTS]] for texts in (synthetic, training, holdout)]
+    cut = [[text[:TEXT_CHARACTERS] for text in spread(texts, TEXTS)] for texts in (synthetic, training, holdout)]
     found = [_compare(Column("length in characters", "text"), synthetic, training, holdout)]
     for name, parts in (("characters", list), ("words", str.split)):
         mine, seen, unseen = ([part for text in texts for part in parts(text)] for texts in cut)
@@ -247,6 +247,6 @@ def _associations(columns: Sequence[Column], *tables: Rows) -> list[Associations
     chosen = columns[:LARGEST_MAP]
     if len(chosen) < 2 or size < 2:
         return [None] * len(tables)
-    cut = [[row[: len(chosen)] for row in rows[:size]] for rows in tables]
+    cut = [[row[: len(chosen)] for row in spread(rows, size)] for rows in tables]
     levels = [frequent_values(values) for values in zip(*cut[0], strict=True)]
     return [find_associations(chosen, rows, levels) if rows else None for rows in cut]

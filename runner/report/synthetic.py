@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.errors import ConfigError, DataError, ObjectNotFoundError
 from runner.model.generation import SUFFIXES, SamplingSettings, generate_records
+from runner.report.table import spread
 from runner.storage import Folder, open_folder
 
 MOST_RECORDS = 10_000
@@ -74,8 +74,7 @@ def read_records(uri: str, columns: Sequence[str], delimiter: str | None) -> Syn
     texts = [(delimiter or "").join(values) for values in zip(*(found[name] for name in columns), strict=True)]
     if not texts:
         raise DataError(f"{uri}: holds no records")
-    chosen = np.linspace(0, len(texts) - 1, min(len(texts), MOST_RECORDS)).round().astype(int)
-    return SyntheticRecords(tuple(texts[index] for index in chosen), uri)
+    return SyntheticRecords(tuple(spread(texts, MOST_RECORDS)), uri)
 
 
 def _from_csv(content: bytes) -> dict[str, list[str]]:

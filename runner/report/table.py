@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["number", "category", "text"]
 
-NUMBERS_SHARE = 0.95
+NUMBERS_SHARE = 0.8
 """A column is of numbers when at least so many of its values that are not empty are."""
 FEWEST_NUMBERS = 13
 """With fewer different numbers a column is one of categories: flags, counts, codes."""
@@ -29,6 +29,7 @@ LAYOUT_SHARE = 0.5
 """Records have fields when at least so many of them have the same number of fields."""
 
 Rows = list[tuple[str, ...]]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,16 @@ def find_columns(names: Sequence[str], rows: Rows) -> list[Column]:
     """What each column holds, decided on these rows."""
     values = zip(*rows, strict=True) if rows else [()] * len(names)
     return [Column(name, find_kind(column)) for name, column in zip(names, values, strict=True)]
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """Up to `most` items, evenly spaced: the first ones of sorted records would not be like all.
+
+    >>> spread([0, 1, 2, 3, 4], 3), spread([0, 1], 3)
+    ([0, 2, 4], [0, 1])
+    """
+    chosen = np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)
+    return [items[index] for index in chosen]
 
 
 def find_kind(values: Sequence[str]) -> Kind:

@@ -19,7 +19,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import rankdata
 
 from runner.report.distributions import frequent_values, to_codes
-from runner.report.table import Column, Rows
+from runner.report.table import Column, Rows, spread
 
 MOST_RECORDS = 10_000
 """Records that a model is trained on."""
@@ -75,7 +75,8 @@ def measure_usefulness(
 ) -> Usefulness | None:
     """Score `target`, one of the columns, which is no free text; None when there are too few records.
 
-    Records whose target is no number do not count where the others' are.
+    Records whose target is no number do not count where the others' are, and numbers beyond the training records' range
+    count as its ends: a single wild one would be all that a mean error tells of.
     """
     place = [column.name for column in columns].index(target)
     if columns[place].kind == "number":
@@ -89,8 +90,9 @@ def measure_usefulness(
         return None
     encoder = _Encoder(columns, place, training)
     tested = encoder.features(holdout)
-    values = [[row[place] for row in rows] for rows in (synthetic[:size], training[:size], holdout)]
-    features = encoder.features(synthetic[:size]), encoder.features(training[:size])
+    trained = spread(synthetic, size), spread(training, size)
+    values = [[row[place] for row in rows] for rows in (*trained, holdout)]
+    features = encoder.features(trained[0]), encoder.features(trained[1])
     score = _score_numbers if columns[place].kind == "number" else _score_categories
     scores = score(columns[place], features, tested, values, [row[place] for row in training])
     return Usefulness(target, size, len(holdout), *scores)
@@ -157,16 +159,17 @@ def _score_numbers(
     training: Sequence[str],
 ) -> tuple[Score, Score, Score]:
     *trained, truth = (column.numbers(each) for each in values)
-    predicted = [tested @ fit_ridge(x, y) for x, y in zip(features, trained, strict=True)]
-    predicted.append(np.full(truth.size, np.median(column.numbers(training))))
-    spread = float(((truth - truth.mean()) ** 2).sum())
-    found = [
-        Score(
-            r2=1 - float(((truth - guess) ** 2).sum()) / spread if spread > 0 else None,
-            mae=float(np.abs(truth - guess).mean()),
-        )
-        for guess in predicted
-    ]
+    known = column.numbers(training)
+    found: list[Score] = []
+    with np.errstate(over="ignore", invalid="ignore"):  # Numbers too large to square have no score.
+        predicted = [
+            tested @ fit_ridge(x, np.clip(y, known.min(), known.max())) for x, y in zip(features, trained, strict=True)
+        ]
+        predicted.append(np.full(truth.size, np.median(known)))
+        spread_of_truth = float(((truth - truth.mean()) ** 2).sum())
+        for guess in predicted:
+            r2 = 1 - float(((truth - guess) ** 2).sum()) / spread_of_truth if spread_of_truth > 0 else np.nan
+            found.append(Score(r2=_defined(r2), mae=_defined(float(np.abs(truth - guess).mean()))))
     return found[0], found[1], found[2]
 
 
@@ -190,6 +193,10 @@ def fit_ridge(x: csr_array, y: Numbers) -> Numbers:
     penalty = np.eye(_shape(x)[1])
     penalty[0, 0] = 1e-9
     return np.linalg.solve((x.T @ x).toarray() + penalty, x.T @ y)
+
+
+def _defined(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _shape(x: csr_array) -> tuple[int, int]:
