@@ -226,7 +226,11 @@ def _range_bars(column: Column, mine: Sequence[str], seen: Sequence[str]) -> Bar
     """Shares in ranges that hold about a tenth of the training records each, and of values that are no number."""
     samples = column.numbers(seen), column.numbers(mine)
     known = samples[0][~np.isnan(samples[0])]
-    edges = np.unique(np.quantile(known, np.linspace(0, 1, SHOWN_RANGES + 1))) if known.size else np.zeros(1)
+    edges = (
+        np.unique(np.quantile(known, np.linspace(0, 1, SHOWN_RANGES + 1), method="lower"))
+        if known.size
+        else np.zeros(1)
+    )
     if edges.size == 1:
         edges = np.array([edges[0], edges[0]])
     inner = edges[1:-1]

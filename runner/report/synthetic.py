@@ -88,7 +88,7 @@ def _from_csv(content: bytes) -> dict[str, list[str]]:
 
 
 def _from_jsonl(content: bytes) -> dict[str, list[str]]:
-    rows = [json.loads(line) for line in content.decode().splitlines() if line.strip()]
+    rows = [json.loads(line) for line in content.decode().split("\n") if line.strip()]
     if not all(isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows):
         raise ValueError("not one JSON object a line, all with the same names")
     return {name: [_text(row[name]) for row in rows] for name in (rows[0] if rows else {})}

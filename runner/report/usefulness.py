@@ -110,7 +110,9 @@ class _Encoder:
             numbers = np.zeros(0) if column.kind == "category" else column.numbers(values)
             numbers = numbers[~np.isnan(numbers)]
             self._edges.append(
-                np.unique(np.quantile(numbers, np.linspace(0, 1, BINS + 1)[1:-1])) if numbers.size else numbers
+                np.unique(np.quantile(numbers, np.linspace(0, 1, BINS + 1)[1:-1], method="lower"))
+                if numbers.size
+                else numbers
             )
             self._levels.append(frequent_values(values) if column.kind == "category" else [])
 
