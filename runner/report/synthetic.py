@@ -17,7 +17,7 @@ from runner.model.generation import SUFFIXES, SamplingSettings, generate_records
 from runner.report.table import spread
 from runner.storage import Folder, open_folder
 
-MOST_RECORDS = 10_000
+MOST_RECORDS = 5_000
 SEED = 0
 _LONGEST_FIELD = 1 << 30
 

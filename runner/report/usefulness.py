@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from scipy.special import log_softmax, softmax
-from scipy.stats import rankdata
 
-from runner.report.distributions import frequent_values, to_codes
+from runner.report.distributions import frequent_values, ranks, to_codes
 from runner.report.table import Column, Rows, spread
 
 MOST_RECORDS = 10_000
@@ -213,5 +212,5 @@ def area_under_curve(scores: Numbers, positive: NDArray[np.bool_]) -> float:
     0.75
     """
     positives, negatives = int(positive.sum()), int((~positive).sum())
-    ranks = float(rankdata(scores)[positive].sum())
-    return (ranks - positives * (positives + 1) / 2) / (positives * negatives)
+    places = float(ranks(scores)[positive].sum())
+    return (places - positives * (positives + 1) / 2) / (positives * negatives)
