@@ -410,7 +410,7 @@ def generate(
 @click.argument("run")
 @click.option("--target", metavar="COLUMN", help="Also try synthetic records as training data to predict this column.")
 @click.option("--synthetic", metavar="FILE", help="Compare the records of this file, instead of generating some.")
-@click.option("-n", "count", type=click.IntRange(1, 1_000_000), help="Records to generate; default: up to 10,000.")
+@click.option("-n", "count", type=click.IntRange(1, 1_000_000), help="Records to generate; default: up to 5,000.")
 @runs_option
 @common_options
 def report(

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,9 @@ from runner.report.distributions import (
 from runner.report.real import RealRecords, find_copies
 from runner.report.synthetic import SyntheticRecords
 from runner.report.table import Column, Layout, Rows, find_columns, find_layout, spread
-from runner.report.usefulness import Usefulness, measure_usefulness
+
+if TYPE_CHECKING:
+    from runner.report.usefulness import Usefulness
 
 LARGEST_MAP = 30
 """Columns whose pairs are looked at: the first ones."""
@@ -157,7 +160,7 @@ def compare_records(
         synthetic_associations=associations[1],
         holdout_associations=associations[2],
         closeness=measure_closeness(columns, mine_rows, seen_rows, unseen_rows) if layout else None,
-        usefulness=measure_usefulness(columns, target, mine_rows, seen_rows, unseen_rows)
+        usefulness=_measure_usefulness(columns, target, mine_rows, seen_rows, unseen_rows)
         if layout and target
         else None,
     )
@@ -171,6 +174,14 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     """
     there = [value for value in values if value is not None]
     return sum(there) / len(there) if there else None
+
+
+def _measure_usefulness(
+    columns: Sequence[Column], target: str, synthetic: Rows, training: Rows, holdout: Rows
+) -> Usefulness | None:
+    from runner.report.usefulness import measure_usefulness  # scipy, which reports without a target do not need
+
+    return measure_usefulness(columns, target, synthetic, training, holdout)
 
 
 def _differences(one: Associations | None, other: Associations | None) -> NDArray[np.float64] | None:

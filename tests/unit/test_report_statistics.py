@@ -23,6 +23,7 @@ from runner.report.distributions import (
     find_associations,
     frequent_values,
     number_distance,
+    ranks,
     spearman,
     to_codes,
     total_variation,
@@ -111,6 +112,12 @@ def test_distances_of_categories_are_symmetric_and_within_0_and_1(one: list[str]
 
 
 # Associations
+
+
+@patient
+@given(NUMBERS)
+def test_ranks_are_scipys(values: list[float]) -> None:
+    assert ranks(numbers(values)).tolist() == stats.rankdata(values).tolist()
 
 
 @patient
