@@ -4,7 +4,7 @@ SHELL := /bin/bash
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := .venv/bin
 
-.PHONY: help install demo test test-s3 test-slow audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-sweep bench-start clean
+.PHONY: help install demo test test-s3 test-slow test-browser audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-sweep bench-report bench-start clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -31,6 +31,9 @@ test-s3: install  ## Tests against a real S3 server (Debian's radosgw; see .ci/i
 
 test-slow: install  ## Runs that are killed, and other tests that take minutes
 	$(RUN)/python -m pytest tests/slow
+
+test-browser: install  ## The report page in Debian's chromium (see .ci/install-debian-packages)
+	$(RUN)/python -m pytest tests/browser
 
 audit: install  ## Check the privacy promises: mutants that must be caught, and an empirical audit (minutes)
 	$(RUN)/python -m tests.mutants.run
@@ -69,6 +72,9 @@ bench-sweep: install  ## How much of a sweep of small trials is training
 
 bench-start: install  ## From `runner submit` to the first step
 	$(RUN)/python benchmarks/bench_start.py
+
+bench-report: install  ## `runner report` on 20,000 records
+	$(RUN)/python benchmarks/bench_report.py
 
 clean:  ## Remove what demo, tests and benchmarks leave
 	rm -rf runs examples/data .pytest_cache .ruff_cache .hypothesis .benchmarks

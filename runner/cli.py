@@ -411,21 +411,32 @@ def generate(
 
 @cli.command()
 @click.argument("run")
+@click.option("--target", metavar="COLUMN", help="Also try synthetic records as training data to predict this column.")
+@click.option("--synthetic", metavar="FILE", help="Compare the records of this file, instead of generating some.")
+@click.option("-n", "count", type=click.IntRange(1, 1_000_000), help="Records to generate; default: up to 5,000.")
 @runs_option
 @common_options
-def report(run: str, runs_uri: str, as_json: bool) -> None:
-    """Print a private run's privacy statement, from its run directory alone.
+def report(
+    run: str, target: str | None, synthetic: str | None, count: int | None, runs_uri: str, as_json: bool
+) -> None:
+    """Write a run's quality report, and print a private run's privacy statement.
+
+    report.html in the run's directory has the training's curves, and compares synthetic records with the run's own.
+    Keep it with the records.
 
     \b
     Example:
       runner report demo
       runner report s3://bucket/runs/demo --json
+      runner report claims --target amount --synthetic synthetic.parquet
     """
-    from runner.privacy.statement import read_statement
     from runner.run_directory import RunDirectory
 
-    statement, page = read_statement(RunDirectory.find(run, runs_uri))
-    _answer(as_json, statement, page.rstrip())
+    directory = RunDirectory.find(run, runs_uri)  # before the heavy imports: the answer comes at once
+
+    from runner.report.facade import report_run
+
+    _answer(as_json, *report_run(directory, target=target, synthetic_uri=synthetic, count=count))
 
 
 @cli.command()

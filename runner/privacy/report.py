@@ -40,6 +40,7 @@ NOT_COVERED = (
     "history.csv, events/, status.json, logs/, checkpoints' state.json and what trackers were told: exact losses and "
     "accuracies of private records",
     "private/: the key of noise and sampling; whoever has it can take the noise off",
+    "report.html: the same figures, and comparisons of synthetic with private records",
     "tokenizer/ and the token cache, which hold or describe the records",
 )
 LIMITS = (
@@ -133,7 +134,7 @@ def privacy_page(report: dict[str, Any]) -> str:
     lines = [
         f"# Privacy statement of run {report['run']}",
         "",
-        _claim(report),
+        claim_in_words(report),
         "",
         "| | |",
         "|---|---|",
@@ -165,6 +166,19 @@ def privacy_page(report: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def claim_in_words(report: dict[str, Any]) -> str:
+    """What the run claims, in one sentence of Markdown."""
+    value = report["epsilon"]
+    if value == "infinite":
+        return "**This run claims no privacy: it was trained without noise.**"
+    odds = math.exp(min(value, 700))
+    return (
+        f"Whoever reads the model learns little about any single record: whatever they conclude, emptying one record "
+        f"would change the odds of that conclusion by a factor of at most {odds:.3g} (e to the power of {value:.3f}), "
+        f"but for a probability of {report['delta']:g}."
+    )
 
 
 def to_files(report: dict[str, Any]) -> dict[str, bytes]:
@@ -212,18 +226,6 @@ def _tokenizer_in_words(config: JobConfig) -> str:
     if tokenizer.alphabet is not None:
         return "characters of an alphabet that the job fixes"
     return f"a {tokenizer.kind} vocabulary made from the private records; epsilon does not cover it"
-
-
-def _claim(report: dict[str, Any]) -> str:
-    value = report["epsilon"]
-    if value == "infinite":
-        return "**This run claims no privacy: it was trained without noise.**"
-    odds = math.exp(min(value, 700))
-    return (
-        f"Whoever reads the model learns little about any single record: whatever they conclude, emptying one record "
-        f"would change the odds of that conclusion by a factor of at most {odds:.3g} (e to the power of {value:.3f}), "
-        f"but for a probability of {report['delta']:g}."
-    )
 
 
 def _steps_in_words(report: dict[str, Any]) -> str:

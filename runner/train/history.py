@@ -51,6 +51,7 @@ COLUMNS = (
     "tokens_per_second",
 )
 PRIVATE_COLUMNS = ("epsilon", "delta")
+_WHOLE = ("epoch", "steps")
 
 
 def is_better(metric: str, new: float, old: float, min_delta: float = 0.0) -> bool:
@@ -92,8 +93,7 @@ def from_csv(content: bytes) -> tuple[list[EpochRow], int | None]:
     """The rows of a file's content, and the index of the best."""
     plain = list(csv.DictReader(io.StringIO(content.decode())))
     best = next((index for index, row in enumerate(plain) if row.pop("best") == "1"), None)
-    whole = ("epoch", "steps")
-    rows = [{name: _number(value, whole=name in whole) for name, value in row.items()} for row in plain]
+    rows = [{name: _number(value, whole=name in _WHOLE) for name, value in row.items()} for row in plain]
     return from_rows(rows), best
 
 

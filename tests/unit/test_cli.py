@@ -29,6 +29,8 @@ from runner.errors import ClusterError
 from runner.run_directory import RunDirectory
 from runner.submit import ray_jobs, start
 from runner.submit.follow import describe, duration
+from tests.report_runs import STATEMENT, write_statement, write_synthetic
+from tests.report_runs import take_run as take_reported_run
 
 SURFACE = {
     "init": "PATH --name --data --columns --field-delimiter --template --force --json --debug",
@@ -41,7 +43,7 @@ SURFACE = {
     "logs": "RUN -f/--follow --runs --json --debug",
     "stop": "RUN --runs --json --debug",
     "generate": "RUN -n -o --temperature --top-k --top-p --seed --prompt --runs --json --debug",
-    "report": "RUN --runs --json --debug",
+    "report": "RUN --target --synthetic -n --runs --json --debug",
     "epsilon": "-n --batch-size --epochs --steps --noise-multiplier --target-epsilon --delta --json --debug",
     "audit": "RUN --runs --json --debug",
     "validate": "JOB --set --json --debug",
@@ -818,25 +820,58 @@ def private_run(here: Path) -> RunDirectory:
     return directory
 
 
-def test_report_prints_the_statement_of_a_private_run(run: Run, here: Path) -> None:
-    directory = private_run(here)
-    line = one_line(run("report", "demo"), 2)
-    assert line.endswith("runs/demo: the privacy statement is written when the run ends or is stopped, not before")
-    directory.folder.write("privacy.json", b'{\n "epsilon": 1.5\n}\n')
-    directory.folder.write("privacy.md", "# Statement\n\nε is 1.5\n".encode())
-    before = tree(here)
-    assert run("report", "demo") == Result(0, "# Statement\n\nε is 1.5\n", "")
-    assert run("report", directory.uri, "--json").answer == {"epsilon": 1.5}
-    assert tree(here) == before
+def test_report_writes_its_page_and_prints_the_statement_of_a_private_run(run: Run, here: Path) -> None:
+    privacy = {"enabled": True, "noise_multiplier": 1.0}
+    directory = take_reported_run(here, [f"{number},x" for number in range(50)], privacy=privacy)
+    file = write_synthetic(here / "synthetic.parquet", ["1,x", "2,x"])
+    write_statement(directory)
+    said = run("report", "demo", "--synthetic", file)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith("# Statement\n\nε is 1.5\n\ncompared: 2 synthetic records")
+    path = f"{directory.uri}/report.html"
+    assert said.out.splitlines()[-1] == f"report: {path}"
+    assert Path(path).read_text().startswith("<!DOCTYPE html>")
+    answer = run("report", directory.uri, "--json", "--synthetic", file).answer
+    assert STATEMENT.items() <= answer.items()
+    assert answer["report"] == path
+    assert answer["quality"]["synthetic_records"] == 2
     directory.folder.write("privacy.json", b"{")
     assert "runs/demo/privacy.json is damaged" in one_line(run("report", "demo"), 3)
 
 
-def test_report_of_a_run_without_privacy_is_one_line(run: Run, here: Path) -> None:
-    take_run(here, state="done")
+def test_report_without_a_model_warns_in_one_line_and_writes_what_there_is(run: Run, here: Path) -> None:
+    take_reported_run(here, [f"{number},x" for number in range(50)])
+    said = run("report", "demo")
+    assert said.code == 0
+    (warning,) = said.err.splitlines()
+    assert warning.startswith("warning: the report compares no records: ")
+    assert "no model here" in warning
+    assert (here / "runs" / "demo" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--target", "age"], "--target age: no such column; the run's records have field_1, field_2"),
+        (["--target", "field_2"], "no model here; the run has not finished an epoch"),
+        (["--synthetic", "gone.csv"], "--synthetic gone.csv: no such file"),
+        (["--synthetic", "other.csv"], "other.csv: has the columns a, b, but the run's records have text"),
+        (["--synthetic", "other.xls"], "--synthetic other.xls: the file must end in .csv, .jsonl or .parquet"),
+        (["--synthetic", "other.csv", "-n", "5"], "-n is for generated records; leave it out with --synthetic"),
+    ],
+)
+def test_what_a_report_cannot_use_is_one_line(run: Run, here: Path, arguments: list[str], line: str) -> None:
+    take_reported_run(here, [f"{number},x" for number in range(50)])
+    (here / "other.csv").write_text("a,b\n1,2\n")
+    assert line in one_line(run("report", "demo", *arguments), 2)
+    assert not (here / "runs" / "demo" / "report.html").exists()
+
+
+def test_report_of_a_run_without_an_epoch_is_one_line(run: Run, here: Path) -> None:
+    take_run(here, state="preparing")
     for arguments in ([], ["--json"]):
         line = one_line(run("report", "demo", *arguments), 2)
-        assert line.endswith("runs/demo: this run was trained without privacy, so it has no privacy statement")
+        assert line.endswith("runs/demo: nothing to report yet: no epoch is done; see `runner status`")
 
 
 @pytest.mark.parametrize("contradicted", [False, True])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.train.history import COLUMNS, PRIVATE_COLUMNS, EpochRow, best_epoch, from_rows, is_better, to_csv
+from runner.train.history import COLUMNS, PRIVATE_COLUMNS, EpochRow, best_epoch, from_csv, from_rows, is_better, to_csv
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 ROWS = st.lists(
@@ -50,6 +50,12 @@ def test_every_number_reads_back_as_the_same_float(rows: list[EpochRow]) -> None
             if name in PRIVATE_COLUMNS and all(row.delta is None for row in rows):
                 continue
             assert found[name] == "" if value is None else type(value)(found[name]) == value
+
+
+@given(ROWS)
+def test_a_report_reads_the_rows_that_were_written(rows: list[EpochRow]) -> None:
+    best = len(rows) - 1 if rows else None
+    assert from_csv(to_csv(rows, best)) == (rows, best)
 
 
 @given(ROWS)

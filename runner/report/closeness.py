@@ -1,0 +1,126 @@
+"""How close synthetic records come to the records that were trained on, and to those that were not.
+
+Gower's distance of two records (Gower 1971): the mean over the columns of |difference| for numbers, each counted as its
+rank among the training records (0 to 1), and of 0 (the same) or 1 for all other values.
+
+If the model learned what records are like and not the records themselves, a synthetic record is as often closer to a
+training record as to a holdout record (Platzer and Reutterer 2021, doi:10.3389/fdata.2021.679939).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.report.table import Column, Rows
+
+PROBES = 1_000
+"""Records whose nearest neighbours are looked for."""
+REFERENCES = 5_000
+"""Records that they are looked for among: as many of training as of holdout."""
+CHUNK = 250
+
+Points = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """Distances to the nearest of as many training and holdout records (P,), and what they come to."""
+
+    synthetic_to_training: Points
+    synthetic_to_holdout: Points
+    holdout_to_training: Points
+    references: int
+
+    @property
+    def closer_to_training(self) -> float:
+        """Share of synthetic records that are closer to a training record; a tie is half a record."""
+        nearer = self.synthetic_to_training < self.synthetic_to_holdout
+        ties = self.synthetic_to_training == self.synthetic_to_holdout
+        return float(nearer.mean() + ties.mean() / 2)
+
+    @property
+    def chance(self) -> float:
+        """How far from 0.5 chance alone takes that share: two standard errors of a fair coin, without its ties."""
+        decided = float((self.synthetic_to_training != self.synthetic_to_holdout).mean())
+        return math.sqrt(decided / self.synthetic_to_training.size)
+
+
+class RecordSpace:
+    """Turns records into points whose distance is Gower's."""
+
+    def __init__(self, columns: Sequence[Column], training: Rows) -> None:
+        self.columns = columns
+        self._sorted: list[NDArray[np.float64] | None] = []
+        self._codes: list[dict[str, int]] = [{} for _ in columns]
+        for column, values in zip(columns, zip(*training, strict=True), strict=True):
+            numbers = np.sort(column.numbers(values)) if column.kind == "number" else None
+            self._sorted.append(None if numbers is None else numbers[~np.isnan(numbers)])
+
+    def points(self, rows: Rows) -> Points:
+        """(n, columns): a number's rank among the training records, others' codes; not a number for no number."""
+        found = np.empty((len(rows), len(self.columns)), np.float32)
+        for place, values in enumerate(zip(*rows, strict=True)):
+            ranks = self._sorted[place]
+            if ranks is None:
+                codes = self._codes[place]
+                found[:, place] = [codes.setdefault(value, len(codes)) for value in values]
+            else:
+                found[:, place] = _rank_shares(ranks, self.columns[place].numbers(values))
+        return found
+
+    def nearest(self, probes: Points, references: Points) -> Points:
+        """The distance of each probe to the nearest reference."""
+        found = [self._distances(probes[i : i + CHUNK], references).min(axis=1) for i in range(0, len(probes), CHUNK)]
+        return np.concatenate(found)
+
+    def _distances(self, probes: Points, references: Points) -> Points:
+        """(probes, references)."""
+        total = np.zeros((len(probes), len(references)), np.float32)
+        for place, ranks in enumerate(self._sorted):
+            one, other = probes[:, place, None], references[None, :, place]
+            if ranks is None:
+                total += one != other
+                continue
+            apart = np.abs(one - other)
+            if np.isnan(one).any() or np.isnan(other).any():
+                apart = np.where(np.isnan(apart), np.isnan(one) != np.isnan(other), apart)
+            total += apart
+        return total / np.float32(len(self.columns))
+
+
+def measure_closeness(
+    columns: Sequence[Column], synthetic: Rows, training: Rows, holdout: Rows, seed: int = 0
+) -> Closeness | None:
+    """Look for the nearest records of up to `PROBES` synthetic ones; None when there are too few records.
+
+    Training and holdout records are drawn to the same number: among more there is more likely a near one. Holdout
+    records probe the training records, too: that is how near records of one source come.
+    """
+    references = min(len(training), len(holdout), REFERENCES)
+    if references < 2 or not synthetic:
+        return None
+    draw = np.random.default_rng(seed)
+    space = RecordSpace(columns, training)
+    seen, unseen = (space.points(_draw(draw, rows, references)) for rows in (training, holdout))
+    probes = space.points(_draw(draw, synthetic, PROBES))
+    return Closeness(
+        space.nearest(probes, seen), space.nearest(probes, unseen), space.nearest(unseen[:PROBES], seen), references
+    )
+
+
+def _draw(draw: np.random.Generator, rows: Rows, most: int) -> Rows:
+    chosen = draw.permutation(len(rows))[:most]
+    return [rows[index] for index in chosen]
+
+
+def _rank_shares(training: NDArray[np.float64], numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of training numbers below, ties by half; not a number for no number."""
+    if not training.size:
+        return np.where(np.isnan(numbers), np.nan, 0.0)
+    below = np.searchsorted(training, numbers, "left") + np.searchsorted(training, numbers, "right")
+    return np.where(np.isnan(numbers), np.nan, below / (2 * training.size))

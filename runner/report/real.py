@@ -1,0 +1,134 @@
+"""The run's own records, as its split has them: those it was trained on, and the holdout it has not seen.
+
+Statistics look at a sample; whether a record is a copy is looked up among all training records.
+"""
+
+# pyarrow.compute makes its functions when it is imported, out of sight of type checkers.
+# pyright: reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from runner.config import JobConfig
+from runner.data.batches import BatchPlan
+from runner.data.prepare import token_key
+from runner.data.records import list_files, plan_units, read_unit
+from runner.errors import DataError
+
+MOST_RECORDS = 20_000
+"""Of training and of holdout records, each; of more, evenly spaced ones are looked at."""
+
+
+@dataclass(frozen=True)
+class RealRecords:
+    """Samples of the training and of the holdout records, and what there is in all.
+
+    `holdout` is empty without a validation split, and of a stream: its windows do not hold whole records. `longest` and
+    `mean_length` are in characters.
+    """
+
+    training: tuple[str, ...]
+    holdout: tuple[str, ...]
+    training_records: int
+    holdout_records: int
+    null_rows: int
+    files: int
+    bytes: int
+    longest: int
+    mean_length: float
+
+
+def read_real_records(config: JobConfig, tokens_key: str | None) -> RealRecords:
+    """Read the run's records twice, to count and to sample them; only the sample is held.
+
+    tokens_key: of the run's checkpoint; None where there is none.
+
+    Raises:
+        DataError: the records are gone, cannot be read, or are not those the run was trained on.
+    """
+    files = list_files(config.data.uri)
+    if tokens_key is not None and token_key(config, files) != tokens_key:
+        raise DataError(f"{config.data.uri}: the records or the tokenizer are not those that the run was trained on")
+    rows = records = characters = longest = 0
+    for texts in _batches(config):
+        lengths = pc.utf8_length(texts)
+        rows, records = rows + len(texts), records + len(texts) - texts.null_count
+        characters += pc.sum(lengths).as_py() or 0
+        longest = max(longest, pc.max(lengths).as_py() or 0)
+    if not records:
+        raise DataError(f"{config.data.uri}: no records")
+    held_out = holdout_mask(config, records)
+    sampled = _sampled(held_out)
+    training: list[str] = []
+    holdout: list[str] = []
+    for texts, here in _with_places(config):
+        for place in np.flatnonzero(sampled[here]).tolist():
+            (holdout if held_out[here][place] else training).append(texts[place].as_py())
+    return RealRecords(
+        training=tuple(training),
+        holdout=tuple(holdout),
+        training_records=int((~held_out).sum()),
+        holdout_records=int(held_out.sum()),
+        null_rows=rows - records,
+        files=len(files),
+        bytes=sum(file.size for file in files),
+        longest=longest,
+        mean_length=characters / records,
+    )
+
+
+def find_copies(config: JobConfig, records: int, texts: Sequence[str]) -> NDArray[np.bool_]:
+    """(texts,): which texts equal one of all the records trained on, letter for letter.
+
+    records: how many the run has in all.
+    """
+    held_out = holdout_mask(config, records)
+    asked = pa.array(texts, pa.large_string())
+    found = np.zeros(len(texts), bool)
+    for batch, here in _with_places(config):
+        trained = batch.filter(pa.array(~held_out[here]))
+        found |= pc.is_in(asked, value_set=trained).to_numpy(zero_copy_only=False)
+    return found
+
+
+def holdout_mask(config: JobConfig, records: int) -> NDArray[np.bool_]:
+    """(records,): which records the run keeps for validation; none where records are not examples."""
+    settings = config.training
+    mask = np.zeros(records, bool)
+    if config.examples.packing == "records":
+        plan = BatchPlan(records, settings.batch_size, settings.seed, settings.validation_split)
+        for step in range(plan.validation_steps):
+            mask[plan.validation_positions(step)] = True
+    return mask
+
+
+def _sampled(held_out: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(records,): up to `MOST_RECORDS` evenly spaced ones of either kind."""
+    mask = np.zeros(held_out.size, bool)
+    for positions in (np.flatnonzero(held_out), np.flatnonzero(~held_out)):
+        if positions.size:
+            chosen = np.linspace(0, positions.size - 1, min(positions.size, MOST_RECORDS)).round().astype(np.int64)
+            mask[positions[chosen]] = True
+    return mask
+
+
+def _batches(config: JobConfig) -> Iterator[pa.Array]:
+    """All rows in order, nulls among them."""
+    for unit in plan_units(config.data, list_files(config.data.uri)):
+        yield from read_unit(config.data, unit)
+
+
+def _with_places(config: JobConfig) -> Iterator[tuple[pa.Array, slice]]:
+    """All records in order, and which places they have among them."""
+    start = 0
+    for rows in _batches(config):
+        texts = rows.drop_null()
+        yield texts, slice(start, start + len(texts))
+        start += len(texts)

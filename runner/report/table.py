@@ -1,0 +1,125 @@
+"""Records to columns: how records are split into fields, and what kind of values each column holds.
+
+    >>> layout = find_layout(["anna,41", "bernd,52", "broken"], ",", None)
+    >>> layout.names, layout.split(["clara,37", "broken"])
+    (('field_1', 'field_2'), [('clara', '37')])
+
+What a column holds is decided once, on the training records, so that all tables are looked at in the same way.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["number", "category", "text"]
+
+NUMBERS_SHARE = 0.8
+"""A column is of numbers when at least so many of its values that are not empty are."""
+FEWEST_NUMBERS = 13
+"""With fewer different numbers a column is one of categories: flags, counts, codes."""
+FEWEST_TEXTS = 100
+"""A column with more different values, that are more than half of all its values, is free text."""
+LAYOUT_SHARE = 0.5
+"""Records have fields when at least so many of them have the same number of fields."""
+
+Rows = list[tuple[str, ...]]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The fields of a record, by name."""
+
+    names: tuple[str, ...]
+    delimiter: str
+
+    def split(self, texts: Sequence[str]) -> Rows:
+        """The records that have the right number of fields, as their fields."""
+        rows = (tuple(text.split(self.delimiter)) for text in texts)
+        return [row for row in rows if len(row) == len(self.names)]
+
+
+def find_layout(texts: Sequence[str], delimiter: str | None, columns: Sequence[str] | None) -> Layout | None:
+    """How the records are split into fields; None for plain text.
+
+    columns: the names of the fields, where the job joined columns. Otherwise the most frequent number of fields
+    counts, and they are named field_1, field_2, ...
+    """
+    if delimiter is None or not texts:
+        return None
+    if columns is not None:
+        return Layout(tuple(columns), delimiter) if len(columns) > 1 else None
+    counts = Counter(text.count(delimiter) + 1 for text in texts)
+    fields, records = min(counts.items(), key=lambda item: (-item[1], item[0]))
+    if fields == 1 or records < LAYOUT_SHARE * len(texts):
+        return None
+    return Layout(tuple(f"field_{number}" for number in range(1, fields + 1)), delimiter)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column's name and the kind of its values."""
+
+    name: str
+    kind: Kind
+
+    def numbers(self, values: Sequence[str]) -> NDArray[np.float64]:
+        """What is counted with: numbers as they are (others are not a number), texts by their length in characters."""
+        if self.kind == "text":
+            return np.array([len(value) for value in values], np.float64)
+        return to_numbers(values)
+
+
+def find_columns(names: Sequence[str], rows: Rows) -> list[Column]:
+    """What each column holds, decided on these rows."""
+    values = zip(*rows, strict=True) if rows else [()] * len(names)
+    return [Column(name, find_kind(column)) for name, column in zip(names, values, strict=True)]
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """Up to `most` items, evenly spaced: the first ones of sorted records would not be like all.
+
+    >>> spread([0, 1, 2, 3, 4], 3), spread([0, 1], 3)
+    ([0, 2, 4], [0, 1])
+    """
+    chosen = np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)
+    return [items[index] for index in chosen]
+
+
+def find_kind(values: Sequence[str]) -> Kind:
+    """What values are: numbers, free text, or categories where they are neither.
+
+    >>> find_kind([str(number) for number in range(40)]), find_kind(["yes", "no", ""]), find_kind([])
+    ('number', 'category', 'category')
+    """
+    distinct = set(values)
+    filled = [value for value in values if value.strip()]
+    numbers = to_numbers(filled)
+    numbers = numbers[~np.isnan(numbers)]
+    if filled and numbers.size >= NUMBERS_SHARE * len(filled) and np.unique(numbers).size >= FEWEST_NUMBERS:
+        return "number"
+    return "text" if len(distinct) > max(FEWEST_TEXTS, len(values) / 2) else "category"
+
+
+def to_numbers(values: Sequence[str]) -> NDArray[np.float64]:
+    """Values as finite numbers, not a number where they are none.
+
+    >>> to_numbers(["1", " 2.5", "", "many", "inf", "1_000"]).tolist()
+    [1.0, 2.5, nan, nan, nan, nan]
+    """
+    known = {value: _to_number(value) for value in set(values)}  # columns repeat themselves
+    return np.array([known[value] for value in values], np.float64)
+
+
+def _to_number(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        return np.nan
+    return number if np.isfinite(number) and "_" not in value else np.nan

@@ -1,0 +1,329 @@
+"""The report's page: what it says of which run, whatever the records hold."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runner.config import parse_job
+from runner.data.batches import BatchPlan
+from runner.errors import ConfigError, DataError, RunNotFoundError
+from runner.privacy.report import NOT_COVERED
+from runner.report.facade import report_run
+from runner.report.real import find_copies, holdout_mask, read_real_records
+from runner.report.synthetic import read_records
+from runner.run_directory import RunDirectory
+from tests.report_runs import take_run, write_statement, write_synthetic
+
+PRIVATE = {"privacy": {"enabled": True, "noise_multiplier": 1.0}}
+
+
+def people(count: int, seed: int = 0) -> list[str]:
+    draw = random.Random(seed)
+    return [
+        f"{draw.choice(['anna', 'bernd', 'clara'])},{draw.gauss(40, 12):.1f},{draw.choice(['yes', 'no'])}"
+        for _ in range(count)
+    ]
+
+
+class Text(HTMLParser):
+    """What a page says, and which elements it is made of."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.said.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.said).split())
+
+
+def report_of(directory: RunDirectory, **options: Any) -> tuple[dict[str, Any], str]:
+    """A run's answer, and its page."""
+    answer, _ = report_run(directory, **({"target": None, "synthetic_uri": None, "count": None} | options))
+    assert json.loads(json.dumps(answer, allow_nan=False)) == answer
+    return answer, directory.folder.read("report.html").decode()
+
+
+Compare = Callable[..., tuple[dict[str, Any], Text]]
+
+
+@pytest.fixture
+def compare(tmp_path: Path) -> Compare:
+    """Reports a run on some texts against others."""
+
+    def compare(texts: Sequence[str | None], synthetic: Sequence[str], *, target: str | None = None, **job: Any) -> Any:
+        file = write_synthetic(tmp_path / "synthetic.parquet", synthetic)
+        directory = take_run(tmp_path, texts, storage={"uri": str(tmp_path / "runs"), "overwrite": True}, **job)
+        answer, page = report_of(directory, target=target, synthetic_uri=file)
+        return answer, Text(page)
+
+    return compare
+
+
+# The records
+
+
+@pytest.mark.parametrize("count", [40, 41, 199, 1000])
+def test_the_holdout_is_the_run_s_own(count: int) -> None:
+    config = parse_job({"name": "a", "data": {"uri": "r"}, "training": {"batch_size": 10, "seed": 5}}, environment={})
+    plan = BatchPlan(count, 10, 5, validation_split=True)
+    trained = {int(i) for step in range(plan.training_steps) for i in plan.training_positions(0, step)}
+    mask = holdout_mask(config, count)
+    assert {i for i in range(count) if not mask[i]} == trained
+    assert mask.sum() == count - len(trained)
+
+
+def test_null_rows_have_no_position(tmp_path: Path) -> None:
+    texts = [f"{number},x" for number in range(100)]
+    with_nulls: list[str | None] = [*texts]
+    for place in (90, 41, 7, 0):
+        with_nulls.insert(place, None)
+    plain = read_real_records(take_run(tmp_path / "a", texts).read_config(), None)
+    config = take_run(tmp_path / "b", with_nulls).read_config()
+    found = read_real_records(config, None)
+    assert (found.training, found.holdout) == (plain.training, plain.holdout)
+    assert (found.null_rows, found.training_records, found.holdout_records) == (4, 80, 20)
+    assert sorted(found.training + found.holdout) == sorted(texts)
+    copies = find_copies(config, 100, [*found.holdout, *found.training, "0,X"])
+    assert copies.tolist() == [False] * 20 + [True] * 80 + [False]
+
+
+def test_records_that_changed_are_not_compared(tmp_path: Path) -> None:
+    config = take_run(tmp_path, people(50)).read_config()
+    with pytest.raises(DataError, match="not those that the run was trained on"):
+        read_real_records(config, "another key")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_synthetic_files_are_read_as_generate_writes_them(tmp_path: Path, suffix: str) -> None:
+    from runner.model.generation import Generated, write_records
+
+    rows = [("a", "1"), ('quo"te', ""), ("ü\u2028", "x y"), ("two\nlines", "3")]
+    path = str(tmp_path / f"synthetic file.{suffix}")
+    write_records(path, Generated(("one", "two"), rows, 0))
+    assert read_records(path, ("one", "two"), "|").texts == tuple("|".join(row) for row in rows)
+    assert read_records(path, ("two", "one"), "|").texts[0] == "1|a"
+    with pytest.raises(DataError, match="has the columns one, two, but the run's records have one, three"):
+        read_records(path, ("one", "three"), "|")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind", "words"),
+    [
+        ("a.txt", b"", ConfigError, "must end in"),
+        ("none.csv", None, ConfigError, "no such file"),
+        ("a.csv", b"text\n", DataError, "holds no records"),
+        ("a.csv", b"", DataError, "cannot be read"),
+        ("a.csv", b"text\n\xff\n", DataError, "cannot be read"),
+        ("a.csv", b"text,b\n1\n", DataError, "record 2 has 1 fields"),
+        ("a.jsonl", b'{"text": 1}\n{"b": 2}\n', DataError, "cannot be read"),
+        ("a.jsonl", b"[]\n", DataError, "cannot be read"),
+        ("a.parquet", b"PAR1", DataError, "cannot be read"),
+    ],
+)
+def test_synthetic_files_that_cannot_be_used_are_one_line(
+    tmp_path: Path, name: str, content: bytes | None, kind: type[Exception], words: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(kind, match=words) as raised:
+        read_records(str(tmp_path / name), ("text",), ",")
+    assert len(str(raised.value).splitlines()) == 1
+
+
+# What the page says
+
+
+def test_figures_are_those_of_the_records(compare: Compare) -> None:
+    texts = people(400)
+    answer, page = compare(texts, [*texts[:50], "clara,not a number,no", "only,two"])
+    quality = answer["quality"]
+    assert quality["right_number_of_fields"] == 51 / 52
+    assert [column["name"] for column in quality["columns"]] == ["field_1", "field_2", "field_3"]
+    assert [column["kind"] for column in quality["columns"]] == ["category", "number", "category"]
+    assert 0.5 < quality["exact_copies"] < 1, "some of the copies are of holdout records"
+    assert quality["exact_copies_of_holdout"] < 0.3
+    assert "51" not in page.said
+    assert page.tags.count("svg") == 3 + 3 + 1 + 1, "curves, columns, pairs, distances"
+    assert "400" not in page.said
+
+
+def test_holdout_records_that_repeat_show_as_the_base_of_copies(compare: Compare) -> None:
+    answer, page = compare(["a,1", "b,2"] * 200, ["a,1"] * 30)
+    assert answer["quality"]["exact_copies"] == answer["quality"]["exact_copies_of_holdout"] == 1.0
+    assert "of the holdout records, which the model never saw, 100.00% do" in page.text
+
+
+def test_markup_in_records_and_names_is_text(compare: Compare) -> None:
+    attack = '<script>alert(1)</script><img src=x onerror="a()">'
+    texts = [f"{attack},{number % 3},\"'&" for number in range(200)]
+    _, page = compare(texts, texts)
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert f"{attack},0,\"'&" in " ".join(page.said)
+
+
+def test_nothing_on_the_page_points_elsewhere(compare: Compare) -> None:
+    _, page = compare(people(200), people(200, 1))
+    links = [value for name, value in page.attributes if name in ("href", "src", "srcset", "action") and value]
+    assert links
+    assert all(link.startswith(("#", "data:,")) for link in links)
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    directory = take_run(tmp_path, people(300))
+    file = write_synthetic(tmp_path / "s.parquet", people(300, 1))
+    first = report_of(directory, synthetic_uri=file, target="field_3")
+    assert report_of(directory, synthetic_uri=file, target="field_3") == first
+
+
+def test_a_target_is_scored_on_synthetic_and_on_real_records(compare: Compare) -> None:
+    texts = [f"{number % 4},{'even' if number % 2 == 0 else 'odd'},{number * 37 % 100}" for number in range(400)]
+    answer, page = compare(texts, texts[:100], target="field_2")
+    useful = answer["quality"]["usefulness"]
+    assert useful["synthetic"]["accuracy"] == useful["real"]["accuracy"] == 1.0
+    assert useful["ratio"] == 1.0
+    assert "A model that predicts field_2 from the other columns" in page.text
+
+
+def test_without_a_target_the_page_says_how_to_choose_one(compare: Compare) -> None:
+    answer, page = compare(people(100), people(50))
+    assert answer["quality"]["usefulness"] is None
+    assert "runner report RUN --target COLUMN" in page.text
+
+
+@pytest.mark.parametrize(
+    ("job", "why"),
+    [
+        ({"training": {"batch_size": 10, "validation_split": False, "early_stopping": {"metric": "loss"}}}, "is off"),
+        ({"examples": {"packing": "stream"}}, "windows of a stream do not hold whole records"),
+    ],
+)
+def test_without_a_holdout_the_page_says_so_instead_of_a_figure(
+    compare: Compare, job: dict[str, Any], why: str
+) -> None:
+    answer, page = compare(people(100), people(50), target="field_3", **job)
+    quality = answer["quality"]
+    assert quality["exact_copies_of_holdout"] is None
+    assert quality["closer_to_training"] is None
+    assert quality["usefulness"] is None
+    assert "This run has no holdout" in page.text
+    assert why in page.text
+
+
+def test_plain_texts_are_compared_by_lengths_characters_and_words(compare: Compare) -> None:
+    draw = random.Random(1)
+    texts = [
+        " ".join(draw.choices(["the", "cat", "sat", "on", "a", "mat"], k=draw.randrange(3, 9))) for _ in range(300)
+    ]
+    answer, page = compare(texts, ["日本 " * 4000, *texts[:20]])
+    assert [column["name"] for column in answer["quality"]["columns"]] == [
+        "length in characters",
+        "characters",
+        "words",
+    ]
+    assert "The records are plain text" in page.text
+    assert answer["quality"]["right_number_of_fields"] is None
+
+
+def test_a_private_run_s_page_has_the_claim_and_says_that_it_is_not_covered(tmp_path: Path) -> None:
+    directory = take_run(tmp_path, people(200), **PRIVATE)
+    file = write_synthetic(tmp_path / "s.parquet", people(100, 1))
+    _, before = report_of(directory, synthetic_uri=file)
+    assert "Its statement is written when the run ends" in Text(before).text
+    write_statement(directory)
+    answer, page = report_of(directory, synthetic_uri=file)
+    assert answer["epsilon"] == 1.5
+    text = Text(page).text
+    assert "emptying one record would change the odds of that conclusion by a factor of at most 4.48" in text
+    assert "which the run's epsilon does not cover" in text
+    assert (
+        "this page: its losses, accuracies and comparisons were measured on the private records without noise" in text
+    )
+    assert "Epsilon, spent by the end of an epoch" in text
+    assert any(what.startswith("report.html") for what in NOT_COVERED)
+    assert not directory.folder.child("model").list()
+
+
+def test_a_run_without_a_model_has_its_curves_and_says_why_no_more(tmp_path: Path) -> None:
+    directory = take_run(tmp_path, people(100))
+    answer, page = report_of(directory)
+    assert answer["quality"] is None
+    assert Text(page).tags.count("svg") == 3
+    assert "No records are compared" in Text(page).text
+    assert "no model here" in Text(page).text
+    for asked in ({"target": "field_1"}, {"count": 5}):
+        with pytest.raises(RunNotFoundError, match="no model here"):
+            report_of(directory, **asked)
+
+
+def test_records_that_are_gone_leave_curves_and_statement(tmp_path: Path) -> None:
+    directory = take_run(tmp_path, people(100), **PRIVATE)
+    write_statement(directory)
+    (tmp_path / "records" / "a.parquet").unlink()
+    answer, page = report_of(directory)
+    assert (answer["epsilon"], answer["quality"]) == (1.5, None)
+    assert "no Parquet files" in Text(page).text
+    with pytest.raises(DataError):
+        report_of(directory, target="field_1")
+
+
+def test_a_run_without_an_epoch_has_nothing_to_report(tmp_path: Path) -> None:
+    directory = take_run(tmp_path, people(100), epochs=0)
+    with pytest.raises(RunNotFoundError, match="nothing to report yet: no epoch is done"):
+        report_of(directory)
+    assert not directory.folder.exists("report.html")
+
+
+def test_a_hundred_columns_are_all_in_the_table_and_some_are_drawn(compare: Compare) -> None:
+    draw = random.Random(2)
+    texts = [",".join(f"{draw.gauss(0, 1):.2f}" for _ in range(100)) for _ in range(120)]
+    answer, page = compare(texts, texts[:60])
+    assert len(answer["quality"]["columns"]) == 100
+    assert page.tags.count("svg") == 3 + 24 + 1 + 1
+    assert "The first 30 columns are looked at" in page.text
+
+
+FIELD = st.one_of(
+    st.sampled_from(
+        ["", " ", "0", "-0.0", "1e308", "-1e308", "nan", "inf", "<b>", "ü", "\x00", "\u202e", "日本", "y" * 3000]
+    ),
+    st.floats().map(repr),
+    st.text(st.characters(codec="utf-8", exclude_characters=","), max_size=8),
+)
+TEXTS = st.lists(st.lists(FIELD, min_size=1, max_size=4).map(",".join), min_size=50, max_size=90)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[*HealthCheck])
+@given(texts=TEXTS, synthetic=TEXTS)
+def test_whatever_records_hold_the_page_is_written_without_a_figure_that_is_none(
+    compare: Compare, texts: list[str], synthetic: list[str]
+) -> None:
+    _, page = compare(texts, synthetic)
+    cells = [said.strip() for said in page.said]
+    assert not [cell for cell in cells if re.fullmatch(r"-?(nan|inf)%?", cell) and cell not in ("nan", "inf", "-inf")]
+    assert "None" not in cells
