@@ -138,7 +138,7 @@ def compare_records(
     config: JobConfig, real: RealRecords, synthetic: SyntheticRecords, layout: Layout | None, target: str | None
 ) -> Quality:
     """Compare. Counts only, whatever the texts hold: no figure is ever not a number."""
-    copies = find_copies(config, real.training_records + real.holdout_records, [*synthetic.texts, *real.holdout])
+    copies = find_copies(config, real, [*synthetic.texts, *real.holdout])
     mine, unseen = copies[: len(synthetic.texts)], copies[len(synthetic.texts) :]
     texts = synthetic.texts, real.training, real.holdout
     mine_rows, seen_rows, unseen_rows = [layout.split(each) if layout else [] for each in texts]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from runner.config import JobConfig
-from runner.errors import ConfigError, DataError, JobFailedError, ObjectNotFoundError, RunNotFoundError, TokenizerError
+from runner.errors import ConfigError, DataError, JobFailedError, RunNotFoundError, TokenizerError
 from runner.privacy.report import PAGE_FILE
 from runner.privacy.statement import read_statement
 from runner.report.compare import Quality, choose_layout, compare_records
@@ -15,7 +15,8 @@ from runner.report.real import RealRecords, read_real_records
 from runner.report.synthetic import MOST_RECORDS, SyntheticRecords, draw_records, read_records
 from runner.run_directory import RunDirectory, Status
 from runner.train.checkpoint import newest_checkpoint
-from runner.train.history import EpochRow, from_csv
+from runner.train.history import EpochRow, read_history
+from runner.train.series import source_files
 
 FILE = "report.html"
 CANNOT_COMPARE = (DataError, TokenizerError, RunNotFoundError, JobFailedError)
@@ -59,7 +60,7 @@ def report_run(
     if synthetic_uri is not None and count is not None:
         raise ConfigError("-n is for generated records; leave it out with --synthetic")
     config = directory.read_config()
-    rows, best = _read_history(directory)
+    rows, best = read_history(directory)
     statement, statement_page = _read_statement(directory, config)
     has_model = directory.folder.child("model").exists("manifest.json")
     if not rows and not has_model and statement is None:
@@ -161,13 +162,6 @@ def _in_words(quality: Quality | None) -> list[str]:
     return lines
 
 
-def _read_history(directory: RunDirectory) -> tuple[list[EpochRow], int | None]:
-    try:
-        return from_csv(directory.folder.read("history.csv"))
-    except ObjectNotFoundError:
-        return [], None
-
-
 def _read_statement(directory: RunDirectory, config: JobConfig) -> tuple[dict[str, Any] | None, str]:
     """The privacy statement, None where there is none (yet)."""
     if not config.privacy.enabled or not directory.folder.exists(PAGE_FILE):
@@ -177,4 +171,6 @@ def _read_statement(directory: RunDirectory, config: JobConfig) -> tuple[dict[st
 
 def _read_real(directory: RunDirectory, config: JobConfig) -> RealRecords:
     checkpoint = newest_checkpoint(directory.folder.child("checkpoints"))
-    return read_real_records(config, checkpoint.state["tokens"] if checkpoint else None)
+    return read_real_records(
+        config, source_files(config, directory), checkpoint.state["tokens"] if checkpoint else None
+    )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from runner.config import JobConfig
 from runner.data.batches import BatchPlan
 from runner.data.prepare import token_key
-from runner.data.records import list_files, plan_units, read_unit
+from runner.data.records import SourceFile, plan_units, read_unit
 from runner.errors import DataError
 
 MOST_RECORDS = 20_000
@@ -39,25 +39,24 @@ class RealRecords:
     training_records: int
     holdout_records: int
     null_rows: int
-    files: int
+    files: tuple[SourceFile, ...]
     bytes: int
     longest: int
     mean_length: float
 
 
-def read_real_records(config: JobConfig, tokens_key: str | None) -> RealRecords:
+def read_real_records(config: JobConfig, files: tuple[SourceFile, ...], tokens_key: str | None) -> RealRecords:
     """Read the run's records twice, to count and to sample them; only the sample is held.
 
-    tokens_key: of the run's checkpoint; None where there is none.
+    files: those of the run. tokens_key: of its checkpoint; None where there is none.
 
     Raises:
         DataError: the records are gone, cannot be read, or are not those the run was trained on.
     """
-    files = list_files(config.data.uri)
     if tokens_key is not None and token_key(config, files) != tokens_key:
         raise DataError(f"{config.data.uri}: the records or the tokenizer are not those that the run was trained on")
     rows = records = characters = longest = 0
-    for texts in _batches(config):
+    for texts in _batches(config, files):
         lengths = pc.utf8_length(texts)
         rows, records = rows + len(texts), records + len(texts) - texts.null_count
         characters += pc.sum(lengths).as_py() or 0
@@ -68,7 +67,7 @@ def read_real_records(config: JobConfig, tokens_key: str | None) -> RealRecords:
     sampled = _sampled(held_out)
     training: list[str] = []
     holdout: list[str] = []
-    for texts, here in _with_places(config):
+    for texts, here in _with_places(config, files):
         for place in np.flatnonzero(sampled[here]).tolist():
             (holdout if held_out[here][place] else training).append(texts[place].as_py())
     return RealRecords(
@@ -77,22 +76,19 @@ def read_real_records(config: JobConfig, tokens_key: str | None) -> RealRecords:
         training_records=int((~held_out).sum()),
         holdout_records=int(held_out.sum()),
         null_rows=rows - records,
-        files=len(files),
+        files=files,
         bytes=sum(file.size for file in files),
         longest=longest,
         mean_length=characters / records,
     )
 
 
-def find_copies(config: JobConfig, records: int, texts: Sequence[str]) -> NDArray[np.bool_]:
-    """(texts,): which texts equal one of all the records trained on, letter for letter.
-
-    records: how many the run has in all.
-    """
-    held_out = holdout_mask(config, records)
+def find_copies(config: JobConfig, real: RealRecords, texts: Sequence[str]) -> NDArray[np.bool_]:
+    """(texts,): which texts equal one of all the records trained on, letter for letter."""
+    held_out = holdout_mask(config, real.training_records + real.holdout_records)
     asked = pa.array(texts, pa.large_string())
     found = np.zeros(len(texts), bool)
-    for batch, here in _with_places(config):
+    for batch, here in _with_places(config, real.files):
         trained = batch.filter(pa.array(~held_out[here]))
         found |= pc.is_in(asked, value_set=trained).to_numpy(zero_copy_only=False)
     return found
@@ -119,16 +115,16 @@ def _sampled(held_out: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask
 
 
-def _batches(config: JobConfig) -> Iterator[pa.Array]:
+def _batches(config: JobConfig, files: tuple[SourceFile, ...]) -> Iterator[pa.Array]:
     """All rows in order, nulls among them."""
-    for unit in plan_units(config.data, list_files(config.data.uri)):
+    for unit in plan_units(config.data, files):
         yield from read_unit(config.data, unit)
 
 
-def _with_places(config: JobConfig) -> Iterator[tuple[pa.Array, slice]]:
+def _with_places(config: JobConfig, files: tuple[SourceFile, ...]) -> Iterator[tuple[pa.Array, slice]]:
     """All records in order, and which places they have among them."""
     start = 0
-    for rows in _batches(config):
+    for rows in _batches(config, files):
         texts = rows.drop_null()
         yield texts, slice(start, start + len(texts))
         start += len(texts)

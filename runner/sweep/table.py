@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from runner.config import JobConfig
-from runner.errors import ObjectNotFoundError
 from runner.run_directory import RunDirectory, Status
 from runner.storage import open_folder
 from runner.sweep.space import Values, metric_of, sweep_of, trial_count, trial_name
-from runner.train.history import EpochRow, from_csv
+from runner.train.history import read_history
 
 BEHIND = "ended early by the sweep: behind other trials"
 """The message of a trial that the scheduler ended."""
@@ -59,14 +58,6 @@ def delete_trials(config: JobConfig) -> None:
     """Make room for a sweep that replaces another of its name."""
     for number in range(trial_count(sweep_of(config))):
         trial_directory(config, number).folder.delete_tree()
-
-
-def read_history(directory: RunDirectory) -> tuple[list[EpochRow], int | None]:
-    """The epochs of a run so far, and the index of the one in `model/`; none before the first is done."""
-    try:
-        return from_csv(directory.folder.read("history.csv"))
-    except ObjectNotFoundError:
-        return [], None
 
 
 def read_trial(config: JobConfig, number: int) -> Trial | None:

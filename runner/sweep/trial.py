@@ -17,9 +17,10 @@ from runner.errors import JobStoppedError
 from runner.run_directory import JOB_FOLDER_VARIABLE, RunDirectory
 from runner.storage import open_folder
 from runner.sweep.space import metric_of, sweep_of, trial_job
-from runner.sweep.table import BEHIND, read_history, trial_directory
+from runner.sweep.table import BEHIND, trial_directory
 from runner.train.background import run_in_thread
 from runner.train.facade import drive_run
+from runner.train.history import read_history
 
 POLL_S = 0.3
 KILLED_RUN_ENDS_WITHIN_S = 20.0

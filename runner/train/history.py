@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from runner.errors import ObjectNotFoundError
+from runner.run_directory import RunDirectory
+
 
 @dataclass(frozen=True)
 class EpochRow:
@@ -95,6 +98,14 @@ def from_csv(content: bytes) -> tuple[list[EpochRow], int | None]:
     best = next((index for index, row in enumerate(plain) if row.pop("best") == "1"), None)
     rows = [{name: _number(value, whole=name in _WHOLE) for name, value in row.items()} for row in plain]
     return from_rows(rows), best
+
+
+def read_history(directory: RunDirectory) -> tuple[list[EpochRow], int | None]:
+    """The epochs of a run so far, and the index of the one in `model/`; none before the first is done."""
+    try:
+        return from_csv(directory.folder.read("history.csv"))
+    except ObjectNotFoundError:
+        return [], None
 
 
 def from_rows(plain: Sequence[dict[str, Any]]) -> list[EpochRow]:

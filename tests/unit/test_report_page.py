@@ -14,12 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runner.config import parse_job
+from runner.config import JobConfig, parse_job
 from runner.data.batches import BatchPlan
+from runner.data.records import list_files
 from runner.errors import ConfigError, DataError, RunNotFoundError
 from runner.privacy.report import NOT_COVERED
 from runner.report.facade import report_run
-from runner.report.real import find_copies, holdout_mask, read_real_records
+from runner.report.real import RealRecords, find_copies, holdout_mask, read_real_records
 from runner.report.synthetic import read_records
 from runner.run_directory import RunDirectory
 from tests.report_runs import take_run, write_statement, write_synthetic
@@ -55,6 +56,10 @@ class Text(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.said).split())
+
+
+def real_records(config: JobConfig, tokens_key: str | None = None) -> RealRecords:
+    return read_real_records(config, list_files(config.data.uri), tokens_key)
 
 
 def report_of(directory: RunDirectory, **options: Any) -> tuple[dict[str, Any], str]:
@@ -98,20 +103,20 @@ def test_null_rows_have_no_position(tmp_path: Path) -> None:
     with_nulls: list[str | None] = [*texts]
     for place in (90, 41, 7, 0):
         with_nulls.insert(place, None)
-    plain = read_real_records(take_run(tmp_path / "a", texts).read_config(), None)
+    plain = real_records(take_run(tmp_path / "a", texts).read_config())
     config = take_run(tmp_path / "b", with_nulls).read_config()
-    found = read_real_records(config, None)
+    found = real_records(config)
     assert (found.training, found.holdout) == (plain.training, plain.holdout)
     assert (found.null_rows, found.training_records, found.holdout_records) == (4, 80, 20)
     assert sorted(found.training + found.holdout) == sorted(texts)
-    copies = find_copies(config, 100, [*found.holdout, *found.training, "0,X"])
+    copies = find_copies(config, found, [*found.holdout, *found.training, "0,X"])
     assert copies.tolist() == [False] * 20 + [True] * 80 + [False]
 
 
 def test_records_that_changed_are_not_compared(tmp_path: Path) -> None:
     config = take_run(tmp_path, people(50)).read_config()
     with pytest.raises(DataError, match="not those that the run was trained on"):
-        read_real_records(config, "another key")
+        real_records(config, "another key")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
