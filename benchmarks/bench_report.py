@@ -57,6 +57,7 @@ def time_parts(run: Path) -> dict[str, float]:
         nonlocal last
         seconds[name], last = time.perf_counter() - last, time.perf_counter()
 
+    from runner.data.records import list_files
     from runner.report.compare import choose_layout, compare_records
     from runner.report.facade import Found
     from runner.report.page import page
@@ -67,7 +68,7 @@ def time_parts(run: Path) -> dict[str, float]:
     directory = RunDirectory.find(str(run))
     config = directory.read_config()
     lap("importing_s")
-    real = read_real_records(config, None)
+    real = read_real_records(config, list_files(config.data.uri), None)
     lap("reading_s")
     import tensorflow as tf  # noqa: F401
 
