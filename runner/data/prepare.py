@@ -55,7 +55,7 @@ def token_key(config: JobConfig, files: tuple[SourceFile, ...]) -> str:
         "examples": config.examples.model_dump(mode="json"),
     }
     if config.data.since is not None:
-        parts["tokenizer of"] = read_manifest(_earlier_tokenizer(config))["sha256"]
+        parts["tokenizer of"] = read_manifest(_earlier_tokenizer(config))["files"]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -142,13 +143,15 @@ def _ray_gauges(run: str) -> dict[str, Callable[[float], None]]:
     """Setters of Ray's metrics, which Prometheus reads from every node; none in a process without Ray."""
     if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
         return {}
+    return {name: lambda value, name=name: _gauge(name).set(float(value), {"run": run}) for name in RAY_METRICS}
+
+
+@cache
+def _gauge(name: str) -> Any:
+    """One for all runs of this process: Ray exports every ten seconds, which a run may not last."""
     from ray.util.metrics import Gauge
 
-    def setter(name: str) -> Callable[[float], None]:
-        gauge = Gauge(f"runner_{name}", f"{name} of a run", ("run",))
-        return lambda value: gauge.set(float(value), {"run": run})
-
-    return {name: setter(name) for name in RAY_METRICS}
+    return Gauge(f"runner_{name}", f"{name.replace('_', ' ')} of a run", ("run",))
 
 
 def _figures(row: EpochRow) -> dict[str, float]:

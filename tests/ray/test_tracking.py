@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -13,7 +14,11 @@ import ray
 import tensorflow as tf
 
 from runner.config import parse_job
+from runner.driver import drive
+from runner.errors import JobStoppedError
+from runner.run_directory import RunDirectory
 from runner.submit.start import start_run
+from runner.train.background import run_in_thread
 from runner.train.history import EpochRow, from_csv
 from runner.train.tracking import EVENT_FILE, event_file
 from tests.runs import small_job
@@ -54,17 +59,30 @@ def test_the_events_of_more_epochs_begin_with_those_of_fewer() -> None:
         assert len(more) > len(fewer)
 
 
-def test_ray_exports_the_running_figures_for_prometheus(run: Path) -> None:
-    assert run.exists()
+def test_ray_exports_the_running_figures_for_prometheus(
+    records: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray collects every ten seconds what was set since, so the run has to last until it is seen."""
+    monkeypatch.setenv("TEST_STEP_PAUSE_S", "0.2")
+    job = small_job("watched", records, runs, epochs=100, callbacks=["tests.slow.pace:slow_steps"])
+    config = parse_job(job, environment={})
+    RunDirectory.of(config).claim(config, "local")
+    stop = threading.Event()
+    thread, errors = run_in_thread(lambda: drive(str(runs / "watched"), stop))
     (node,) = ray.nodes()
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    text, deadline = "", time.monotonic() + 60
-    while "ray_runner_loss{" not in text and time.monotonic() < deadline:
+    wanted = ("ray_runner_loss{", "ray_runner_total_steps{", "ray_runner_tokens_per_second{")
+    seen: set[str] = set()
+    deadline = time.monotonic() + 120
+    while len(seen) < len(wanted) and thread.is_alive() and time.monotonic() < deadline:
         with urllib.request.urlopen(address, timeout=10) as answer:
-            text = answer.read().decode()
+            lines = answer.read().decode().splitlines()
+        seen |= {name for name in wanted for line in lines if line.startswith(name) and 'run="watched"' in line}
         time.sleep(1)
-    lines = [line for line in text.splitlines() if line.startswith(("ray_runner_loss{", "ray_runner_total_steps{"))]
-    assert any('run="tracked"' in line for line in lines), text[:2000]
+    stop.set()
+    thread.join()
+    assert [type(error) for error in errors] == [JobStoppedError]
+    assert seen == set(wanted)
 
 
 def test_an_unreachable_mlflow_server_does_not_end_a_run(
