@@ -1,138 +1,240 @@
-"""Synthetic records from a trained model, and the files they are written to."""
+"""Synthetic records from a trained model: drawn, split into fields, checked, and drawn anew where they do not pass.
+
+    maker = RecordMaker(model, settings)
+    generated = maker.make(1000)
+    generated.rows, generated.invalid            # 1000 records; why others were left out, and how many
+
+Draw number d starts with the prompt of the record that it is for and gets its random numbers from (seed, d). First
+there is a draw for each record; then, as often as needed, one for each that is still missing, in the same order.
+So the records are a function of the model, the settings and the number of the first draw alone.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from runner.errors import ConfigError, JobFailedError
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.config import GenerationConfig
+from runner.errors import JobFailedError
+from runner.generation.validators import Validator
 from runner.model.artifact import TrainedModel
-from runner.storage import open_folder
+from runner.model.choice import check_choice
 
-BATCH_SIZE = 256
-LONGEST_STREAM_RECORD = 4
-"""A model of a stream may write a record longer than its windows: up to so many times `seq_length` tokens."""
 MOST_DRAWS = 10
-"""Gives up when fewer than one in so many records has the right number of fields."""
-
-SUFFIXES = (".csv", ".jsonl", ".parquet")
+"""Gives up when fewer than one in so many records can be kept."""
+MANY_DRAWS = 256
+"""Before so many nothing is said about shares, unless `max_invalid` is set."""
+MOST_REASONS = 50
+"""Kept apart; a user's function may return any number of them."""
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How the next token is drawn: see `runner.model.sampling`."""
+    """What records depend on besides the model. For the first four see `runner.model.sampling`.
+
+    `prompts`: how records begin, `records_per_prompt` of them each. `unique`: drop repeated records.
+    `not_in_training`: drop those that are a record of the job's data.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float = 1.0
     seed: int = 0
-    prompt: str = ""
+    prompts: tuple[str, ...] = ("",)
+    records_per_prompt: int = 10
+    unique: bool = False
+    not_in_training: bool = False
+    validation: GenerationConfig = field(default_factory=GenerationConfig)
+
+    def __post_init__(self) -> None:
+        check_choice(self.temperature, self.top_k, self.top_p)
+
+    @property
+    def records(self) -> int:
+        """Records in all."""
+        return self.records_per_prompt * len(self.prompts)
 
 
 @dataclass(frozen=True)
 class Generated:
-    """Records, each as the values of the model's columns, and how many draws had the wrong number of fields."""
+    """Records, each as the values of `columns`, and what became of the other draws.
+
+    `invalid`: how many for which reason. `repeated`: copies of a record before. `in_training`: copies of a training
+    record.
+    """
 
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
-    left_out: int
+    invalid: dict[str, int]
+    repeated: int = 0
+    in_training: int = 0
 
 
-def generate_records(model: TrainedModel, n: int, settings: SamplingSettings) -> Generated:
-    """Draw `n` records; the same model, settings and seed give the same ones.
+class RecordMaker:
+    """Makes records with one model and one set of settings.
 
-    Where the model was trained on joined columns, a record is split at the delimiter again, and one with another
-    number of fields is left out and drawn anew.
-
-    Raises:
-        JobFailedError: hardly any record has the right number of fields.
+    `training`: the sorted hashes of the training records, for `not_in_training`.
     """
-    rows: list[tuple[str, ...]] = []
-    left_out = 0
-    for text in _texts(model, n, settings):
-        fields = split_record(text, model.columns, model.field_delimiter)
-        if fields is None:
-            left_out += 1
-        else:
-            rows.append(fields)
-        if len(rows) == n:
-            return Generated(model.columns, rows, left_out)
-    raise JobFailedError(
-        f"only {len(rows)} of {len(rows) + left_out} generated records have {len(model.columns)} fields; "
-        "train longer, or lower --temperature"
-    )
+
+    def __init__(
+        self, model: TrainedModel, settings: SamplingSettings, training: NDArray[np.uint64] | None = None
+    ) -> None:
+        from runner.model.sampling import Sampler
+
+        self.settings = settings
+        self.validator = Validator(settings.validation, model.columns, model.field_delimiter)
+        self._training = training
+        self._tokenizer = model.tokenizer
+        self._prompts = [model.tokenizer.encode(prompt) for prompt in settings.prompts]
+        self._sampler = Sampler(
+            model.network,
+            end_id=model.tokenizer.end_id,
+            max_length=model.max_tokens,
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+        )
+
+    def make(
+        self,
+        n: int,
+        *,
+        first: int = 0,
+        first_draw: int = 0,
+        progress: Callable[[int], None] = lambda _made: None,
+    ) -> Generated:
+        """Make records first, ..., first + n - 1 of the output, in the order of their prompts.
+
+        `first_draw`: the number of the first draw. `progress` hears how many are made.
+
+        Raises:
+            JobFailedError: too many draws are invalid or copies, or the user's function failed.
+        """
+        tally = _Tally(n, self.settings.validation.max_invalid)
+        made: list[tuple[int, tuple[str, ...]]] = []
+        seen: set[str] = set()
+        missing = (np.arange(first, first + n) // self.settings.records_per_prompt).tolist()
+        while missing:
+            still: list[int] = []
+            for prompt, text, is_known in self._draw(missing, first_draw):
+                progress(len(made))
+                fields, reason = self.validator.check(text)
+                if reason is not None:
+                    tally.add_invalid(reason)
+                elif is_known:
+                    tally.add_copy("in_training")
+                elif self.settings.unique and text in seen:
+                    tally.add_copy("repeated")
+                else:
+                    made.append((prompt, fields))
+                    if self.settings.unique:
+                        seen.add(text)
+                    tally.valid += 1
+                    continue
+                still.append(prompt)
+            first_draw += len(missing)
+            missing = still
+        made.sort(key=lambda each: each[0])
+        rows = [fields for _, fields in made]
+        return Generated(self.validator.columns, rows, dict(tally.invalid), **tally.copies)
+
+    def _draw(self, missing: Sequence[int], first_draw: int) -> Iterator[tuple[int, str, bool]]:
+        """A draw for each prompt number: that number, the text, and whether it is a training record."""
+        prompts = self._prompts if len(self._prompts) == 1 else [self._prompts[number] for number in missing]
+        batches = self._sampler.batches(len(missing), seed=self.settings.seed, first=first_draw, prompts=prompts)
+        drawn = 0
+        for batch in batches:
+            texts = self._tokenizer.decode_batch(batch)
+            known = [False] * len(texts) if self._training is None else are_in(self._training, texts)
+            yield from zip(missing[drawn : drawn + len(texts)], texts, known, strict=True)
+            drawn += len(texts)
 
 
-def split_record(text: str, columns: Sequence[str], field_delimiter: str | None) -> tuple[str, ...] | None:
-    """A record's fields, one for each column; None where their number differs.
+class _Tally:
+    """Counts what is left out of n records, and gives up when it is too much."""
 
-    >>> split_record("1,2", ["a", "b"], ","), split_record("1,2,3", ["a", "b"], ","), split_record("1,2", ["a"], ",")
-    (('1', '2'), None, ('1,2',))
+    def __init__(self, n: int, max_invalid: float | None) -> None:
+        patience = (MOST_DRAWS - 1) * n + MANY_DRAWS
+        self.most_copies = patience
+        self.most_invalid = patience if max_invalid is None else int(n * max_invalid / (1 - max_invalid) + 1e-9)
+        self.max_invalid = max_invalid
+        self.valid = 0
+        self.invalid: Counter[str] = Counter()
+        self.copies = {"repeated": 0, "in_training": 0}
+        self._invalid_draws = 0
+
+    def add_invalid(self, reason: str) -> None:
+        if reason not in self.invalid and len(self.invalid) >= MOST_REASONS:
+            reason = "other reasons"
+        self.invalid[reason] += 1
+        self._invalid_draws += 1
+        if self._invalid_draws > self.most_invalid:
+            draws = self._invalid_draws + self.valid + sum(self.copies.values())
+            limit = "" if self.max_invalid is None else f", more than generation.max_invalid {self.max_invalid:g}"
+            raise JobFailedError(
+                f"{self._invalid_draws} of {draws} generated records are invalid{limit} "
+                f"({describe_counts(self.invalid)}); train longer, or lower --temperature"
+            )
+
+    def add_copy(self, kind: str) -> None:
+        self.copies[kind] += 1
+        if sum(self.copies.values()) > self.most_copies:
+            raise JobFailedError(
+                f"only {self.valid} of {self.valid + sum(self.copies.values())} valid records are new "
+                f"({self.copies['repeated']} repeated, {self.copies['in_training']} of the training records); "
+                "ask for fewer, or raise --temperature"
+            )
+
+
+def describe_counts(counts: dict[str, int], most: int = 5) -> str:
+    """The most frequent reasons in words.
+
+    >>> describe_counts({"a": 1, "b": 20, "c": 3}, most=2)
+    'b: 20, c: 3, others: 1'
     """
-    if len(columns) == 1 or field_delimiter is None:
-        return (text,)
-    fields = tuple(text.split(field_delimiter))
-    return fields if len(fields) == len(columns) else None
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    words = [f"{reason}: {count}" for reason, count in ranked[:most]]
+    if rest := sum(count for _, count in ranked[most:]):
+        words.append(f"others: {rest}")
+    return ", ".join(words)
 
 
-def check_output(uri: str) -> None:
-    """Raise ConfigError for a file whose suffix is not known."""
-    if not uri.endswith(SUFFIXES):
-        raise ConfigError(f"-o {uri}: the file must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+def describe_left_out(summary: Mapping[str, Any]) -> list[str]:
+    """What became of the other draws, a line each.
+
+    >>> describe_left_out({"invalid": {"age: not in [0, 9]": 3, "fields: not 2": 40}, "repeated": 0, "in_training": 2})
+    ['43 more were invalid (fields: not 2: 40, age: not in [0, 9]: 3)', '2 more were training records']
+    """
+    lines: list[str] = []
+    if invalid := sum(summary["invalid"].values()):
+        lines.append(f"{invalid} more were invalid ({describe_counts(summary['invalid'])})")
+    if summary["repeated"]:
+        lines.append(f"{summary['repeated']} more were copies of other generated records")
+    if summary["in_training"]:
+        lines.append(f"{summary['in_training']} more were training records")
+    return lines
 
 
-def write_records(uri: str, generated: Generated) -> None:
-    """Write CSV, JSON Lines or Parquet, by the file's suffix, to a local path or s3://."""
-    check_output(uri)
-    encode = {".csv": _to_csv, ".jsonl": _to_jsonl, ".parquet": _to_parquet}["." + uri.rpartition(".")[2]]
-    parent, _, name = uri.rpartition("/")
-    open_folder(parent or ("/" if uri.startswith("/") else ".")).write(name, encode(generated))
+def hash_texts(texts: Sequence[str]) -> NDArray[np.uint64]:
+    """The first 64 bits of each text's BLAKE2b.
+
+    Two of n different texts have the same hash with odds of n^2 / 2^65: 3 in 100 million for a million texts.
+    """
+    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return np.frombuffer(digests, "<u8")
 
 
-def _texts(model: TrainedModel, n: int, settings: SamplingSettings) -> Iterator[str]:
-    from runner.model.sampling import sample_batches
-
-    longest = model.seq_length * (LONGEST_STREAM_RECORD if model.packing == "stream" else 1)
-    batches = sample_batches(
-        model.network,
-        MOST_DRAWS * n + BATCH_SIZE,
-        end_id=model.tokenizer.end_id,
-        max_length=longest,
-        prompt_ids=model.tokenizer.encode(settings.prompt),
-        temperature=settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        seed=settings.seed,
-        batch_size=min(BATCH_SIZE, n),
-    )
-    for batch in batches:
-        yield from model.tokenizer.decode_batch(batch)
-
-
-def _to_csv(generated: Generated) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(generated.columns)
-    writer.writerows(generated.rows)
-    return text.getvalue().encode()
-
-
-def _to_jsonl(generated: Generated) -> bytes:
-    lines = (json.dumps(dict(zip(generated.columns, row, strict=True)), ensure_ascii=False) for row in generated.rows)
-    return "".join(line + "\n" for line in lines).encode()
-
-
-def _to_parquet(generated: Generated) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    values = list(zip(*generated.rows, strict=True)) or [()] * len(generated.columns)
-    table = pa.table(
-        {name: pa.array(column, pa.string()) for name, column in zip(generated.columns, values, strict=True)}
-    )
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
+def are_in(known: NDArray[np.uint64], texts: Sequence[str]) -> list[bool]:
+    """Which of the texts have one of the sorted hashes."""
+    hashes = hash_texts(texts)
+    places = np.minimum(np.searchsorted(known, hashes), known.size - 1)
+    return (known[places] == hashes).tolist() if known.size else [False] * len(texts)

@@ -74,6 +74,8 @@ def check_job(config: JobConfig, *, begins: bool = True) -> CheckedJob:
         import_object(settings.epoch_callback, "training.epoch_callback")
     for reference in settings.callbacks:
         import_object(reference, "training.callbacks")
+    if config.generation.validator:
+        import_object(config.generation.validator, "generation.validator")
     files = list_files(config.data.uri)
     key = token_key(config, files)
     tokens = find_tokens(token_cache(config, patient=False), key)
@@ -141,8 +143,8 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
             if here:
                 _warm_up()
             else:
-                stack.enter_context(_connected_ray(local=local))
-            with _signs_of_life(directory):
+                stack.enter_context(connected_ray(local=local))
+            with signs_of_life(directory):
                 tokens = _tokens(checked, directory, local=local)
             _check_enough(config, tokens.examples, "examples")
             publish(directory.folder.child("tokenizer"), read_published(tokens.folder))
@@ -154,11 +156,7 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
             else:
                 _train_on_cluster(config, directory, tokens, stop, local=local)
     except Exception as error:
-        shown = find_user_error(error) or JobFailedError(last_line(error))
-        log.error("%s", shown, exc_info=None if shown is error else error)  # noqa: TRY400 - one line for a known error
-        with contextlib.suppress(RunnerError):
-            directory.update_status(state="failed", error=str(shown), exit_code=shown.exit_code, message="")
-        raise shown from error
+        raise failed(directory, error) from error
     finally:
         with contextlib.suppress(RunnerError):
             log_file.close()
@@ -169,6 +167,15 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
     if status.error:
         raise status.to_error()
     return status
+
+
+def failed(directory: RunDirectory, error: Exception) -> RunnerError:
+    """Leave what ended the work in its status and the log; returns the error to show, one line where it is known."""
+    shown = find_user_error(error) or JobFailedError(last_line(error))
+    log.error("%s", shown, exc_info=None if shown is error else error)
+    with contextlib.suppress(RunnerError):
+        directory.update_status(state="failed", error=str(shown), exit_code=shown.exit_code, message="")
+    return shown
 
 
 def _begins(directory: RunDirectory) -> bool:
@@ -191,7 +198,7 @@ def _tokens(checked: CheckedJob, directory: RunDirectory, *, local: bool) -> Tok
         def progress(message: str) -> None:
             directory.update_status(state="preparing", message=message)
 
-        with _connected_ray(local=local):
+        with connected_ray(local=local):
             tokens = prepare_tokens(config, checked.survey, token_cache(config), checked.key, progress)
     share_cut = tokens.cut_records / max(tokens.records, 1)
     log.info(
@@ -238,7 +245,7 @@ def _train_on_cluster(
 
 
 @contextlib.contextmanager
-def _connected_ray(*, local: bool) -> Iterator[None]:
+def connected_ray(*, local: bool) -> Iterator[None]:
     """The Ray that is there already, or else one of this process's own, or the cluster that runs this job.
 
     What was connected here is left here: Ray's daemons end with the thread that started them.
@@ -275,7 +282,7 @@ def _warm_up() -> None:
 
 
 @contextlib.contextmanager
-def _signs_of_life(directory: RunDirectory) -> Iterator[None]:
+def signs_of_life(directory: RunDirectory) -> Iterator[None]:
     """Renew the heartbeat while the driver itself is at work."""
     ended = threading.Event()
 
@@ -343,19 +350,24 @@ def run_in_thread(run: Callable[[], Any]) -> tuple[threading.Thread, list[BaseEx
     return thread, errors
 
 
-def main() -> None:
-    """The entry point of a cluster's job."""
-    run_uri = sys.argv[1]
+def run_as_job(drive: Callable[[str, threading.Event], Any]) -> None:
+    """A cluster's job: drive what the command line names, and exit as `runner` would."""
+    uri = sys.argv[1]
     log_to_screen(logging.INFO)
     stop = threading.Event()
     with stop_on_signals(stop):
-        thread, errors = run_in_thread(lambda: drive_run(run_uri, stop, local=False))
+        thread, errors = run_in_thread(lambda: drive(uri, stop))
         while thread.is_alive():
             thread.join(0.2)
     if errors:
         error = errors[0]
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code if isinstance(error, RunnerError) else 1)
+
+
+def main() -> None:
+    """The entry point of a cluster's job."""
+    run_as_job(lambda run_uri, stop: drive_run(run_uri, stop, local=False))
 
 
 if __name__ == "__main__":

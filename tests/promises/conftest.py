@@ -40,7 +40,7 @@ def without_ray() -> Iterator[None]:
     """The records of these tests are tokenized in this process: starting Ray would take longer than all of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "_dataset", InThisProcess)
-        patch.setattr(facade, "_connected_ray", lambda local: contextlib.nullcontext())
+        patch.setattr(facade, "connected_ray", lambda local: contextlib.nullcontext())
         yield
 
 
