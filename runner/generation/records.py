@@ -5,8 +5,9 @@
     generated.rows, generated.invalid            # 1000 records; why others were left out, and how many
 
 Draw number d starts with the prompt of the record that it is for and gets its random numbers from (seed, d). First
-there is a draw for each record; then, as often as needed, one for each that is still missing, in the same order.
-So the records are a function of the model, the settings and the number of the first draw alone.
+there is a draw for each record; then, as often as needed, one for each that is still missing (of few, several); what
+comes after a prompt has all its records is not looked at. So the records are a function of the model, the settings
+and the number of the first draw alone. With one prompt they are the first valid draws.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from runner.model.choice import check_choice
 
 MOST_DRAWS = 10
 """Gives up when fewer than one in so many records can be kept."""
+FEWEST_DRAWS = 64
+"""At once: one by one, the last records would take as long."""
 MANY_DRAWS = 256
 """Before so many nothing is said about shares, unless `max_invalid` is set."""
 MOST_REASONS = 50
@@ -124,8 +127,13 @@ class RecordMaker:
         seen: set[str] = set()
         missing = (np.arange(first, first + n) // self.settings.records_per_prompt).tolist()
         while missing:
-            still: list[int] = []
-            for prompt, text, is_known in self._draw(missing, first_draw):
+            wanted = Counter(missing)
+            asked = [missing[index % len(missing)] for index in range(max(len(missing), FEWEST_DRAWS))]
+            for prompt, text, is_known in self._draw(asked, first_draw):
+                if len(made) == n:
+                    break
+                if not wanted[prompt]:
+                    continue
                 progress(len(made))
                 fields, reason = self.validator.check(text)
                 if reason is not None:
@@ -136,13 +144,12 @@ class RecordMaker:
                     tally.add_copy("repeated")
                 else:
                     made.append((prompt, fields))
+                    wanted[prompt] -= 1
                     if self.settings.unique:
                         seen.add(text)
                     tally.valid += 1
-                    continue
-                still.append(prompt)
-            first_draw += len(missing)
-            missing = still
+            first_draw += len(asked)
+            missing = sorted(wanted.elements())
         made.sort(key=lambda each: each[0])
         rows = [fields for _, fields in made]
         return Generated(self.validator.columns, rows, dict(tally.invalid), **tally.copies)
