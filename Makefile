@@ -4,7 +4,7 @@ SHELL := /bin/bash
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := .venv/bin
 
-.PHONY: help install demo test test-s3 test-slow audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-start clean
+.PHONY: help install demo test test-s3 test-slow audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-generate bench-start clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -60,6 +60,9 @@ bench-loop: install  ## What the loop around the step costs, in time and memory
 
 bench-tokenize: install  ## Tokenizing through Ray Data against a plain loop
 	$(RUN)/python benchmarks/bench_tokenize.py
+
+bench-generate: install  ## Generating records on one core (train a model with `make demo` first)
+	$(RUN)/python benchmarks/bench_generate.py
 
 bench-start: install  ## From `runner submit` to the first step
 	$(RUN)/python benchmarks/bench_start.py

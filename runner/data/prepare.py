@@ -101,7 +101,7 @@ def prepare_tokens(
     progress(f"tokenizing {survey.records:,} records")
     tokenize = _TokenizeUnit(config, folder.uri, tokenizer_files)
     done: list[dict[str, Any]] = []
-    with plain_errors():
+    with _plain_errors():
         for row in _dataset(survey.units).map(tokenize).iter_rows():
             done.append(row)
             progress(f"tokenized {len(done)} of {len(survey.units)} parts")
@@ -216,7 +216,7 @@ def _make_tokenizer(config: JobConfig, survey: Survey) -> Tokenizer:
     samples = _dataset(survey.units).map_batches(
         _SampleUnit(config, survey), batch_format="pyarrow", batch_size=1, zero_copy_batch=True
     )
-    with plain_errors():
+    with _plain_errors():
         return from_files(ray.get(ray.remote(train).remote(*samples.to_arrow_refs())))
 
 
@@ -243,7 +243,7 @@ def _dataset(units: tuple[Unit, ...]) -> Any:
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
+def _plain_errors() -> Iterator[None]:
     """Let the user's error out of what Ray wrapped around it."""
     try:
         yield

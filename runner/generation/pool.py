@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.data.prepare import plain_errors
-from runner.errors import CorruptError
+from runner.errors import CorruptError, JobFailedError, RunnerError
 from runner.generation.records import RecordMaker
 from runner.generation.shards import Generation, ShardInfo, make_shard, read_generation
 from runner.model.artifact import load_model
@@ -59,9 +58,12 @@ def make_shards(
             "job_folder": job_folder,
         },
     )
-    with plain_errors():
-        for row in made.iter_rows():
-            yield int(row["shard"]), ShardInfo(**json.loads(row["info"]))
+    for row in made.iter_rows():
+        if row["error"]:
+            error = JobFailedError(row["error"])
+            error.exit_code = int(row["exit_code"])
+            raise error
+        yield int(row["shard"]), ShardInfo(**json.loads(row["info"]))
 
 
 def load_maker(folder: Folder, generation: Generation, training: NDArray[np.uint64] | None) -> RecordMaker:
@@ -80,21 +82,37 @@ def load_maker(folder: Folder, generation: Generation, training: NDArray[np.uint
 
 
 class _ShardActor:
-    """Makes shards, one at a time, in a process of its own."""
+    """Makes shards, one at a time, in a process of its own.
+
+    What goes wrong is part of the answer: Ray would try again, and wrap the error into its own.
+    """
 
     def __init__(self, folder_uri: str, training: Any, job_folder: str) -> None:
-        import ray
-
-        os.environ.setdefault(JOB_FOLDER_VARIABLE, job_folder)
-        self.folder = open_folder(folder_uri)
-        generation = read_generation(self.folder)
-        self.rows_per_shard = generation.rows_per_shard
-        self.maker = load_maker(self.folder, generation, None if training is None else ray.get(training))
+        self._folder_uri = folder_uri
+        self._training = training
+        self._job_folder = job_folder
+        self._loaded: tuple[Folder, Generation, RecordMaker] | None = None
 
     def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, list[Any]]:
-        numbers = batch["shard"].tolist()
-        infos = [make_shard(self.maker, self.folder, self.rows_per_shard, number) for number in numbers]
-        return {"shard": numbers, "info": [json.dumps(asdict(info)) for info in infos]}
+        (number,) = batch["shard"].tolist()
+        answer: dict[str, list[Any]] = {"shard": [number], "info": [""], "error": [""], "exit_code": [0]}
+        try:
+            folder, generation, maker = self._load()
+            info = make_shard(maker, folder, generation.rows_per_shard, number)
+        except RunnerError as error:
+            return answer | {"error": [str(error)], "exit_code": [error.exit_code]}
+        return answer | {"info": [json.dumps(asdict(info))]}
+
+    def _load(self) -> tuple[Folder, Generation, RecordMaker]:
+        if self._loaded is None:
+            import ray
+
+            os.environ.setdefault(JOB_FOLDER_VARIABLE, self._job_folder)
+            folder = open_folder(self._folder_uri)
+            generation = read_generation(folder)
+            training = None if self._training is None else ray.get(self._training)
+            self._loaded = folder, generation, load_maker(folder, generation, training)
+        return self._loaded
 
 
 def _use_one_core() -> None:

@@ -184,3 +184,23 @@ def test_of_two_private_runs_that_race_for_a_budget_on_s3_one_is_refused(
     assert [RunDirectory(open_folder(f"s3://{bucket}/runs/{name}")).exists() for name in ("first", "second")].count(
         True
     ) == 1
+
+
+@pytest.mark.timeout(600)
+def test_shards_on_s3_are_those_made_at_home_and_a_lost_one_is_made_again(
+    bucket: str, at_home: Path, tmp_path: Path, flaky_s3: FlakyProxy
+) -> None:
+    """With one in twenty requests refused."""
+    arguments = ["generate", at_home / "runs" / "demo", "-n", "60", "--rows-per-shard", "20", "--unique", "--quiet"]
+    run_runner(*arguments, "-o", f"s3://{bucket}/out/")
+    out = open_folder(f"s3://{bucket}/out")
+    first = {entry.name: out.read(entry.name) for entry in out.list() if entry.name.startswith("part-")}
+    run_runner(*arguments, "-o", tmp_path / "out")
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").glob("part-*")}
+    out.delete("part-00001.parquet")
+    run_runner(*arguments, "-o", f"s3://{bucket}/out/")
+    assert out.read("part-00001.parquet") == first["part-00001.parquet"]
+    assert flaky_s3.faults > 0
+    out.child("_generation").delete("settings.json")
+    done = run_runner(*arguments, "-o", f"s3://{bucket}/out/", expect=2)
+    assert "holds other files, such as part-00000.parquet" in done.stderr
