@@ -110,7 +110,7 @@ class _ShardActor:
             os.environ.setdefault(JOB_FOLDER_VARIABLE, self._job_folder)
             folder = open_folder(self._folder_uri)
             generation = read_generation(folder)
-            training = None if self._training is None else ray.get(self._training)
+            training: Any = None if self._training is None else ray.get(self._training)
             self._loaded = folder, generation, load_maker(folder, generation, training)
         return self._loaded
 
