@@ -4,7 +4,7 @@ SHELL := /bin/bash
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := .venv/bin
 
-.PHONY: help install demo test test-s3 test-slow test-browser audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-sweep bench-report bench-start clean
+.PHONY: help install demo test test-s3 test-slow test-browser audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-sweep bench-report bench-generate bench-start clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -69,6 +69,9 @@ bench-utility: install  ## What privacy costs in quality (an hour)
 
 bench-sweep: install  ## How much of a sweep of small trials is training
 	$(RUN)/python benchmarks/bench_sweep.py
+
+bench-generate: install  ## Generating records on one core (train a model with `make demo` first)
+	$(RUN)/python benchmarks/bench_generate.py
 
 bench-start: install  ## From `runner submit` to the first step
 	$(RUN)/python benchmarks/bench_start.py

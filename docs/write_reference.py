@@ -81,8 +81,11 @@ def sections(section: type[Section], path: str = "") -> Iterator[tuple[str, type
     """Every section of the job with its dotted path, the job itself first."""
     yield path, section
     for name, field in section.model_fields.items():
+        title = f"{path}.{name}" if path else name
         if (nested := section_in(field.annotation)) is not None:
-            yield from sections(nested, f"{path}.{name}" if path else name)
+            yield from sections(nested, title)
+        elif get_origin(field.annotation) is dict:
+            yield from sections(get_args(field.annotation)[1], f"{title}.NAME")
 
 
 def section_in(annotation: Any) -> type[Section] | None:
@@ -110,10 +113,13 @@ def type_words(shape: Mapping[str, Any]) -> str:
     for each in alternatives(shape):
         if "enum" in each:
             words.append(", ".join(f"`{value}`" for value in each["enum"]))
+        elif "prefixItems" in each:
+            words.append(f"[{', '.join(map(type_words, each['prefixItems']))}]")
         elif each.get("type") == "array":
             words.append(f"list of {type_words(each['items'])}")
         else:
-            words.append(each.get("type", "any"))
+            kind = each.get("type", "any")
+            words.append("mapping" if kind == "object" else kind)
     return " or ".join(words)
 
 
@@ -129,7 +135,7 @@ def bounds_words(shape: Mapping[str, Any]) -> str:
     for each in alternatives(shape):
         words += [f"{sign} {each[key]:,}" for key, sign in signs.items() if key in each]
         for key, bound in sizes.items():
-            if key in each:
+            if key in each and "prefixItems" not in each:
                 what = "character" if key.endswith("Length") else "item"
                 words.append(f"{bound} {each[key]} {what}{'' if each[key] == 1 else 's'}")
         for pattern in (each.get("pattern"), each.get("items", {}).get("pattern")):

@@ -234,7 +234,7 @@ def resume(
     """Continue a run that was stopped, killed or failed, from its newest good checkpoint.
 
     Only training.epochs, training.max_training_time_s, training.early_stopping, training.checkpoint_every_s,
-    training.save_all_checkpoints, privacy.max_epsilon, resources and data.cache_gib can be changed.
+    training.save_all_checkpoints, privacy.max_epsilon, resources, data.cache_gib and generation can be changed.
 
     \b
     Example:
@@ -341,8 +341,14 @@ def stop(run: str, runs_uri: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("run")
-@click.option("-n", "count", type=click.IntRange(1, 10_000_000), default=10, show_default=True, help="Records.")
-@click.option("-o", "output", help="File to write (.csv, .jsonl, .parquet), local or s3://; default: the screen.")
+@click.option(
+    "-n", "count", type=click.IntRange(1, 1_000_000_000), default=10, show_default=True, help="Records of each prompt."
+)
+@click.option(
+    "-o",
+    "output",
+    help="File to write (.csv, .jsonl, .parquet), or FOLDER/ for Parquet shards; local or s3://; default: the screen.",
+)
 @click.option(
     "--temperature",
     type=float,
@@ -365,8 +371,23 @@ def stop(run: str, runs_uri: str, as_json: bool) -> None:
     show_default=True,
     help="The same seed gives the same records.",
 )
-@click.option("--prompt", default="", help="How every record begins.")
+@click.option("--prompt", help="How every record begins.")
+@click.option("--prompts", "prompts_uri", help="File of prompts: .parquet, .csv, .jsonl, or .txt with one a line.")
+@click.option("--prompt-column", default="prompt", show_default=True, help="The column of --prompts.")
+@click.option("--unique", is_flag=True, help="Drop exact copies; across shards, fewer records may remain.")
+@click.option("--not-in-training", is_flag=True, help="Drop exact copies of the job's records.")
+@click.option(
+    "--rows-per-shard",
+    type=click.IntRange(1, 10_000_000),
+    default=10_000,
+    show_default=True,
+    help="Records in a file of FOLDER/.",
+)
 @runs_option
+@click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a field of generation; repeatable."
+)
+@with_target
 @common_options
 def generate(
     run: str,
@@ -376,37 +397,63 @@ def generate(
     top_k: int | None,
     top_p: float,
     seed: int,
-    prompt: str,
+    prompt: str | None,
+    prompts_uri: str | None,
+    prompt_column: str,
+    unique: bool,
+    not_in_training: bool,
+    rows_per_shard: int,
     runs_uri: str,
+    overrides: tuple[str, ...],
+    target: str,
+    address: str | None,
+    detach: bool,
+    dry_run: bool,
+    quiet: bool,
     as_json: bool,
 ) -> None:
     """Write synthetic records from a run's model.
 
+    Records that the job's generation section calls invalid are counted, and others drawn in their place. A FOLDER/ is
+    written by a pool of processes; killed or stopped, the same command goes on with the shards that are missing.
+
     \b
     Example:
       runner generate demo -n 1000 -o synthetic.parquet --temperature 0.8
+      runner generate demo -n 1000000 -o s3://bucket/synthetic/ --unique
+      runner generate demo -n 20 -o out.csv --prompts ages.csv --prompt-column age
+      runner generate demo -n 1000000 -o s3://bucket/out/ --on ray --address http://head:8265
     """
+    from runner.errors import ConfigError
     from runner.run_directory import RunDirectory
 
-    directory = RunDirectory.find(run, runs_uri)  # before TensorFlow's import: the answer comes at once
+    if prompt is not None and prompts_uri is not None:
+        raise ConfigError("give --prompt or --prompts, not both")
+    directory = RunDirectory.find(run, runs_uri)
 
-    from runner.model.artifact import load_model
-    from runner.model.generation import SamplingSettings, check_output, generate_records, write_records
+    from runner.generation.records import SamplingSettings, describe_left_out
+    from runner.submit.generate import Request
+    from runner.submit.generate import generate as generate_from
 
-    if output is not None:
-        check_output(output)
-    model = load_model(directory.folder.child("model"))
-    generated = generate_records(model, count, SamplingSettings(temperature, top_k, top_p, seed, prompt))
-    if output is not None:
-        write_records(output, generated)
-    delimiter = model.field_delimiter or ""
-    lines = [delimiter.join(row) for row in generated.rows]
-    if generated.left_out:
-        click.echo(f"{generated.left_out} more had another number of fields and were left out", err=True)
-    answer: dict[str, Any] = {"records": count, "left_out": generated.left_out, "output": output}
-    if output is None:
-        answer["texts"] = lines
-    _answer(as_json, answer, "\n".join(lines) if output is None else f"{count:,} records in {output}")
+    settings = SamplingSettings(
+        temperature, top_k, top_p, seed, (prompt or "",), count, unique=unique, not_in_training=not_in_training
+    )
+    request = Request(
+        settings,
+        output,
+        rows_per_shard=rows_per_shard,
+        prompts=None if prompts_uri is None else (prompts_uri, prompt_column),
+        overrides=overrides,
+        target=target,
+        address=address,
+        detach=detach,
+        dry_run=dry_run,
+        quiet=quiet or as_json,
+    )
+    answer, text = generate_from(directory, request)
+    for line in describe_left_out(answer) if "invalid" in answer else ():
+        click.echo(line, err=True)
+    _answer(as_json, answer, text)
 
 
 @cli.command()
@@ -572,7 +619,7 @@ def _start(start: Callable[[], tuple[dict[str, Any], str]], as_json: bool) -> No
 def _run_and_status(run: str, runs_uri: str) -> tuple[RunDirectory, Status]:
     from runner.run_directory import RunDirectory
 
-    directory = RunDirectory.find(run, runs_uri)
+    directory = RunDirectory.find(run, runs_uri, generations=True)
     return directory, directory.current_status()
 
 

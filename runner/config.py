@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -274,6 +275,79 @@ class ResourcesConfig(Section):
         return self
 
 
+class ColumnRule(Section):
+    """What the values of a column must be like; all that is set must hold."""
+
+    pattern: str | None = Field(
+        default=None, min_length=1, description="regular expression that the whole value must match"
+    )
+    range: tuple[float | None, float | None] | None = Field(
+        default=None, description="[least, largest] number; null: no bound on this side"
+    )
+    allowed: tuple[str, ...] | None = Field(default=None, min_length=1, description="the values there may be")
+
+    @field_validator("allowed", mode="before")
+    @classmethod
+    def _numbers_are_texts(cls, values: Any) -> Any:
+        """YAML reads 1 as a number; but not every number is written back as it was read."""
+        if not isinstance(values, (list, tuple)):
+            return values
+        if odd := [value for value in values if isinstance(value, (bool, float))]:
+            raise ValueError(f"put {', '.join(str(value).lower() for value in odd)} in quotes, as the records write it")
+        return tuple(str(value) if isinstance(value, int) else value for value in values)
+
+    @field_validator("pattern")
+    @classmethod
+    def _pattern_compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        return pattern
+
+    @field_validator("range")
+    @classmethod
+    def _range_holds_something(
+        cls, bounds: tuple[float | None, float | None] | None
+    ) -> tuple[float | None, float | None] | None:
+        if bounds is not None and bounds[0] is not None and bounds[1] is not None and bounds[0] > bounds[1]:
+            raise ValueError(f"[{bounds[0]:g}, {bounds[1]:g}] is empty: the least number comes first")
+        return bounds
+
+
+class GenerationConfig(Section):
+    """Which generated records are valid. An invalid one is counted and another is drawn in its place."""
+
+    fields: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="names of the fields in text_column: records are split at field_delimiter into these columns",
+    )
+    columns: dict[str, ColumnRule] = Field(
+        default={}, description="rules by column, such as {age: {range: [0, 120]}, sex: {allowed: [m, f]}}"
+    )
+    validator: Importable | None = Field(
+        default=None,
+        description="package.module:function, called with {column: text}; returns None, or why it is invalid",
+    )
+    max_invalid: float | None = Field(
+        default=None,
+        ge=0,
+        le=0.99,
+        description="give up when a larger share is invalid; null: when hardly one in ten is valid",
+    )
+    actors: int | None = Field(
+        default=None, ge=1, le=4096, description="processes that generate shards; null: one for each core"
+    )
+
+    @field_validator("fields")
+    @classmethod
+    def _names_differ(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if twice := [name for name in names or () if names is not None and names.count(name) > 1]:
+            raise ValueError(f"{twice[0]} is named twice")
+        return names
+
+
 class StorageConfig(Section):
     """Where runs are kept."""
 
@@ -360,6 +434,9 @@ class JobConfig(Section):
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="the training loop")
     privacy: PrivacyConfig = Field(default_factory=PrivacyConfig, description="differential privacy")
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="workers, cores and GPUs")
+    generation: GenerationConfig = Field(
+        default_factory=GenerationConfig, description="which generated records are valid"
+    )
     sweep: SweepConfig | None = Field(default=None, description="a search over fields of this job; null: one run")
     storage: StorageConfig = Field(default_factory=StorageConfig, description="where runs are kept")
 
@@ -373,11 +450,24 @@ class JobConfig(Section):
             raise ValueError(
                 f"training.early_stopping.metric is {stopping.metric}, but validation_split is off; use loss"
             )
+        self._check_generation()
         if self.privacy.enabled:
             self._check_private()
         stopping = stopping.model_copy(update={"enabled": stops})
         settings = settings.model_copy(update={"save_best": selects, "early_stopping": stopping})
         return self.model_copy(update={"training": settings})
+
+    def _check_generation(self) -> None:
+        """Rules are for columns that there are."""
+        fields = self.generation.fields
+        if fields is not None and (self.data.columns is not None or self.data.field_delimiter is None):
+            raise ValueError(
+                "generation.fields: they are for a text_column whose fields data.field_delimiter separates"
+            )
+        columns = fields or self.data.columns or (self.data.text_column,)
+        for name in self.generation.columns:
+            if name not in columns:
+                raise ValueError(f"generation.columns.{name}: no such column; there are {', '.join(columns)}")
 
     def _check_private(self) -> None:
         """What a privacy claim rules out."""

@@ -6,17 +6,13 @@ python -m runner.driver RUN_URI
 
 from __future__ import annotations
 
-import logging
-import sys
 import threading
 
 from runner.config import JobConfig
-from runner.errors import RunnerError
 from runner.run_directory import RunDirectory, Status
 from runner.storage import open_folder
-from runner.train.background import run_in_thread, stop_on_signals
+from runner.train.background import run_as_job
 from runner.train.facade import CheckedJob, check_job, check_storage, drive_run
-from runner.train.heartbeat import log_to_screen
 
 
 def check(config: JobConfig) -> CheckedJob:
@@ -70,20 +66,5 @@ def drive(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None = N
     return drive_sweep(run_uri, stop, local=local)
 
 
-def main() -> None:
-    """The entry point of a cluster's job."""
-    run_uri = sys.argv[1]
-    log_to_screen(logging.INFO)
-    stop = threading.Event()
-    with stop_on_signals(stop):
-        thread, errors = run_in_thread(lambda: drive(run_uri, stop, local=False))
-        while thread.is_alive():
-            thread.join(0.2)
-    if errors:
-        error = errors[0]
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code if isinstance(error, RunnerError) else 1)
-
-
 if __name__ == "__main__":
-    main()
+    run_as_job(lambda run_uri, stop: drive(run_uri, stop, local=False))

@@ -25,11 +25,14 @@ from runner.config import JobConfig, parse_job
 from runner.errors import JobFailedError, ObjectNotFoundError, RunExistsError, RunnerError, RunNotFoundError
 from runner.storage import Folder, open_folder
 
-State = Literal["pending", "preparing", "training", "done", "stopped", "failed", "lost"]
-ACTIVE: tuple[State, ...] = ("pending", "preparing", "training")
+State = Literal["pending", "preparing", "training", "generating", "done", "stopped", "failed", "lost"]
+ACTIVE: tuple[State, ...] = ("pending", "preparing", "training", "generating")
 
 JOB_FOLDER_VARIABLE = "RUNNER_JOB_FOLDER"
 """Tells this process and its workers where the job file is, for callbacks that are beside it."""
+
+GENERATION = "_generation"
+"""In a folder of generated shards: its bookkeeping, whose status and stop are those of a run."""
 
 HEARTBEAT_EVERY_S = 2.0
 LOST_AFTER_S = 60.0
@@ -94,8 +97,10 @@ class RunDirectory:
         return cls(open_folder(config.storage.uri, patient=patient).child(config.name))
 
     @classmethod
-    def find(cls, run: str, storage_uri: str = "runs/") -> RunDirectory:
+    def find(cls, run: str, storage_uri: str = "runs/", *, generations: bool = False) -> RunDirectory:
         """The run a user means by a path, an s3:// address or a name under `storage_uri`.
+
+        With `generations` a folder of generated shards will do, too.
 
         Raises:
             RunNotFoundError: there is no run.
@@ -107,11 +112,19 @@ class RunDirectory:
             directory = cls(open_folder(uri, patient=False))
             if directory.exists():
                 return directory
+            directory = cls(directory.folder.child(GENERATION))
+            if generations and directory.folder.exists("settings.json"):
+                return directory
         raise RunNotFoundError(f"{candidates[-1]}: no run here; `runner list` shows the runs of a folder")
 
     @property
     def uri(self) -> str:
         return self.folder.uri
+
+    @property
+    def is_generation(self) -> bool:
+        """Whether this is the bookkeeping of generated shards."""
+        return self.uri.endswith(f"/{GENERATION}")
 
     def exists(self) -> bool:
         """Whether a run has taken this directory."""

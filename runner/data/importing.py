@@ -106,6 +106,18 @@ def import_records(
     return summary
 
 
+def read_column(source: Path, column: str) -> list[str | None]:
+    """The values of one column of CSV or JSON Lines, or the lines of a text file.
+
+    Raises DataError for a file that cannot be used, and one without the column.
+    """
+    parse = _parser(_format_of(source), True, None, column)
+    columns = _check(source, parse, None)
+    if column not in columns:
+        raise DataError(f"{source} has no column {column!r}: it has {', '.join(columns)}")
+    return [row.get(column) for _, row in parse(source)]
+
+
 def _format_of(source: Path) -> str:
     suffixes = [suffix.lower() for suffix in source.suffixes if suffix.lower() != ".gz"]
     if not suffixes or suffixes[-1] not in _FORMAT_OF_SUFFIX:

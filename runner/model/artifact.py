@@ -8,6 +8,7 @@ privacy.json, privacy.md   the privacy statement, of a private run
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,16 +27,35 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model read back: its network, its tokenizer, and the settings it was trained with."""
+LONGEST_STREAM_RECORD = 4
+"""A model of a stream may write a record longer than its windows: up to so many times `seq_length` tokens."""
 
-    network: Network
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a model says of itself: its tokenizer, and the settings it was trained with.
+
+    `digest` changes when any of its files does.
+    """
+
     tokenizer: Tokenizer
     seq_length: int
     packing: str
     field_delimiter: str | None
     columns: tuple[str, ...]
+    digest: str
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest record that it may write."""
+        return self.seq_length * (LONGEST_STREAM_RECORD if self.packing == "stream" else 1)
+
+
+@dataclass(frozen=True)
+class TrainedModel(ModelDescription):
+    """A model read back."""
+
+    network: Network
 
 
 def save_model(
@@ -74,13 +94,29 @@ def save_model(
     )
 
 
-def load_model(folder: Folder) -> TrainedModel:
-    """Read a model back.
+def describe_model(folder: Folder) -> ModelDescription:
+    """Read all of a model but its network: this needs no TensorFlow.
 
     Raises:
         RunNotFoundError: there is none.
         CorruptError: a file is missing or damaged, or of a newer format.
     """
+    return ModelDescription(**_read(folder)[0])
+
+
+def load_model(folder: Folder) -> TrainedModel:
+    """Read a model back; errors as for `describe_model`."""
+    settings, files = _read(folder)  # SentencePiece comes into the process before TensorFlow.
+
+    from runner.model.network import Network
+
+    network = Network.from_config_dict(json.loads(files["model.json"])["network"])
+    network.load_weights_dict(load(files["weights.safetensors"]))
+    return TrainedModel(**settings, network=network)
+
+
+def _read(folder: Folder) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The fields of `ModelDescription`, and the model's files."""
     if not folder.exists("manifest.json"):
         raise RunNotFoundError(f"{folder.uri}: no model here; the run has not finished an epoch")
     files = read_published(folder)
@@ -89,17 +125,13 @@ def load_model(folder: Folder) -> TrainedModel:
         raise CorruptError(
             f"{folder.uri}/model.json has version {description['version']}; this runner reads {FORMAT_VERSION}"
         )
-    tokenizer = from_files(files)  # SentencePiece comes into the process before TensorFlow.
-
-    from runner.model.network import Network
-
-    network = Network.from_config_dict(description["network"])
-    network.load_weights_dict(load(files["weights.safetensors"]))
-    return TrainedModel(
-        network,
-        tokenizer,
-        description["seq_length"],
-        description["packing"],
-        description["field_delimiter"],
-        tuple(description["columns"]),
-    )
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    settings = {
+        "tokenizer": from_files(files),
+        "seq_length": description["seq_length"],
+        "packing": description["packing"],
+        "field_delimiter": description["field_delimiter"],
+        "columns": tuple(description["columns"]),
+        "digest": hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest(),
+    }
+    return settings, files

@@ -117,11 +117,9 @@ def lstm(x: tf.Tensor, kernel: tf.Tensor, recurrent: tf.Tensor, bias: tf.Tensor)
     return h, gradient
 
 
-def cell(
-    x: tf.Tensor, h: tf.Tensor, c: tf.Tensor, kernel: tf.Tensor, recurrent: tf.Tensor, bias: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """One step: x (B, d), state h and c (B, H). Returns the next h and c."""
-    i, f, z_c, o = tf.split(tf.matmul(x, kernel) + tf.matmul(h, recurrent) + bias, 4, axis=1)
+def cell(inputs: tf.Tensor, h: tf.Tensor, c: tf.Tensor, recurrent: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """One step: inputs x kernel + bias (B, 4H), state h and c (B, H). Returns the next h and c."""
+    i, f, z_c, o = tf.split(inputs + tf.matmul(h, recurrent), 4, axis=1)
     c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(z_c)
     return tf.sigmoid(o) * tf.tanh(c), c
 

@@ -37,9 +37,14 @@ class TimeMajorLSTM(keras.layers.LSTM):
             return kernels.lstm(sequences, *self.tensors())
         return tf.transpose(super().call(tf.transpose(sequences, (1, 0, 2))), (1, 0, 2))
 
-    def step(self, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """One step: x (B, d), state h and c (B, H). Returns the next h and c."""
-        return kernels.cell(x, h, c, *self.tensors())
+    def inputs(self, x: tf.Tensor) -> tf.Tensor:
+        """x kernel + bias, (n, d) -> (n, 4H): what a step adds to the recurrent product."""
+        kernel, _, bias = self.tensors()
+        return tf.matmul(x, kernel) + bias
+
+    def step(self, inputs: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """One step: `inputs` (B, 4H), state h and c (B, H). Returns the next h and c."""
+        return kernels.cell(inputs, h, c, self.tensors()[1])
 
     def tensors(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The weights as tensors: kernel (d, 4H), recurrent kernel (H, 4H), bias (4H), gates i, f, c, o."""
@@ -140,14 +145,24 @@ class Network(keras.Model):
         zero = tf.zeros((batch_size, self.rnn_units), self.compute_dtype)
         return [(zero, zero) for _ in self.lstms]
 
-    def step(self, ids: tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
-        """Read one token per record, ids (B): the logits (B, V) of the next token, and the next state."""
-        x = tf.gather(_tensor(self.embedding.embeddings), ids)
+    def token_inputs(self) -> tf.Tensor:
+        """The first layer's inputs for every token, (V, 4H): looked up, they spare a step one product."""
+        return self.lstms[0].inputs(_tensor(self.embedding.embeddings))
+
+    def step(self, ids: tf.Tensor, state: State, token_inputs: tf.Tensor | None = None) -> tuple[tf.Tensor, State]:
+        """Read one token per record, ids (B): the logits (B, V) of the next token, and the next state.
+
+        token_inputs: the table of `token_inputs()`, for who takes many steps.
+        """
+        if token_inputs is None:
+            inputs = self.lstms[0].inputs(tf.gather(_tensor(self.embedding.embeddings), ids))
+        else:
+            inputs = tf.gather(token_inputs, ids)
         next_state = []
-        for lstm, (h, c) in zip(self.lstms, state, strict=True):
-            x, c = lstm.step(x, h, c)
-            next_state.append((x, c))
-        return self.dense(x), next_state
+        for index, (lstm, (h, c)) in enumerate(zip(self.lstms, state, strict=True)):
+            h, c = lstm.step(inputs if index == 0 else lstm.inputs(next_state[-1][0]), h, c)
+            next_state.append((h, c))
+        return self.dense(next_state[-1][0]), next_state
 
     def config(self) -> dict[str, Any]:
         """The constructor arguments that define the network; JSON-able."""

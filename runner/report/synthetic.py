@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.errors import ConfigError, DataError, ObjectNotFoundError
-from runner.model.generation import SUFFIXES, SamplingSettings, generate_records
+from runner.generation.output import SUFFIXES
+from runner.generation.records import RecordMaker, SamplingSettings
 from runner.report.table import spread
 from runner.storage import Folder, open_folder
 
@@ -41,9 +42,9 @@ def draw_records(model_folder: Folder, n: int) -> SyntheticRecords:
     from runner.model.artifact import load_model
 
     model = load_model(model_folder)
-    generated = generate_records(model, n, SamplingSettings(seed=SEED))
+    generated = RecordMaker(model, SamplingSettings(seed=SEED, records_per_prompt=n)).make(n)
     texts = tuple((model.field_delimiter or "").join(row) for row in generated.rows)
-    return SyntheticRecords(texts, f"the run's model, temperature 1, seed {SEED}", generated.left_out)
+    return SyntheticRecords(texts, f"the run's model, temperature 1, seed {SEED}", sum(generated.invalid.values()))
 
 
 def read_records(uri: str, columns: Sequence[str], delimiter: str | None) -> SyntheticRecords:

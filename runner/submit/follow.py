@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -23,19 +24,32 @@ def follow_run(directory: RunDirectory, is_over: Callable[[], bool], *, quiet: b
     if quiet:
         _wait(is_over)
     elif console.is_terminal:
-        with Live(Text(""), console=console, refresh_per_second=4, transient=True) as live:
+        with live_line(quiet=False) as show:
             for status in _changes(directory, is_over):
-                live.update(Text(describe(status), no_wrap=True, overflow="ellipsis"))
+                show(describe(status))
     else:
-        epoch: object = None
+        shown: object = None
         for status in _changes(directory, is_over):
-            if status.state != "training" or status.progress.get("epoch") != epoch:
+            if status.state not in ("training", "generating") or _milestone(status) != shown:
                 print(describe(status), file=sys.stderr, flush=True)
-                epoch = status.progress.get("epoch")
+                shown = _milestone(status)
+
+
+@contextmanager
+def live_line(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A function that shows a text as the live line; elsewhere than on a terminal it shows none."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda _text: None
+        return
+    with Live(Text(""), console=console, refresh_per_second=4, transient=True) as live:
+        yield lambda text: live.update(Text(text, no_wrap=True, overflow="ellipsis"))
 
 
 def describe(status: Status) -> str:
     """A status as one line."""
+    if status.state == "generating" and "shards" in status.progress:
+        return _describe_generation(status)
     if status.state != "training" or "step" not in status.progress:
         detail = status.error or status.message
         if status.state == "done" and "epoch" in status.progress:
@@ -58,6 +72,18 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _describe_generation(status: Status) -> str:
+    p: dict[str, Any] = status.progress
+    pace = f"  {p['records_per_second']:,.0f} records/s  ETA {duration(p['eta_s'])}" if "eta_s" in p else ""
+    return f"{status.name}: {p['records']:,}/{p['of_records']:,} records  shard {p['shards']}/{p['of_shards']}{pace}"
+
+
+def _milestone(status: Status) -> object:
+    """Changes with what is worth a line of its own: an epoch, or a tenth of all shards."""
+    p: dict[str, Any] = status.progress
+    return 10 * p["shards"] // p["of_shards"] if "shards" in p else p.get("epoch")
 
 
 def _changes(directory: RunDirectory, is_over: Callable[[], bool]) -> Any:

@@ -64,6 +64,43 @@ def plan_submission(
     run_uri = f"{config.storage.uri.rstrip('/')}/{config.name}"
     if target == "local":
         return Plan("local", run_uri, job)
+    return Plan(
+        "ray",
+        run_uri,
+        job,
+        address=_jobs_api(target, address, environment),
+        submission_id=f"runner-{config.name}-{uuid.uuid4().hex[:8]}",
+        entrypoint=f"python -m runner.driver {_quoted(run_uri)}",
+        runtime_env={"py_modules": [PACKAGE_FOLDER, *modules]},
+    )
+
+
+def plan_generation(
+    name: str,
+    output: str,
+    generation: Mapping[str, Any],
+    target: str,
+    *,
+    address: str | None = None,
+    environment: Mapping[str, str],
+    modules: tuple[str, ...] = (),
+) -> Plan:
+    """What generating into the folder `output` on a target comes to; errors as for `plan_submission`."""
+    if target == "local":
+        return Plan("local", output, dict(generation))
+    return Plan(
+        "ray",
+        output,
+        dict(generation),
+        address=_jobs_api(target, address, environment),
+        submission_id=f"runner-generate-{name}-{uuid.uuid4().hex[:8]}",
+        entrypoint=f"python -m runner.generation.drive {_quoted(output)}",
+        runtime_env={"py_modules": [PACKAGE_FOLDER, *modules]},
+    )
+
+
+def _jobs_api(target: str, address: str | None, environment: Mapping[str, str]) -> str:
+    """The address of the cluster's Jobs API."""
     if target != "ray":
         raise ConfigError(f"--on {target}: no such target; choose local or ray")
     address = address or environment.get("RAY_API_SERVER_ADDRESS") or environment.get("RAY_ADDRESS")
@@ -73,15 +110,7 @@ def plan_submission(
         raise ConfigError(
             f"--address {address}: the Jobs API speaks HTTP; write it as http://HEAD:8265 (the dashboard's port)"
         )
-    return Plan(
-        "ray",
-        run_uri,
-        job,
-        address=address,
-        submission_id=f"runner-{config.name}-{uuid.uuid4().hex[:8]}",
-        entrypoint=f"python -m runner.driver {_quoted(run_uri)}",
-        runtime_env={"py_modules": [PACKAGE_FOLDER, *modules]},
-    )
+    return address
 
 
 def with_absolute_paths(config: JobConfig, folder: Path) -> JobConfig:

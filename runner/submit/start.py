@@ -26,6 +26,7 @@ CHANGEABLE = (
     "privacy.max_epsilon",
     "resources",
     "data.cache_gib",
+    "generation",
 )
 """What a resume may change: nothing that the weights so far depend on."""
 
@@ -56,7 +57,7 @@ def start_run(
 
     from runner.driver import check, check_free, claim
 
-    client = _connect(plan)
+    client = connect_to(plan)
     check_free(config)
     try:
         checked = check(config)
@@ -64,17 +65,20 @@ def start_run(
         return {"run": None, "state": "nothing new", "message": str(nothing)}, f"nothing to do: {nothing}"
     directory = claim(config, target)
     if plan.target == "local":
+        from runner.driver import drive
         from runner.submit.local import run_here
         from runner.train.checkpoint import checkpoint_steps
 
         try:
-            return _finished(directory, run_here(directory, checked, quiet=quiet))
+            status = run_here(directory, lambda stop: drive(directory.uri, stop, checked=checked), quiet=quiet)
+            return _finished(directory, status)
         except RunnerError as error:
             if error.exit_code == 2 and not checkpoint_steps(directory.folder.child("checkpoints")):
                 # Only tokenizing could tell; nothing was trained.
                 directory.folder.delete_tree()
             raise
-    return _run_on_cluster(plan, client, directory, detach=detach, quiet=quiet)
+    answer = run_on_cluster(plan, client, directory, detach=detach, quiet=quiet)
+    return answer or _finished(directory, directory.current_status())
 
 
 def resume_run(
@@ -105,7 +109,7 @@ def resume_run(
     status = directory.current_status()
     if status.state == "done" and config == before:
         return _finished(directory, status)
-    client = _connect(plan)
+    client = connect_to(plan)
     directory.clear_stop()
     if config != before:
         directory.write_config(config)
@@ -113,14 +117,17 @@ def resume_run(
         state="pending", target=target, attempt=status.attempt + 1, message="", error=None, submission={}
     )
     if plan.target == "local":
+        from runner.driver import drive
         from runner.submit.local import run_here
 
-        return _finished(directory, run_here(directory, None, quiet=quiet))
-    return _run_on_cluster(plan, client, directory, detach=detach, quiet=quiet)
+        return _finished(directory, run_here(directory, lambda stop: drive(directory.uri, stop), quiet=quiet))
+    answer = run_on_cluster(plan, client, directory, detach=detach, quiet=quiet)
+    return answer or _finished(directory, directory.current_status())
 
 
 def stop_run(directory: RunDirectory, status: Status) -> str:
-    """Ask a run to stop at its next step; a cluster's job that has not begun is withdrawn."""
+    """Ask a run to stop at its next step, a generation after its next shard; a cluster's job that has not begun is
+    withdrawn."""
     if not status.is_active:
         return f"{directory.uri}: nothing to stop, the run is {status.state}"
     directory.request_stop()
@@ -130,6 +137,8 @@ def stop_run(directory: RunDirectory, status: Status) -> str:
         stop_job(status.submission["address"], status.submission["id"])
         directory.update_status(state="stopped", message="withdrawn before it began")
         return f"{directory.uri}: withdrawn before it began"
+    if directory.is_generation:
+        return f"{directory.uri}: stops after its next shard; the same command continues it"
     return f"{directory.uri}: stops at its next step; `runner resume {directory.uri}` continues it"
 
 
@@ -137,7 +146,7 @@ def _plan(config: JobConfig, target: str, address: str | None) -> Plan:
     return plan_submission(config, target, address=address, environment=os.environ, modules=_user_modules(config))
 
 
-def _connect(plan: Plan) -> Any:
+def connect_to(plan: Plan) -> Any:
     if plan.address is None:
         return None
     from runner.submit.ray_jobs import connect
@@ -145,7 +154,8 @@ def _connect(plan: Plan) -> Any:
     return connect(plan.address)
 
 
-def _run_on_cluster(plan: Plan, client: Any, directory: RunDirectory, *, detach: bool, quiet: bool) -> Answer:
+def run_on_cluster(plan: Plan, client: Any, directory: RunDirectory, *, detach: bool, quiet: bool) -> Answer | None:
+    """Send a planned job and follow it; None: it has ended, else the answer for a job that goes on alone."""
     from runner.submit.ray_jobs import follow_job, send
 
     submission = {"address": str(plan.address), "id": str(plan.submission_id)}
@@ -157,17 +167,18 @@ def _run_on_cluster(plan: Plan, client: Any, directory: RunDirectory, *, detach:
         directory.update_status(state="failed", error=str(error))
         raise
     if detach:
-        return submission | {"run": directory.uri}, (
-            f"submitted as {plan.submission_id}; `runner status {directory.uri}` shows how far it is"
+        return submission | {"run": plan.run_uri}, (
+            f"submitted as {plan.submission_id}; `runner status {plan.run_uri}` shows how far it is"
         )
     try:
         follow_job(client, plan, directory, quiet=quiet)
     except KeyboardInterrupt:
-        return submission | {"run": directory.uri}, (
-            f"detached; the run goes on. `runner logs -f {directory.uri}` follows it, "
-            f"`runner stop {directory.uri}` ends it"
+        follows = "status" if directory.is_generation else "logs -f"
+        return submission | {"run": plan.run_uri}, (
+            f"detached; the job goes on. `runner {follows} {plan.run_uri}` follows it, "
+            f"`runner stop {plan.run_uri}` ends it"
         )
-    return _finished(directory, directory.current_status())
+    return None
 
 
 def _finished(directory: RunDirectory, status: Status) -> Answer:
@@ -197,7 +208,7 @@ def _check_changes(before: JobConfig, after: JobConfig) -> None:
 def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
     found: list[str] = []
     for name, old in before.items():
-        if isinstance(old, dict):
+        if isinstance(old, dict) and old.keys() == after[name].keys():
             found += _differences(old, after[name], f"{prefix}{name}.")
         elif old != after.get(name):
             found.append(prefix + name)
@@ -205,16 +216,21 @@ def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = ""
 
 
 def _user_modules(config: JobConfig) -> tuple[str, ...]:
-    """Folders and files of the user's callbacks, for a cluster that does not have them.
+    """Folders and files of the user's callbacks and validator, for a cluster that does not have them."""
+    settings = config.training
+    references = [(settings.epoch_callback, "training.epoch_callback")]
+    references += [(reference, "training.callbacks") for reference in settings.callbacks]
+    references += [(config.generation.validator, "generation.validator")]
+    return modules_of([(reference, setting) for reference, setting in references if reference is not None])
+
+
+def modules_of(references: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Folders and files of `package.module:name` references, each with the setting that has it.
 
     Installed packages do not travel: the cluster has its own.
     """
     from runner.train.callbacks import import_object
 
-    settings = config.training
-    references = [(reference, "training.callbacks") for reference in settings.callbacks]
-    if settings.epoch_callback is not None:
-        references.insert(0, (settings.epoch_callback, "training.epoch_callback"))
     installed = [Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
     found: list[str] = []
     for reference, setting in references:

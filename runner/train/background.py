@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from runner.errors import RunnerError
+from runner.train.heartbeat import log_to_screen
 
 
 @contextlib.contextmanager
@@ -40,3 +45,18 @@ def run_in_thread(run: Callable[[], Any]) -> tuple[threading.Thread, list[BaseEx
     thread = threading.Thread(target=call, name="driver")
     thread.start()
     return thread, errors
+
+
+def run_as_job(drive: Callable[[str, threading.Event], Any]) -> None:
+    """A cluster's job: drive what the command line names, and exit as `runner` would."""
+    uri = sys.argv[1]
+    log_to_screen(logging.INFO)
+    stop = threading.Event()
+    with stop_on_signals(stop):
+        thread, errors = run_in_thread(lambda: drive(uri, stop))
+        while thread.is_alive():
+            thread.join(0.2)
+    if errors:
+        error = errors[0]
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code if isinstance(error, RunnerError) else 1)

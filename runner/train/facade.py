@@ -72,6 +72,8 @@ def check_job(config: JobConfig, *, begins: bool = True, directory: RunDirectory
         import_object(settings.epoch_callback, "training.epoch_callback")
     for reference in settings.callbacks:
         import_object(reference, "training.callbacks")
+    if config.generation.validator:
+        import_object(config.generation.validator, "generation.validator")
     check_previous(config)
     files = source_files(config, directory)
     key = token_key(config, files)
@@ -162,11 +164,7 @@ def told_in_status(directory: RunDirectory) -> Iterator[LogFile]:
     try:
         yield log_file
     except Exception as error:
-        shown = find_user_error(error) or JobFailedError(last_line(error))
-        log.error("%s", shown, exc_info=None if shown is error else error)  # noqa: TRY400 - one line for a known error
-        with contextlib.suppress(RunnerError):
-            directory.update_status(state="failed", error=str(shown), exit_code=shown.exit_code, message="")
-        raise shown from error
+        raise failed(directory, error) from error
     finally:
         with contextlib.suppress(RunnerError):
             log_file.close()
@@ -186,6 +184,15 @@ def ended(directory: RunDirectory) -> Status:
     if status.error:
         raise status.to_error()
     return status
+
+
+def failed(directory: RunDirectory, error: Exception) -> RunnerError:
+    """Leave what ended the work in its status and the log; returns the error to show, one line where it is known."""
+    shown = find_user_error(error) or JobFailedError(last_line(error))
+    log.error("%s", shown, exc_info=None if shown is error else error)
+    with contextlib.suppress(RunnerError):
+        directory.update_status(state="failed", error=str(shown), exit_code=shown.exit_code, message="")
+    return shown
 
 
 def _begins(directory: RunDirectory) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.generation import make_run
 from tests.ray.cluster import AUTH
 from tests.runs import history_of, run_runner, small_job, weights_of, write_job
 
@@ -60,3 +61,18 @@ def test_a_cluster_that_refuses_the_token_is_one_line_and_nothing_is_written(
     assert line.startswith("error: ")
     assert says in line
     assert not (tmp_path / "runs").exists()
+
+
+def test_shards_made_on_a_cluster_are_those_made_here(cluster: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (tmp_path / "my_rules.py").write_text("def no_x(record):\n    return None if record['x'] else 'x is empty'\n")
+    arguments = ["generate", run.uri, "-n", 150, "--rows-per-shard", 50, "--json"]
+    arguments += ["--set", "generation.validator=my_rules:no_x", "--set", "generation.max_invalid=0.99"]
+    on_cluster = ["-o", tmp_path / "there", "--on", "ray", "--address", cluster]
+    answer = json.loads(run_runner(*arguments, *on_cluster, cwd=tmp_path, **AUTH).stdout)
+    assert (answer["records"], answer["shards"]) == (150, 3)
+    assert "done - 150 records in 3 files" in run_runner("status", tmp_path / "there").stdout
+    run_runner(*arguments, "-o", tmp_path / "here", cwd=tmp_path)
+    for number in range(3):
+        name = f"part-{number:05d}.parquet"
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()

@@ -36,6 +36,15 @@ def resume(run: Path, *overrides: str) -> None:
     resume_run(directory, overrides, "local", None, detach=False, dry_run=False, quiet=True)
 
 
+def generate(run: Path, n: int, **settings: Any) -> Any:
+    """Records of a run's model."""
+    from runner.generation.records import RecordMaker, SamplingSettings
+    from runner.model.artifact import load_model
+
+    model = load_model(RunDirectory.find(str(run)).folder.child("model"))
+    return RecordMaker(model, SamplingSettings(**settings, records_per_prompt=n)).make(n)
+
+
 @pytest.fixture(scope="module")
 def trained(records: Path, runs: Path) -> Path:
     return train(small_job("trained", records, runs, epochs=3))
@@ -236,14 +245,10 @@ def test_every_tokenizer_and_packing_trains_and_generates(
 ) -> None:
     job = small_job(f"{kind}-{packing}", records, runs, epochs=1)
     run = train(job, tokenizer={"kind": kind, "vocab_size": 400}, examples={"packing": packing, "seq_length": 24})
-    from runner.model.artifact import load_model
-    from runner.model.generation import SamplingSettings, generate_records
-
-    model = load_model(RunDirectory.find(str(run)).folder.child("model"))
-    generated = generate_records(model, 5, SamplingSettings(seed=1))
+    generated = generate(run, 5, seed=1)
     assert len(generated.rows) == 5
-    assert generated.rows == generate_records(model, 5, SamplingSettings(seed=1)).rows
-    assert generated.rows != generate_records(model, 5, SamplingSettings(seed=2)).rows
+    assert generated.rows == generate(run, 5, seed=1).rows
+    assert generated.rows != generate(run, 5, seed=2).rows
 
 
 def test_validation_off_trains_on_every_record(records: Path, runs: Path) -> None:
@@ -274,9 +279,7 @@ def test_a_stream_too_short_for_a_batch_leaves_no_run(tmp_path: Path) -> None:
 def test_columns_are_joined_for_training_and_come_back_as_columns(tmp_path: Path) -> None:
     import pyarrow as pa
 
-    from runner.model.artifact import load_model
-    from runner.model.generation import SamplingSettings, generate_records
-    from runner.model.generation import write_records as write_generated
+    from runner.generation.output import write_records as write_generated
 
     (tmp_path / "records").mkdir()
     table = pa.table({"a": [1, 2] * 200, "b": ["x", "y"] * 200, "unused": [0.5] * 400})
@@ -284,8 +287,7 @@ def test_columns_are_joined_for_training_and_come_back_as_columns(tmp_path: Path
     job = small_job("columns", tmp_path / "records", tmp_path / "runs", epochs=6)
     job["data"] = {"uri": str(tmp_path / "records"), "columns": ["a", "b"], "field_delimiter": "|"}
     run = train(job)
-    model = load_model(RunDirectory.find(str(run)).folder.child("model"))
-    generated = generate_records(model, 20, SamplingSettings(temperature=0.5))
+    generated = generate(run, 20, temperature=0.5)
     assert generated.columns == ("a", "b")
     write_generated(str(tmp_path / "out.parquet"), generated)
     write_generated(str(tmp_path / "out.jsonl"), generated)

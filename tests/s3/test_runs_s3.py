@@ -11,8 +11,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from runner.generation.records import RecordMaker, SamplingSettings
+from runner.generation.shards import make_shard
+from runner.model.artifact import load_model
 from runner.run_directory import RunDirectory
 from runner.storage import Folder, open_folder
+from tests.generation import make_run
 from tests.runs import (
     history_of,
     race_for_the_budget,
@@ -184,3 +188,26 @@ def test_of_two_private_runs_that_race_for_a_budget_on_s3_one_is_refused(
     assert [RunDirectory(open_folder(f"s3://{bucket}/runs/{name}")).exists() for name in ("first", "second")].count(
         True
     ) == 1
+
+
+@pytest.mark.timeout(600)
+def test_shards_on_s3_are_those_made_at_home_and_a_lost_one_is_made_again(
+    bucket: str, tmp_path: Path, flaky_s3: FlakyProxy
+) -> None:
+    """With one in twenty requests refused."""
+    run = make_run(tmp_path)
+    arguments = ["generate", run.uri, "-n", "60", "--rows-per-shard", "20", "--quiet", "-o", f"s3://{bucket}/out/"]
+    run_runner(*arguments, timeout_s=500)
+    out, home = open_folder(f"s3://{bucket}/out"), open_folder(str(tmp_path / "out"))
+    maker = RecordMaker(load_model(run.folder.child("model")), SamplingSettings(records_per_prompt=60))
+    names = [f"part-{number:05d}.parquet" for number in range(3)]
+    for number, name in enumerate(names):
+        make_shard(maker, home, 20, number)
+        assert out.read(name) == home.read(name)
+    out.delete(names[1])
+    run_runner(*arguments)
+    assert out.read(names[1]) == home.read(names[1])
+    assert flaky_s3.faults > 0
+    out.child("_generation").delete("settings.json")
+    done = run_runner(*arguments, expect=2)
+    assert "holds other files, such as part-00000.parquet" in done.stderr

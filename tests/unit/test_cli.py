@@ -42,7 +42,8 @@ SURFACE = {
     "list": "URI --json --debug",
     "logs": "RUN -f/--follow --runs --json --debug",
     "stop": "RUN --runs --json --debug",
-    "generate": "RUN -n -o --temperature --top-k --top-p --seed --prompt --runs --json --debug",
+    "generate": "RUN -n -o --temperature --top-k --top-p --seed --prompt --prompts --prompt-column --unique "
+    "--not-in-training --rows-per-shard --runs --set --on --address --detach --dry-run --quiet --json --debug",
     "report": "RUN --target --synthetic -n --runs --json --debug",
     "epsilon": "-n --batch-size --epochs --steps --noise-multiplier --target-epsilon --delta --json --debug",
     "audit": "RUN --runs --json --debug",
@@ -422,6 +423,36 @@ def test_what_nobody_expected_is_one_line_too(run: Run, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("runner.config.json_schema", fail)
     assert one_line(run("schema"), 1) == "unexpected: RuntimeError: last words"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--prompt", "x", "--prompts", "p.csv"], "give --prompt or --prompts, not both"),
+        (["--temperature", "-1"], "temperature must be a number of at least 0, not -1.0"),
+        (["-o", "out.xlsx"], "-o out.xlsx: a file must end in .csv, .jsonl or .parquet, and a folder in /"),
+        (["-o", "out/"], "runs/demo/model: no model here; the run has not finished an epoch"),
+    ],
+)
+def test_records_that_cannot_be_generated_are_answered_in_one_line(
+    run: Run, here: Path, arguments: list[str], line: str
+) -> None:
+    take_run(here, state="stopped")
+    before = tree(here)
+    assert line in one_line(run("generate", "demo", *arguments), 2)
+    assert tree(here) == before
+
+
+def test_stop_and_status_know_a_folder_of_shards(run: Run, here: Path, another_process: int) -> None:
+    books = RunDirectory(take_run(here).folder.child("out").child("_generation"))
+    books.folder.write("settings.json", b"{}")
+    progress = {"records": 500, "of_records": 2000, "shards": 1, "of_shards": 4, "records_per_second": 100, "eta_s": 15}
+    books.update_status(state="generating", progress=progress, pid=another_process, name="out")
+    out = f"{here}/runs/demo/out"
+    assert run("status", out).out == "out: 500/2,000 records  shard 1/4  100 records/s  ETA 0:15\n"
+    assert "stops after its next shard; the same command continues it" in run("stop", out).out
+    assert books.stop_requested()
+    assert "no run here" in one_line(run("report", out), 2)
 
 
 @pytest.mark.parametrize("verb", ["status", "logs", "stop", "resume", "generate", "report", "audit"])

@@ -568,3 +568,56 @@ def test_the_private_template_releases_only_what_epsilon_covers() -> None:
 
 def test_the_quickstart_is_a_good_job() -> None:
     load_job(REPOSITORY / "examples/quickstart.yaml", environment={})
+
+
+# Generation
+
+
+def generation(**section: Any) -> dict[str, Any]:
+    data = {"uri": "records/", "columns": ["age", "code"], "field_delimiter": ","}
+    return {"name": "demo", "data": data, "generation": section}
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ({"columns": {"aeg": {}}}, "job: generation.columns.aeg: no such column; there are age, code"),
+        (
+            {"columns": {"code": {"pattern": "[A-Z"}}},
+            "job: generation.columns.code.pattern: '[A-Z' is not a regular expression: unterminated character set at "
+            "position 0",
+        ),
+        (
+            {"columns": {"age": {"range": [120, 0]}}},
+            "job: generation.columns.age.range: [120, 0] is empty: the least number comes first",
+        ),
+        ({"columns": {"age": {"rang": [0, 1]}}}, "job: generation.columns.age.rang: unknown key; did you mean range?"),
+        (
+            {"columns": {"code": {"allowed": [1, True, 0.5]}}},
+            "job: generation.columns.code.allowed: put true, 0.5 in quotes, as the records write it",
+        ),
+        (
+            {"fields": ["a"]},
+            "generation.fields: they are for a text_column whose fields data.field_delimiter separates",
+        ),
+    ],
+    ids=["column", "pattern", "range", "key", "allowed", "fields"],
+)
+def test_rules_that_no_record_can_be_held_to_are_refused_in_one_line(section: dict[str, Any], line: str) -> None:
+    (found,) = refusal(generation(**section))
+    assert line in found
+
+
+def test_rules_read_back_equal_and_take_whole_numbers_as_texts() -> None:
+    rules = {"age": {"range": [0, None]}, "code": {"pattern": r"[A-Z]\d+", "allowed": [1, "b"]}}
+    config = parse_job(generation(columns=rules, max_invalid=0.1), environment={})
+    assert config.generation.columns["code"].allowed == ("1", "b")
+    assert parse_job(yaml.safe_load(config.to_yaml()), environment={}) == config
+
+
+def test_fields_of_a_text_column_have_rules_of_their_own() -> None:
+    job = {"name": "demo", "data": {"uri": "r", "field_delimiter": ","}}
+    section = {"fields": ["age", "code"], "columns": {"age": {"range": [0, 120]}}}
+    assert parse_job({**job, "generation": section}, environment={}).generation.fields == ("age", "code")
+    (line,) = refusal({**job, "generation": {"fields": ["age", "age"]}})
+    assert line == "job: generation.fields: age is named twice"

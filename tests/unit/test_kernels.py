@@ -86,10 +86,11 @@ def test_delta_is_the_gradient_of_each_pre_activation():
 
 def test_cell_repeated_equals_the_layer():
     x, weights, _ = random_layer((5, 3, 4, 6), "float64")
+    kernel, recurrent, bias = weights
     h = c = tf.zeros((3, 6), tf.float64)
     outputs = []
     for x_t in x:
-        h, c = kernels.cell(x_t, h, c, *weights)
+        h, c = kernels.cell(x_t @ kernel + bias, h, c, recurrent)
         outputs.append(h)
     assert relative_error(tf.stack(outputs), kernels.lstm(x, *weights)) < 1e-14
 

@@ -155,11 +155,13 @@ def test_batch_of_padding_alone_gives_zero_loss_and_gradient():
     assert all((np.asarray(g) == 0).all() for g in gradients)
 
 
-def test_step_by_step_logits_equal_those_of_the_whole_sequence():
+@pytest.mark.parametrize("looks_up", [False, True])
+def test_step_by_step_logits_equal_those_of_the_whole_sequence(looks_up):
     network, ids = Network(**ARGUMENTS), padded_batch()[0]
+    token_inputs = network.token_inputs() if looks_up else None
     state, logits = network.initial_state(len(ids)), []
     for column in ids.T:
-        step_logits, state = network.step(tf.constant(column), state)
+        step_logits, state = network.step(tf.constant(column), state, token_inputs)
         logits.append(step_logits)
     assert relative_error(tf.stack(logits, axis=1), network(ids)) < 1e-5
 

@@ -121,11 +121,12 @@ def test_records_that_changed_are_not_compared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_synthetic_files_are_read_as_generate_writes_them(tmp_path: Path, suffix: str) -> None:
-    from runner.model.generation import Generated, write_records
+    from runner.generation.output import write_records
+    from runner.generation.records import Generated
 
     rows = [("a", "1"), ('quo"te', ""), ("ü\u2028", "x y"), ("two\nlines", "3")]
     path = str(tmp_path / f"synthetic file.{suffix}")
-    write_records(path, Generated(("one", "two"), rows, 0))
+    write_records(path, Generated(("one", "two"), rows, {}))
     assert read_records(path, ("one", "two"), "|").texts == tuple("|".join(row) for row in rows)
     assert read_records(path, ("two", "one"), "|").texts[0] == "1|a"
     with pytest.raises(DataError, match="has the columns one, two, but the run's records have one, three"):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from runner.errors import ConfigError
 from runner.model.network import Network
-from runner.model.sampling import make_chooser, row_keys, sample, sample_batches, uniform
+from runner.model.sampling import STEPS_AT_ONCE, Sampler, make_chooser, row_keys, uniform
 
 END = 0
 VOCAB = 12
@@ -24,8 +24,9 @@ def network() -> Network:
     return network
 
 
-def draw(network: Network, n: int, **settings) -> list[list[int]]:
-    return sample(network, n, **{"end_id": END, "max_length": 15, "seed": 7, **settings})
+def draw(network: Network, n: int, *, seed: int = 7, first: int = 0, prompts=((),), **settings) -> list[list[int]]:
+    sampler = Sampler(network, **{"end_id": END, "max_length": 15, **settings})
+    return [record for batch in sampler.batches(n, seed=seed, first=first, prompts=prompts) for record in batch]
 
 
 def allowed_tokens(logits: np.ndarray, top_k: int | None, top_p: float) -> np.ndarray:
@@ -40,7 +41,7 @@ def allowed_tokens(logits: np.ndarray, top_k: int | None, top_p: float) -> np.nd
     return result
 
 
-SETTINGS = [(30, None, 1.0), (30, 5, 1.0), (30, None, 0.6), (30, 8, 0.7), (30, 1, 1.0), (30, 99, 1.0)]
+SETTINGS = [(30, None, 1.0), (300, None, 1.0), (30, 5, 1.0), (30, None, 0.6), (30, 8, 0.7), (30, 1, 1.0), (30, 99, 1.0)]
 LARGE_VOCABULARY = [(300, None, 0.99), (300, None, 0.9), (300, None, 0.02)]  # with and without the full sort
 
 
@@ -67,7 +68,7 @@ def test_first_tokens_follow_the_softmax(network):
 
 
 def test_second_tokens_follow_the_softmax_given_the_first(network):
-    records = draw(network, 20_000, max_length=2, prompt_ids=[5], batch_size=2000)
+    records = draw(network, 20_000, max_length=2, prompts=[[5]], batch_size=2000)
     found = np.bincount([record[1] if len(record) > 1 else END for record in records], minlength=VOCAB)
     _, state = network.step(tf.constant([END]), network.initial_state(1))
     logits, _ = network.step(tf.constant([5]), state)
@@ -83,7 +84,7 @@ def test_greedy_records_repeat_the_networks_argmax(network):
     assert len(record) == 15 or choices[-1] == END
 
 
-@pytest.mark.parametrize("settings", [{}, {"top_k": 4}, {"top_p": 0.8}, {"prompt_ids": [3, 4]}])
+@pytest.mark.parametrize("settings", [{}, {"top_k": 4}, {"top_p": 0.8}, {"prompts": [[3, 4]]}])
 def test_records_do_not_depend_on_the_batch_size(network, settings):
     records = draw(network, 40, **settings)
     assert draw(network, 40, **settings, batch_size=7) == records
@@ -100,16 +101,44 @@ def test_seeds_and_rows_give_different_records(network):
 
 
 def test_records_start_with_the_prompt_end_before_the_end_token_and_keep_to_the_length(network):
-    records = draw(network, 300, prompt_ids=[3, 4], max_length=9)
+    records = draw(network, 300, prompts=[[3, 4]], max_length=9)
     assert all(record[:2] == [3, 4] and END not in record and len(record) <= 9 for record in records)
     lengths = {len(record) for record in records}
     assert {2, 9} <= lengths
 
 
-def test_batches_come_as_they_are_made(network):
-    batches = sample_batches(network, 25, end_id=END, max_length=4, batch_size=10)
-    assert [len(batch) for batch in batches] == [10, 10, 5]
-    assert list(sample_batches(network, 0, end_id=END, max_length=4)) == []
+def test_every_record_may_have_a_prompt_of_its_own(network):
+    """Whatever is drawn beside it, and with the random numbers of its own number."""
+    prompts = [[], [3], [4, 5, 6], [7, 7], [1] * 14]
+    records = draw(network, 5, prompts=prompts, batch_size=2)
+    assert [record[: len(prompt)] for record, prompt in zip(records, prompts, strict=True)] == prompts
+    for number, prompt in enumerate(prompts):
+        assert draw(network, 1, prompts=[prompt], first=number) == [records[number]]
+
+
+def test_records_far_longer_than_a_stretch_of_steps_are_whole(network):
+    """Beside short ones, which take turns in the other slots."""
+    settings = {"max_length": 3 * STEPS_AT_ONCE, "temperature": 3.0}
+    records = draw(network, 300, **settings, batch_size=7)
+    assert max(map(len, records)) > 2 * STEPS_AT_ONCE
+    assert records == draw(network, 300, **settings, batch_size=300)
+
+
+def test_records_come_as_they_are_made(network):
+    sampler = Sampler(network, end_id=END, max_length=15, batch_size=10)
+    batches = list(sampler.batches(300))
+    assert len(batches) > 3
+    assert [record for batch in batches for record in batch] == draw(network, 300, seed=0)
+    assert list(sampler.batches(0)) == []
+
+
+@pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2.0**-24])
+@pytest.mark.parametrize("only", [0, 31, 32, 200, 299])
+def test_a_token_without_probability_is_never_drawn(only, u):
+    """At the ends of the blocks that are summed up, too."""
+    logits = np.full((1, 300), -1e9, np.float32)
+    logits[0, only] = 0
+    assert make_chooser(300, 1.0, None, 1.0)(tf.constant(logits), tf.constant([u], tf.float32)).numpy() == [only]
 
 
 def test_uniform_numbers_are_uniform_and_independent_over_rows_and_steps():
@@ -139,9 +168,9 @@ def test_a_million_records_have_distinct_keys_for_nearby_seeds():
         ({"top_p": 1.1}, "top_p"),
         ({"batch_size": 0}, "batch_size"),
         ({"max_length": 0}, "max_length"),
-        ({"prompt_ids": [1] * 15}, "prompt has 15 tokens"),
-        ({"prompt_ids": [END]}, "end-of-record"),
-        ({"prompt_ids": [VOCAB]}, "vocabulary"),
+        ({"prompts": [[1] * 15]}, "prompt has 15 tokens"),
+        ({"prompts": [[END]]}, "end-of-record"),
+        ({"prompts": [[1], [VOCAB]]}, "vocabulary"),
         ({"end_id": VOCAB}, "vocabulary"),
     ],
 )

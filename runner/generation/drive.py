@@ -1,0 +1,155 @@
+"""The driver of a generation into a folder: make the shards that are missing, then say what was made.
+
+    claim_folder(folder, generation)
+    drive_generation(folder_uri, stop)      # in the user's process, or in a cluster's job:
+    python -m runner.generation.drive FOLDER_URI
+
+Killed anywhere, it goes on with the shards that are not whole, and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.errors import JobStoppedError
+from runner.generation.shards import (
+    Generation,
+    ShardInfo,
+    drop_repeated,
+    finished_shards,
+    make_shard,
+    read_generation,
+    summarize,
+)
+from runner.run_directory import GENERATION, RunDirectory, Status
+from runner.storage import Folder, open_folder
+from runner.train.background import run_as_job
+from runner.train.facade import connected_ray, failed, signs_of_life
+
+SUMMARY = f"{GENERATION}/summary.json"
+STATUS_EVERY_S = 0.5
+
+
+def drive_generation(folder_uri: str, stop: threading.Event, *, local: bool = True) -> Status:
+    """Take a claimed folder to its end; `stop` ends it after the next shard.
+
+    Raises:
+        JobStoppedError: it was stopped; the same command continues it.
+        RunnerError: what went wrong, which `status.json` says too.
+    """
+    folder = open_folder(folder_uri)
+    directory = RunDirectory(folder.child(GENERATION))
+    try:
+        with signs_of_life(directory):
+            summary = _drive(folder, directory, stop, local=local)
+    except JobStoppedError:
+        directory.update_status(state="stopped", message="the same command continues it", progress={})
+        raise
+    except Exception as error:
+        raise failed(directory, error) from error
+    message = f"{summary['records']:,} records in {summary['shards']} files"
+    return directory.update_status(state="done", message=message, progress={})
+
+
+def read_summary(folder: Folder) -> dict[str, Any]:
+    """The counts of a finished generation."""
+    return json.loads(folder.read(SUMMARY))
+
+
+def _drive(folder: Folder, directory: RunDirectory, stop: threading.Event, *, local: bool) -> dict[str, Any]:
+    status = directory.update_status(state="preparing", message="looking for finished shards", error=None)
+    generation = read_generation(folder)
+    infos = finished_shards(folder, generation.shards)
+    missing = [number for number in range(generation.shards) if number not in infos]
+    if missing:
+        folder.delete(SUMMARY)
+        progress = _Progress(directory, generation, infos)
+        for number, info in _make(folder, generation, missing, status.job_folder, local=local):
+            progress.add(number, info)
+            if len(infos) < generation.shards and (stop.is_set() or progress.stop_requested):
+                raise JobStoppedError(f"{folder.uri}: stopped; the same command continues it")
+    if not folder.exists(SUMMARY):
+        if generation.settings.unique and generation.shards > 1:
+            infos = drop_repeated(folder, infos, lambda message: _say(directory, message))
+        folder.write(SUMMARY, json.dumps(summarize(list(infos.values())), indent=1).encode())
+    return read_summary(folder)
+
+
+class _Progress:
+    """Counts shards as they come, and keeps the status up to date."""
+
+    def __init__(self, directory: RunDirectory, generation: Generation, infos: dict[int, ShardInfo]) -> None:
+        self._directory = directory
+        self._generation = generation
+        self._infos = infos
+        self._made = -1  # The first shard starts the clock: before it there is much loading.
+        self._since = self._said = time.monotonic()
+        self.stop_requested = False
+        directory.update_status(state="generating", message="loading the model", progress={})
+
+    def add(self, number: int, info: ShardInfo) -> None:
+        self._infos[number] = info
+        now = time.monotonic()
+        if self._made < 0:
+            self._made, self._since = 0, now
+        else:
+            self._made += info.records
+        if now - self._said < STATUS_EVERY_S and len(self._infos) < self._generation.shards:
+            return
+        self._said = now
+        records = sum(each.records for each in self._infos.values())
+        progress: dict[str, Any] = {
+            "records": records,
+            "of_records": self._generation.settings.records,
+            "shards": len(self._infos),
+            "of_shards": self._generation.shards,
+        }
+        if self._made:
+            rate = self._made / max(now - self._since, 1e-9)
+            rest = self._generation.settings.records - records
+            progress |= {"records_per_second": rate, "eta_s": rest / rate}
+        self._directory.update_status(state="generating", progress=progress)
+        self.stop_requested = self._directory.stop_requested()
+
+
+def _make(
+    folder: Folder, generation: Generation, missing: list[int], job_folder: str, *, local: bool
+) -> Iterator[tuple[int, ShardInfo]]:
+    """The missing shards: one in this process, several in a pool."""
+    from runner.generation.pool import load_maker, make_shards
+
+    training = _training_hashes(generation)
+    if local and len(missing) == 1:
+        maker = load_maker(folder, generation, training)
+        yield missing[0], make_shard(maker, folder, generation.rows_per_shard, missing[0])
+        return
+    with connected_ray(local=local):
+        yield from make_shards(folder.uri, missing, generation.actors, training, job_folder)
+
+
+def _training_hashes(generation: Generation) -> NDArray[np.uint64] | None:
+    if not generation.settings.not_in_training:
+        return None
+    from runner.generation.training_records import hash_records
+
+    return hash_records(RunDirectory(open_folder(generation.run_uri)).read_config().data)
+
+
+def _say(directory: RunDirectory, message: str) -> None:
+    directory.update_status(state="preparing", message=message)
+
+
+def main() -> None:
+    """The entry point of a cluster's job."""
+    run_as_job(lambda uri, stop: drive_generation(uri, stop, local=False))
+
+
+if __name__ == "__main__":
+    main()

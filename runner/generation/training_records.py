@@ -1,0 +1,32 @@
+"""The records that a run was trained on, as hashes: to tell which generated records are copies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.config import DataConfig
+from runner.data.records import list_files, plan_units, read_unit
+from runner.generation.records import hash_texts
+
+
+def fingerprint_records(data: DataConfig) -> str:
+    """Changes when the files of the records do."""
+    files = [(file.name, file.size, file.fingerprint) for file in list_files(data.uri)]
+    return hashlib.sha256(json.dumps([files, data.max_records, data.columns, data.text_column]).encode()).hexdigest()
+
+
+def hash_records(data: DataConfig) -> NDArray[np.uint64]:
+    """The sorted hashes (see `hash_texts`) of all records of the job, those kept for validation included.
+
+    8 bytes of memory for each.
+
+    Raises:
+        DataError: the records are gone or cannot be read.
+    """
+    units = plan_units(data, list_files(data.uri))
+    parts = [hash_texts(texts.drop_null().to_pylist()) for unit in units for texts in read_unit(data, unit)]
+    return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.uint64)

@@ -1,0 +1,177 @@
+"""What `runner generate` does: records on the screen or in one file from this process, shards from a pool."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from runner.config import JobConfig, parse_job
+from runner.errors import ConfigError, JobStoppedError
+from runner.generation.drive import drive_generation, read_summary
+from runner.generation.output import check_output, is_folder, write_records
+from runner.generation.prompts import check_prompts, read_prompts
+from runner.generation.records import Generated, RecordMaker, SamplingSettings
+from runner.generation.shards import Generation, claim_folder
+from runner.generation.training_records import fingerprint_records, hash_records
+from runner.generation.validators import Validator
+from runner.model.artifact import describe_model, load_model
+from runner.run_directory import GENERATION, JOB_FOLDER_VARIABLE, RunDirectory, Status
+from runner.storage import Folder, open_folder
+from runner.submit.follow import duration, live_line
+from runner.submit.plan import plan_generation
+from runner.submit.start import KILLED_RUN_ENDS_WITHIN_S, Answer, connect_to, modules_of, run_on_cluster
+
+MOST_IN_MEMORY = 10_000_000
+LINE_EVERY_S = 0.25
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate, and where to. `prompts`: a file and its column, instead of those in `settings`."""
+
+    settings: SamplingSettings
+    output: str | None = None
+    rows_per_shard: int = 10_000
+    prompts: tuple[str, str] | None = None
+    overrides: Sequence[str] = ()
+    target: str = "local"
+    address: str | None = None
+    detach: bool = False
+    dry_run: bool = False
+    quiet: bool = False
+
+
+def generate(directory: RunDirectory, request: Request) -> Answer:
+    """Generate records from a run's model.
+
+    Raises:
+        RunnerError: in one line; nothing is written when the request itself, the model or the cluster are at fault.
+    """
+    if request.output is not None:
+        check_output(request.output)
+    config = _with_overrides(directory, request.overrides)
+    os.environ.setdefault(JOB_FOLDER_VARIABLE, directory.current_status().job_folder)
+    model = describe_model(directory.folder.child("model"))
+    settings = replace(request.settings, validation=config.generation)
+    if request.prompts is not None:
+        settings = replace(settings, prompts=read_prompts(*request.prompts))
+    check_prompts(model, settings.prompts)
+    Validator(config.generation, model.columns, model.field_delimiter)
+    if settings.not_in_training and config.privacy.enabled:
+        log.warning("--not-in-training looks at the private records: epsilon does not cover what is generated")
+    training = fingerprint_records(config.data) if settings.not_in_training else None
+    generation = Generation(
+        directory.uri, model.digest, settings, request.rows_per_shard, training, config.generation.actors
+    )
+    if request.output is not None and is_folder(request.output):
+        return _into_folder(open_folder(request.output), generation, config, request)
+    return _here(directory, generation, config, request)
+
+
+def _with_overrides(directory: RunDirectory, overrides: Sequence[str]) -> JobConfig:
+    """The run's job with another `generation` section."""
+    for override in overrides:
+        if not override.startswith("generation."):
+            raise ConfigError(f"--set {override}: generate can change the section generation alone")
+    document = yaml.safe_load(directory.read_config().to_yaml())
+    return parse_job(document, overrides, environment={}, source=f"{directory.uri}/job.yaml")
+
+
+def _here(directory: RunDirectory, generation: Generation, config: JobConfig, request: Request) -> Answer:
+    settings = generation.settings
+    if request.target != "local":
+        raise ConfigError(f"--on {request.target}: a cluster writes shards; give it a folder: -o FOLDER/")
+    if settings.records > MOST_IN_MEMORY:
+        raise ConfigError(f"{settings.records:,} records are too many for one file; give a folder: -o FOLDER/")
+    if request.dry_run:
+        plan = plan_generation(config.name, request.output or "-", generation.to_dict(), "local", environment={})
+        return plan.to_dict(), plan.to_yaml().rstrip()
+    training = hash_records(config.data) if settings.not_in_training else None
+    maker = RecordMaker(load_model(directory.folder.child("model")), settings, training)
+    generated = _make(maker, settings.records, quiet=request.quiet)
+    answer: dict[str, Any] = {
+        "records": len(generated.rows),
+        "left_out": sum(generated.invalid.values()),
+        "invalid": generated.invalid,
+        "repeated": generated.repeated,
+        "in_training": generated.in_training,
+        "output": request.output,
+    }
+    if request.output is not None:
+        write_records(request.output, generated)
+        return answer, f"{len(generated.rows):,} records in {request.output}"
+    delimiter = config.data.field_delimiter or ""
+    answer["texts"] = [delimiter.join(row) for row in generated.rows]
+    return answer, "\n".join(answer["texts"])
+
+
+def _make(maker: RecordMaker, n: int, *, quiet: bool) -> Generated:
+    """All records, with a live line."""
+    begun = shown = time.monotonic()
+    with live_line(quiet=quiet) as show:
+
+        def progress(made: int) -> None:
+            nonlocal shown
+            now = time.monotonic()
+            if now - shown > LINE_EVERY_S and made:
+                shown = now
+                rate = made / (now - begun)
+                show(f"{made:,}/{n:,} records  {rate:,.0f} records/s  ETA {duration((n - made) / rate)}")
+
+        return maker.make(n, progress=progress)
+
+
+def _into_folder(folder: Folder, generation: Generation, config: JobConfig, request: Request) -> Answer:
+    validator = config.generation.validator
+    plan = plan_generation(
+        config.name,
+        folder.uri,
+        generation.to_dict(),
+        request.target,
+        address=request.address,
+        environment=os.environ,
+        modules=modules_of([(validator, "generation.validator")]) if validator else (),
+    )
+    if request.dry_run:
+        return plan.to_dict(), plan.to_yaml().rstrip()
+    client = connect_to(plan)
+    claim_folder(folder, generation)
+    books = RunDirectory(folder.child(GENERATION))
+    books.wait_until_left(KILLED_RUN_ENDS_WITHIN_S)
+    books.clear_stop()
+    now = {"created": time.time(), "heartbeat": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
+    name, job_folder = folder.uri.rpartition("/")[2], os.environ[JOB_FOLDER_VARIABLE]
+    books.write_status(Status(name, "pending", plan.target, job_folder=job_folder, **now))
+    if plan.target == "local":
+        from runner.submit.local import run_here
+
+        run_here(books, lambda stop: drive_generation(folder.uri, stop), quiet=request.quiet)
+    elif answer := run_on_cluster(plan, client, books, detach=request.detach, quiet=request.quiet):
+        return answer
+    return _finished(folder, books.current_status(), generation.settings.records)
+
+
+def _finished(folder: Folder, status: Status, asked: int) -> Answer:
+    """The answer for a generation that has ended.
+
+    Raises:
+        JobStoppedError, RunnerError: it did not end well.
+    """
+    if status.state == "stopped":
+        raise JobStoppedError(f"{folder.uri}: stopped; the same command continues it")
+    if status.state != "done":
+        raise status.to_error()
+    summary = read_summary(folder)
+    answer = {**summary, "left_out": sum(summary["invalid"].values()), "output": folder.uri}
+    records = summary["records"]
+    count = f"{records:,}" if records == asked else f"{records:,} of {asked:,}"
+    return answer, f"{count} records in {summary['shards']} files in {folder.uri}"
