@@ -63,7 +63,8 @@ def config_page() -> str:
         lines += [f"## {title or 'Top level'}", "", (section.__doc__ or "").strip().splitlines()[0], ""]
         lines += ["| Field | Type | Default | Bounds | What it is |", "|---|---|---|---|---|"]
         properties = section.model_json_schema()["properties"]
-        for name, field in section.model_fields.items():
+        for attribute, field in section.model_fields.items():
+            name = field.alias or attribute
             shape = properties[name]
             if section_in(field.annotation) is not None:
                 link = f"{title}.{name}" if title else name

@@ -120,7 +120,7 @@ def test_every_field_is_in_the_reference_of_jobs() -> None:
     reference = write_reference()
     for title, section in reference.sections(reference.JobConfig):
         assert f"## {title or 'Top level'}\n" in page
-        assert all(f"`{name}`" in page for name in section.model_fields)
+        assert all(f"`{field.alias or name}`" in page for name, field in section.model_fields.items())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
