@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/bench_utility.py [--seeds 0 1 2] [--at-a-time 2]
 
 Every run starts from the template `private` with the characters of the records as a public alphabet; `SETTINGS` are
-those that were found best by hand. Writes `docs/utility.csv`. The last line is one JSON object.
+those that were found best by hand. Writes `docs/utility.csv` and `docs/utility.svg`. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from matplotlib import rc
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "examples" / "data" / "randhie"
@@ -50,6 +53,7 @@ def main() -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(sorted(rows, key=lambda row: (list(SETTINGS).index(row["epsilon"]), row["seed"])))
+    draw(rows)
     print(json.dumps({epsilon: averages(rows, epsilon) for epsilon in SETTINGS}))
 
 
@@ -87,6 +91,24 @@ def train(folder: Path, epsilon: str, seed: int) -> dict[str, Any]:
     }
     print(json.dumps(row), file=sys.stderr, flush=True)
     return row
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> None:
+    """Every run as a point, and the averages joined, over epsilon from the strictest to none."""
+    rc("svg", hashsalt="utility")
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    order = list(reversed(SETTINGS))
+    for axes, metric, words in zip(
+        figure.subplots(1, 2),
+        ("val_loss", "val_accuracy"),
+        ("validation loss (nats)", "next-token accuracy"),
+        strict=True,
+    ):
+        axes.plot(order, [averages(rows, epsilon)[metric] for epsilon in order], color="#3366aa")
+        axes.scatter([row["epsilon"] for row in rows], [row[metric] for row in rows], color="#3366aa", s=14, alpha=0.6)
+        axes.set(xlabel="epsilon", ylabel=words)
+        axes.grid(alpha=0.3)
+    figure.savefig(TABLE.with_suffix(".svg"), metadata={"Date": None})
 
 
 def averages(rows: Sequence[dict[str, Any]], epsilon: str) -> dict[str, float]:
