@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -26,7 +28,7 @@ def server(tmp_path: Path) -> Iterator[str]:
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", str(tmp_path)]
     with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True)
 
     def answers() -> bool:
         assert process.poll() is None, (tmp_path / "server.log").read_text()
@@ -38,7 +40,7 @@ def server(tmp_path: Path) -> Iterator[str]:
         wait_for(answers, timeout_s=400)
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)  # the server's own workers too
         process.wait()
 
 
