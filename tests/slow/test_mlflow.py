@@ -27,8 +27,11 @@ def server(tmp_path: Path) -> Iterator[str]:
     command = [find_uv(), "tool", "run", "--from", f"mlflow=={version('mlflow-skinny')}", "mlflow", "server"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", str(tmp_path)]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # ten processes that nobody needs here
     with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, cwd=tmp_path, env=environment, start_new_session=True
+        )
 
     def answers() -> bool:
         assert process.poll() is None, (tmp_path / "server.log").read_text()
