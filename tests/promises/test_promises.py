@@ -326,10 +326,11 @@ def test_09_exact_metrics_are_marked_and_nowhere_in_the_model(whole: Watched) ->
         assert name in not_covered
     values = [row[name] for row in history_of(whole.run) for name in EXACT_METRICS]
     assert all(values)
+    telling = [value[:8].encode() for value in values if len(value) >= 8]  # "0.0" is found in any text
+    assert len(telling) >= len(values) / 2
     for file in (whole.run / "model").iterdir():
         content = file.read_bytes()
-        for value in values:
-            assert value[:8].encode() not in content
+        assert not [value for value in telling if value in content]
         assert not re.search(rb'"(val_)?(loss|accuracy)"', content)
 
 
