@@ -56,8 +56,9 @@ def source_files(config: JobConfig, directory: RunDirectory | None = None) -> tu
         DataError: there is none; one of them is gone; or one that an earlier run trained on has changed.
     """
     files = list_files(config.data.uri)
-    if directory is not None and (own := _recorded(directory, "own")) is not None:
-        return tuple(file for file in files if file.name in {each.name for each in own})
+    if directory is not None and (recorded := _recorded(directory)) is not None:
+        own = {file.name for file in recorded[1]}
+        return tuple(file for file in files if file.name in own)
     if config.data.since is None:
         return files
     before = {file.name: file for file in files_so_far(_previous(config))}
@@ -116,9 +117,10 @@ def files_so_far(directory: RunDirectory) -> tuple[SourceFile, ...]:
     Raises:
         DataError: the run does not say.
     """
-    own, before = _recorded(directory, "own"), _recorded(directory, "before")
-    if own is None or before is None:
+    recorded = _recorded(directory)
+    if recorded is None:
         raise DataError(f"{directory.uri}/{FILES}: missing, so nobody can tell which files this run trained on")
+    before, own = recorded
     return before + own
 
 
@@ -134,9 +136,11 @@ def _previous(config: JobConfig) -> RunDirectory:
     return RunDirectory.find(f"{config.storage.uri.rstrip('/')}/{config.data.since}")
 
 
-def _recorded(directory: RunDirectory, which: str) -> tuple[SourceFile, ...] | None:
+def _recorded(directory: RunDirectory) -> tuple[tuple[SourceFile, ...], tuple[SourceFile, ...]] | None:
+    """The files of the runs before, and the run's own; None for a run that does not say."""
     try:
         content = json.loads(directory.folder.read(FILES))
     except ObjectNotFoundError:
         return None
-    return tuple(SourceFile(**file) for file in content[which])
+    before, own = (tuple(SourceFile(**file) for file in content[which]) for which in ("before", "own"))
+    return before, own
