@@ -271,23 +271,15 @@ class TrainingLoop:
             tensors[f"optimizer/{variable.path}"] = np.asarray(variable)
         tensors |= {f"kept/{name}": value for name, value in (self.kept_weights or {}).items()}
         state = self.identity | {"progress": asdict(progress), "callbacks": snapshot(self.callbacks)}
-        history = to_csv(progress.rows, best_epoch(progress.rows, self.kept_metric))
-        ends_epoch = progress.step == 0
-        rows = list(progress.rows)
-        self._writer.submit(self._write, progress.total_steps, _copied(tensors), state, history, rows, ends_epoch)
+        rows, ends_epoch = list(progress.rows), progress.step == 0
+        self._writer.submit(self._write, progress.total_steps, _copied(tensors), state, rows, ends_epoch)
         self._last_checkpoint = time.monotonic()
 
     def _write(
-        self,
-        step: int,
-        tensors: Weights,
-        state: dict[str, Any],
-        history: bytes,
-        rows: list[EpochRow],
-        ends_epoch: bool,
+        self, step: int, tensors: Weights, state: dict[str, Any], rows: list[EpochRow], ends_epoch: bool
     ) -> None:
         save_checkpoint(self._checkpoints, step, tensors, state, ends_epoch=ends_epoch)
-        self.directory.folder.write("history.csv", history)
+        self.directory.folder.write("history.csv", to_csv(rows, best_epoch(rows, self.kept_metric)))
         if ends_epoch and self.tracker is not None:
             self.tracker.epochs(rows)
         prune_checkpoints(self._checkpoints, step, keep_epochs=self.settings.save_all_checkpoints)
