@@ -10,6 +10,7 @@ None of them can end a run: what goes wrong is a warning in the log.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 import sys
@@ -73,9 +74,7 @@ def event_file(rows: Sequence[EpochRow], began: float) -> bytes:
         path = Path(folder) / "events"
         with tf.io.TFRecordWriter(str(path)) as writer:
             writer.write(tf.compat.v1.Event(wall_time=began, file_version="brain.Event:2").SerializeToString())
-            wall_time = began
-            for row in rows:
-                wall_time += row.seconds
+            for wall_time, row in zip(_ends(rows, began), rows, strict=True):
                 values = [
                     tf.compat.v1.Summary.Value(tag=name, simple_value=value) for name, value in _figures(row).items()
                 ]
@@ -94,6 +93,7 @@ class MlflowRun:
 
         self._client = MlflowClient()
         self._began = began
+        self._logged = 0
         identity = hashlib.sha256(f"{directory.uri} {began}".encode()).hexdigest()
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "runner")
         found = self._client.get_experiment_by_name(name)
@@ -110,17 +110,18 @@ class MlflowRun:
             self._client.log_param(self._run_id, path, str(value)[:LONGEST_MLFLOW_PARAMETER])
 
     def log(self, rows: Sequence[EpochRow]) -> None:
-        """All figures of all rows; those that the server has already, it keeps once."""
+        """The rows that this process has not logged yet; of those from before a resume the server keeps one copy."""
         from mlflow.entities import Metric
 
-        wall_time, metrics = self._began, []
-        for row in rows:
-            wall_time += row.seconds
-            metrics += [
-                Metric(name, value, round(wall_time * 1000), row.epoch) for name, value in _figures(row).items()
-            ]
+        new = list(zip(_ends(rows, self._began), rows, strict=True))[self._logged :]
+        metrics = [
+            Metric(name, value, round(wall_time * 1000), row.epoch)
+            for wall_time, row in new
+            for name, value in _figures(row).items()
+        ]
         for start in range(0, len(metrics), 1000):
             self._client.log_batch(self._run_id, metrics[start : start + 1000])
+        self._logged = len(rows)
 
 
 def _mlflow_run(config: JobConfig, directory: RunDirectory, began: float) -> MlflowRun | None:
@@ -152,6 +153,11 @@ def _gauge(name: str) -> Any:
     from ray.util.metrics import Gauge
 
     return Gauge(f"runner_{name}", f"{name.replace('_', ' ')} of a run", ("run",))
+
+
+def _ends(rows: Sequence[EpochRow], began: float) -> list[float]:
+    """When each epoch ended, were there nothing but training: the same after a resume."""
+    return list(itertools.accumulate((row.seconds for row in rows), initial=began))[1:]
 
 
 def _figures(row: EpochRow) -> dict[str, float]:
