@@ -95,7 +95,8 @@ def _run_trials(config: JobConfig, directory: RunDirectory, stop: threading.Even
     in_actor = resources.workers == 1
     cores = resources.cpus_per_worker or 1
     shared = {"sweep_uri": directory.uri, "cores": cores, "local": local}
-    search = SweepSearch(config, read_trials(config), shared)
+    begun = read_trials(config)
+    search = SweepSearch(config, begun, shared)
     with _stops_trials(config, directory, search, stop):
         try:
             tune.Tuner(
@@ -112,7 +113,7 @@ def _run_trials(config: JobConfig, directory: RunDirectory, stop: threading.Even
                 run_config=tune.RunConfig(
                     name=config.name,
                     storage_path=tempfile.mkdtemp(prefix="runner-ray-tune-"),
-                    callbacks=[_TableWriter(config, directory)],
+                    callbacks=[_TableWriter(config, directory, begun)],
                     verbose=0,
                 ),
             ).fit()
@@ -139,10 +140,10 @@ def _scheduler(config: JobConfig) -> TrialScheduler:
 class _TableWriter(tune.Callback):
     """Keeps the sweep's table and status in step with its trials."""
 
-    def __init__(self, config: JobConfig, directory: RunDirectory) -> None:
+    def __init__(self, config: JobConfig, directory: RunDirectory, begun: Sequence[Trial]) -> None:
         self._config = config
         self._directory = directory
-        self._trials = {trial.number: trial for trial in read_trials(config)}
+        self._trials = {trial.number: trial for trial in begun}
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
         self._look_at(trial.config["number"])

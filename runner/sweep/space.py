@@ -42,8 +42,10 @@ def sweep_of(config: JobConfig) -> SweepConfig:
 
 def trial_count(sweep: SweepConfig) -> int:
     """How many trials are made; a grid has at most as many as it has points."""
-    points = math.prod(_size(parameter) for parameter in sweep.parameters.values()) if sweep.search == "grid" else None
-    return min(sweep.trials or points or DEFAULT_TRIALS, points or sweep.trials or DEFAULT_TRIALS)
+    if sweep.search != "grid":
+        return sweep.trials or DEFAULT_TRIALS
+    points = math.prod(len(_points(parameter)) for parameter in sweep.parameters.values())
+    return min(sweep.trials or points, points)
 
 
 def metric_of(sweep: SweepConfig) -> tuple[str, bool]:
@@ -61,8 +63,12 @@ def longest_trial(config: JobConfig) -> int:
 def draw_values(sweep: SweepConfig, number: int) -> Values:
     """The values of trial `number`, of search random or grid."""
     if sweep.search == "grid":
-        points = itertools.product(*(_points(parameter) for parameter in sweep.parameters.values()))
-        return dict(zip(sweep.parameters, next(itertools.islice(points, number, None)), strict=True))
+        values: Values = {}
+        for path, parameter in reversed(sweep.parameters.items()):  # The last parameter changes fastest.
+            points = _points(parameter)
+            number, place = divmod(number, len(points))
+            values[path] = points[place]
+        return dict(reversed(values.items()))
     generator = np.random.Generator(np.random.Philox(key=[sweep.seed, number]))
     return {path: _draw(parameter, generator) for path, parameter in sweep.parameters.items()}
 
@@ -177,10 +183,6 @@ def _points(parameter: ParameterConfig) -> Any:
 
 def _is_continuous(parameter: ParameterConfig) -> bool:
     return parameter.choice is None and parameter.integers is None
-
-
-def _size(parameter: ParameterConfig) -> int:
-    return len(_points(parameter))
 
 
 def _ends(parameter: ParameterConfig) -> tuple[Any, ...]:
