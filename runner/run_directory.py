@@ -35,6 +35,8 @@ GENERATION = "_generation"
 """In a folder of generated shards: its bookkeeping, whose status and stop are those of a run."""
 
 HEARTBEAT_EVERY_S = 2.0
+KILLED_RUN_ENDS_WITHIN_S = 20.0
+"""What a resume waits for the processes of a killed run."""
 LOST_AFTER_S = 60.0
 """A run whose heartbeat is older was killed, or cannot reach storage any more."""
 
@@ -213,6 +215,12 @@ class RunDirectory:
     def clear_stop(self) -> None:
         """Forget the request, before a resume."""
         self.folder.delete("stop")
+
+    def begin_again(self, target: str) -> None:
+        """Make a run that has ended pending, for another attempt."""
+        attempt = self.current_status().attempt + 1
+        self.clear_stop()
+        self.update_status(state="pending", target=target, attempt=attempt, message="", error=None, submission={})
 
     def logs(self) -> dict[str, bytes]:
         """The text of every process's log, by name."""

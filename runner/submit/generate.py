@@ -22,11 +22,11 @@ from runner.generation.shards import Generation, claim_folder
 from runner.generation.training_records import fingerprint_records, hash_records
 from runner.generation.validators import Validator
 from runner.model.artifact import describe_model, load_model
-from runner.run_directory import GENERATION, JOB_FOLDER_VARIABLE, RunDirectory, Status
+from runner.run_directory import GENERATION, JOB_FOLDER_VARIABLE, KILLED_RUN_ENDS_WITHIN_S, RunDirectory, Status
 from runner.storage import Folder, open_folder
 from runner.submit.follow import duration, live_line
 from runner.submit.plan import plan_generation
-from runner.submit.start import KILLED_RUN_ENDS_WITHIN_S, Answer, connect_to, modules_of, run_on_cluster
+from runner.submit.start import Answer, connect_to, modules_of, run_on_cluster
 
 MOST_IN_MEMORY = 10_000_000
 LINE_EVERY_S = 0.25

@@ -14,7 +14,7 @@ import yaml
 
 from runner.config import JobConfig, parse_job
 from runner.errors import ConfigError, JobFailedError, JobStoppedError, NothingNewError, RunnerError
-from runner.run_directory import JOB_FOLDER_VARIABLE, RunDirectory, Status
+from runner.run_directory import JOB_FOLDER_VARIABLE, KILLED_RUN_ENDS_WITHIN_S, RunDirectory, Status
 from runner.submit.plan import Plan, plan_submission, with_absolute_paths
 
 CHANGEABLE = (
@@ -32,8 +32,6 @@ CHANGEABLE = (
 
 CHANGEABLE_IN_A_SWEEP = ("sweep.trials", "sweep.max_concurrent", "resources")
 """What the resume of a sweep may change: its trials began with the rest."""
-
-KILLED_RUN_ENDS_WITHIN_S = 20.0
 
 Answer = tuple[dict[str, Any], str]
 
@@ -110,12 +108,9 @@ def resume_run(
     if status.state == "done" and config == before:
         return _finished(directory, status)
     client = connect_to(plan)
-    directory.clear_stop()
     if config != before:
         directory.write_config(config)
-    directory.update_status(
-        state="pending", target=target, attempt=status.attempt + 1, message="", error=None, submission={}
-    )
+    directory.begin_again(target)
     if plan.target == "local":
         from runner.driver import drive
         from runner.submit.local import run_here
@@ -208,9 +203,10 @@ def _check_changes(before: JobConfig, after: JobConfig) -> None:
 def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
     found: list[str] = []
     for name, old in before.items():
-        if isinstance(old, dict) and old.keys() == after[name].keys():
-            found += _differences(old, after[name], f"{prefix}{name}.")
-        elif old != after.get(name):
+        new = after.get(name)
+        if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+            found += _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
             found.append(prefix + name)
     return found
 

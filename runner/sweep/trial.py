@@ -14,7 +14,7 @@ from ray import tune
 
 from runner.config import JobConfig
 from runner.errors import JobStoppedError
-from runner.run_directory import JOB_FOLDER_VARIABLE, RunDirectory
+from runner.run_directory import JOB_FOLDER_VARIABLE, KILLED_RUN_ENDS_WITHIN_S, RunDirectory
 from runner.storage import open_folder
 from runner.sweep.space import metric_of, sweep_of, trial_job
 from runner.sweep.table import BEHIND, trial_directory
@@ -23,7 +23,6 @@ from runner.train.facade import drive_run
 from runner.train.history import read_history
 
 POLL_S = 0.3
-KILLED_RUN_ENDS_WITHIN_S = 20.0
 
 
 class TrialRunner(tune.Trainable):
@@ -79,17 +78,15 @@ class TrialRunner(tune.Trainable):
         self._thread, self._errors = run_in_thread(lambda: self._run(sweep_directory, sweep, config))
 
     def _run(self, sweep_directory: RunDirectory, sweep: JobConfig, config: dict[str, Any]) -> None:
-        directory = self._directory
+        directory, target = self._directory, "local" if config["local"] else "ray"
         os.environ[JOB_FOLDER_VARIABLE] = sweep_directory.current_status().job_folder
         if directory.exists():
             directory.wait_until_left(KILLED_RUN_ENDS_WITHIN_S)
-            directory.clear_stop()
-            attempt = directory.current_status().attempt + 1
-            directory.update_status(state="pending", attempt=attempt, message="", error=None, submission={})
+            directory.begin_again(target)
             job = directory.read_config()
         else:
             job = with_cores(trial_job(sweep, config["number"], config["values"]), config["cores"])
-            directory.claim(job, "local" if config["local"] else "ray")
+            directory.claim(job, target)
         drive_run(directory.uri, self._stop, local=config["local"] or job.resources.workers == 1)
 
 
