@@ -21,6 +21,7 @@ from typing import Any
 from runner.config import JobConfig
 from runner.errors import CorruptError, PrivacyError
 from runner.privacy.accountant import (
+    Accountant,
     Mechanism,
     Spent,
     check_delta,
@@ -129,6 +130,11 @@ def spent_before(entries: Sequence[Entry], files: Sequence[str], run_id: str | N
     return [list(history) for history in histories]
 
 
+def costliest(histories: Sequence[Spent], delta: float, accountant: Accountant) -> Spent:
+    """Of different histories the one with the largest epsilon; nothing of none."""
+    return max(histories, key=lambda spent: epsilon(spent, delta, accountant), default=[])
+
+
 @dataclass(frozen=True)
 class Budget:
     """A run's mechanism and how long it may run. `before`: the costliest history among its files.
@@ -181,7 +187,7 @@ def plan_budget(
     def cost(spent: Spent) -> float:
         return epsilon(spent, delta, privacy.accountant)
 
-    before = max(histories, key=cost, default=[])
+    before = costliest(histories, delta, privacy.accountant)
     allowed: list[int] = []
     if privacy.target_epsilon is not None:
         allowed.append(steps_within(mechanism, privacy.target_epsilon, delta, privacy.accountant))

@@ -67,10 +67,11 @@ def privacy_report(
     `other_trials`: of the sweep that chose this run, whose cost is in all figures; `sweep`: what it did, in words.
     """
     mechanism, steps = state.mechanism, state.reserved_steps
+    spent = [*other_trials, (mechanism, steps)]
 
     def cost(accountant: Accountant, *, with_earlier: bool = False) -> float | str:
         before = list(state.before) if with_earlier else []
-        return plain_epsilon(epsilon([*before, *other_trials, (mechanism, steps)], state.delta, accountant))
+        return plain_epsilon(epsilon([*before, *spent], state.delta, accountant))
 
     return {
         "version": 1,
@@ -88,7 +89,7 @@ def privacy_report(
         "epsilon": cost(state.accountant),
         "epsilon_pld": cost("pld"),
         "epsilon_rdp": cost("rdp"),
-        "epsilon_unamplified": plain_epsilon(epsilon_unamplified([*other_trials, (mechanism, steps)], state.delta)),
+        "epsilon_unamplified": plain_epsilon(epsilon_unamplified(spent, state.delta)),
         "target_epsilon": config.privacy.target_epsilon,
         "max_epsilon": config.privacy.max_epsilon,
         "other_trials": [{**asdict(trial), "steps": count} for trial, count in other_trials],

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from runner.config import JobConfig
-from runner.privacy.accountant import epsilon
-from runner.privacy.budget import SpendingLedger, spent_before
+from runner.privacy.accountant import Mechanism
+from runner.privacy.budget import SpendingLedger, costliest, spent_before
 from runner.privacy.ledger import LedgerState, RunLedger
 from runner.privacy.report import privacy_report, to_files
 from runner.storage import open_folder
@@ -35,8 +35,8 @@ def sweep_statement(config: JobConfig, best: Trial, trials: Sequence[Trial]) -> 
     return to_files(privacy_report(job, own, others, sweep=touched))
 
 
-def _before(config: JobConfig, own: LedgerState, trials: set[str]) -> tuple[tuple[object, int], ...]:
+def _before(config: JobConfig, own: LedgerState, trials: set[str]) -> tuple[tuple[Mechanism, int], ...]:
     """What runs outside the sweep took of the same files."""
     entries = SpendingLedger(open_folder(config.storage.uri)).read()
     histories = spent_before([entry for entry in entries if entry.run_id not in trials], own.files, own.run_id)
-    return tuple(max(histories, key=lambda spent: epsilon(spent, own.delta, own.accountant), default=()))
+    return tuple(costliest(histories, own.delta, own.accountant))
