@@ -34,7 +34,7 @@ from runner.data.tokenizer import (
     train_tokenizer,
 )
 from runner.errors import CorruptError, ObjectNotFoundError, TokenizerError, find_user_error
-from runner.storage import Folder, open_folder, publish, read_manifest, read_published
+from runner.storage import Folder, open_folder, open_parent, publish, read_manifest, read_published
 
 FORMAT_VERSION = 1
 IDS_PER_SHARD = 1 << 24
@@ -266,8 +266,8 @@ def _plain_errors() -> Iterator[None]:
 
 
 def _read_model(uri: str) -> bytes:
-    parent, _, name = uri.rpartition("/")
+    folder, name = open_parent(uri, patient=False)
     try:
-        return open_folder(parent or ".", patient=False).read(name)
+        return folder.read(name)
     except ObjectNotFoundError:
         raise TokenizerError(f"{uri}: no such SentencePiece model") from None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from runner.errors import ConfigError
 from runner.generation.records import Generated
-from runner.storage import open_folder
+from runner.storage import open_parent
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -36,8 +36,8 @@ def check_output(uri: str) -> None:
 def write_records(uri: str, generated: Generated) -> None:
     """Write CSV, JSON Lines or Parquet, by the file's suffix, to a local path or s3://."""
     encode = {".csv": _to_csv, ".jsonl": _to_jsonl, ".parquet": to_parquet}["." + uri.rpartition(".")[2]]
-    parent, _, name = uri.rpartition("/")
-    open_folder(parent or ("/" if uri.startswith("/") else ".")).write(name, encode(generated.columns, generated.rows))
+    folder, name = open_parent(uri)
+    folder.write(name, encode(generated.columns, generated.rows))
 
 
 def to_parquet(columns: Sequence[str], rows: Rows) -> bytes:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from runner.data.importing import read_column
 from runner.errors import ConfigError, ObjectNotFoundError
 from runner.model.artifact import ModelDescription
-from runner.storage import open_folder
+from runner.storage import open_parent
 
 
 def read_prompts(uri: str, column: str) -> tuple[str, ...]:
@@ -45,10 +45,9 @@ def check_prompts(model: ModelDescription, prompts: Sequence[str]) -> None:
 
 
 def _parquet_column(uri: str, column: str) -> list[str | None]:
-    parent, _, name = uri.rpartition("/")
+    folder, name = open_parent(uri, patient=False)
     try:
-        data = open_folder(parent or ("/" if uri.startswith("/") else "."), patient=False).read(name)
-        table = pq.read_table(io.BytesIO(data))
+        table = pq.read_table(io.BytesIO(folder.read(name)))
     except ObjectNotFoundError:
         raise ConfigError(f"{uri}: no such file") from None
     except (pa.ArrowException, OSError) as error:

@@ -16,7 +16,7 @@ from runner.errors import ConfigError, DataError, ObjectNotFoundError
 from runner.generation.output import SUFFIXES
 from runner.generation.records import RecordMaker, SamplingSettings
 from runner.report.table import spread
-from runner.storage import Folder, open_folder
+from runner.storage import Folder, open_parent
 
 MOST_RECORDS = 5_000
 SEED = 0
@@ -58,9 +58,9 @@ def read_records(uri: str, columns: Sequence[str], delimiter: str | None) -> Syn
     """
     if not uri.endswith(SUFFIXES):
         raise ConfigError(f"--synthetic {uri}: the file must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
-    parent, _, name = uri.rpartition("/")
+    folder, name = open_parent(uri, patient=False)
     try:
-        content = open_folder(parent or ("/" if uri.startswith("/") else "."), patient=False).read(name)
+        content = folder.read(name)
     except ObjectNotFoundError:
         raise ConfigError(f"--synthetic {uri}: no such file") from None
     decode = {".csv": _from_csv, ".jsonl": _from_jsonl, ".parquet": _from_parquet}["." + uri.rpartition(".")[2]]

@@ -13,7 +13,7 @@ minutes before it gives up, unless the folder was opened with `patient=False`.
 from runner.storage.arrow import arrow_filesystem
 from runner.storage.folder import Entry, Folder
 from runner.storage.local import LocalFolder
-from runner.storage.location import open_folder
+from runner.storage.location import open_folder, open_parent
 from runner.storage.manifest import publish, read_manifest, read_published
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "LocalFolder",
     "arrow_filesystem",
     "open_folder",
+    "open_parent",
     "publish",
     "read_manifest",
     "read_published",

@@ -32,6 +32,12 @@ def open_folder(uri: str, *, patient: bool = True) -> Folder:
     return S3Folder(connect(uri, patient=patient), location.bucket, location.prefix)
 
 
+def open_parent(uri: str, *, patient: bool = True) -> tuple[Folder, str]:
+    """The folder that holds the file at `uri`, and the file's name in it; errors as for `open_folder`."""
+    parent, _, name = uri.rpartition("/")
+    return open_folder(parent or ("/" if uri.startswith("/") else "."), patient=patient), name
+
+
 def parse_uri(uri: str) -> Path | S3Location:
     """An absolute path or an S3 location. Only `file://` uris are percent-decoded, as their standard says."""
     scheme, separator, rest = uri.partition("://")
