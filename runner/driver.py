@@ -45,7 +45,7 @@ def claim(config: JobConfig, target: str) -> RunDirectory:
     """
     directory = RunDirectory.of(config)
     directory.claim(config, target)
-    if config.sweep is not None:
+    if config.sweep is not None and config.storage.overwrite:
         from runner.sweep.table import delete_trials
 
         delete_trials(config)
