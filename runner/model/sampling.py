@@ -161,7 +161,7 @@ def uniform(keys: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
 
 
 def make_chooser(vocab_size: int, temperature: float, top_k: int | None, top_p: float) -> Chooser:
-    """The function that draws tokens: see `Chooser` and, for the settings, `sample_batches`."""
+    """The function that draws tokens: see `Chooser` and, for the settings, `Sampler`."""
 
     def choose_sorted(logits: tf.Tensor, u: tf.Tensor, candidates: int) -> tf.Tensor:
         values, ids = tf.math.top_k(logits, candidates)

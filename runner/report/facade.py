@@ -49,7 +49,8 @@ def report_run(
     """Write a run's report.
 
     target: the column for which synthetic records are tried as training data. synthetic_uri: a file of synthetic
-    records instead of generated ones; count: how many to generate, by default as many as there are training records.
+    records instead of generated ones; count: how many to generate, by default as many as there are training records,
+    up to `MOST_RECORDS`.
     Returns plain values, those of the privacy statement first where there is one, and the same in words.
 
     Raises:
