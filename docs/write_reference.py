@@ -24,7 +24,7 @@ HELP_WIDTH = 100
 CONFIG_INTRODUCTION = """\
 # The job file
 
-<!-- Written by `make docs` from the schema in runner/config.py. Do not edit. -->
+<!-- Written by `make docs` from the schema in runner/config/. Do not edit. -->
 
 A job is one YAML file. `runner init job.yaml` writes one with every field, its default and what it is for;
 `runner schema` prints the JSON Schema, for editors.

@@ -1,0 +1,36 @@
+"""The job a user writes: one YAML file, checked whole before any work starts.
+
+    >>> config = parse_job({"name": "demo", "data": {"uri": "records/"}})
+    >>> config.training.batch_size
+    64
+    >>> config = parse_job({"name": "demo", "data": {"uri": "records/"}}, overrides=["training.batch_size=32"])
+    >>> config.training.batch_size
+    32
+
+A value comes from, in this order: `--set a.b=c`, the environment variable `RUNNER_A__B`, the file, the default.
+Every field has a bound and a one-line description; `runner init` writes the descriptions as comments and
+`runner schema` prints the JSON Schema. Credentials are never part of a job.
+"""
+
+from runner.config.generation import ColumnRule, GenerationConfig
+from runner.config.job import JobConfig
+from runner.config.load import json_schema, load_job, parse_job
+from runner.config.section import Section
+from runner.config.sweep import ParameterConfig, SweepConfig
+from runner.config.training import DataConfig, EarlyStoppingConfig, ResourcesConfig, TrainingConfig
+
+__all__ = [
+    "ColumnRule",
+    "DataConfig",
+    "EarlyStoppingConfig",
+    "GenerationConfig",
+    "JobConfig",
+    "ParameterConfig",
+    "ResourcesConfig",
+    "Section",
+    "SweepConfig",
+    "TrainingConfig",
+    "json_schema",
+    "load_job",
+    "parse_job",
+]

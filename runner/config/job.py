@@ -1,0 +1,115 @@
+"""The whole job: its sections, and what must agree between them."""
+
+from __future__ import annotations
+
+import yaml
+from pydantic import Field, model_validator
+
+from runner.config.generation import GenerationConfig
+from runner.config.section import Section
+from runner.config.sweep import SweepConfig
+from runner.config.training import (
+    DataConfig,
+    ExamplesConfig,
+    ModelConfig,
+    PrivacyConfig,
+    ResourcesConfig,
+    StorageConfig,
+    TokenizerConfig,
+    TrainingConfig,
+)
+
+
+class JobConfig(Section):
+    """A job: what `runner submit` takes."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=63,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="the run's name, and its folder under storage.uri",
+    )
+    data: DataConfig = Field(description="where the records are")
+    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig, description="how records become token ids")
+    examples: ExamplesConfig = Field(default_factory=ExamplesConfig, description="how tokens become examples")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="the network")
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="the training loop")
+    privacy: PrivacyConfig = Field(default_factory=PrivacyConfig, description="differential privacy")
+    resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="workers, cores and GPUs")
+    generation: GenerationConfig = Field(
+        default_factory=GenerationConfig, description="which generated records are valid"
+    )
+    sweep: SweepConfig | None = Field(default=None, description="a search over fields of this job; null: one run")
+    storage: StorageConfig = Field(default_factory=StorageConfig, description="where runs are kept")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> JobConfig:
+        settings, stopping = self.training, self.training.early_stopping
+        default = not self.privacy.enabled
+        stops = default if stopping.enabled is None else stopping.enabled
+        selects = default if settings.save_best is None else settings.save_best
+        if (stops or selects) and not settings.validation_split and stopping.metric.startswith("val_"):
+            raise ValueError(
+                f"training.early_stopping.metric is {stopping.metric}, but validation_split is off; use loss"
+            )
+        self._check_generation()
+        if self.privacy.enabled:
+            self._check_private()
+        stopping = stopping.model_copy(update={"enabled": stops})
+        settings = settings.model_copy(update={"save_best": selects, "early_stopping": stopping})
+        return self.model_copy(update={"training": settings})
+
+    def _check_generation(self) -> None:
+        """Rules are for columns that there are."""
+        fields = self.generation.fields
+        if fields is not None and (self.data.columns is not None or self.data.field_delimiter is None):
+            raise ValueError(
+                "generation.fields: they are for a text_column whose fields data.field_delimiter separates"
+            )
+        columns = fields or self.data.columns or (self.data.text_column,)
+        for name in self.generation.columns:
+            if name not in columns:
+                raise ValueError(f"generation.columns.{name}: no such column; there are {', '.join(columns)}")
+
+    def _check_private(self) -> None:
+        """What a privacy claim rules out."""
+        if self.examples.packing != "records":
+            raise ValueError(
+                f"privacy.enabled needs examples.packing records, not {self.examples.packing}: "
+                "a record must be one example"
+            )
+        if self.examples.seq_length < 2:
+            raise ValueError(
+                "privacy.enabled needs examples.seq_length of 2 or more: an emptied record must show as one"
+            )
+        tokenizer = self.tokenizer
+        made_from_records = tokenizer.uri is None and (
+            tokenizer.kind == "sentencepiece" or (tokenizer.kind == "char" and tokenizer.alphabet is None)
+        )
+        if made_from_records and self.privacy.vocabulary != "private":
+            raise ValueError(
+                f"privacy.enabled: a {tokenizer.kind} vocabulary would be made from the private records; use "
+                "kind byte, kind char with an alphabet, or a public model as tokenizer.uri, or set privacy.vocabulary "
+                "to private: epsilon then does not cover it"
+            )
+        if tokenizer.uri is not None and self.privacy.vocabulary is None:
+            raise ValueError(
+                "privacy.enabled: say where tokenizer.uri is from: set privacy.vocabulary to public "
+                "(made without these records) or private"
+            )
+
+    def to_yaml(self) -> str:
+        """The resolved job; reading it back gives an equal job."""
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes every kind of line break as an escape: YAML would read it back as a space or another one."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if set(text) & set("\n\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _represent_text)
