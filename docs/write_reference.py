@@ -47,7 +47,7 @@ The fields of `privacy` have no effect while `privacy.enabled` is false; [privac
 CLI_INTRODUCTION = """\
 # Commands
 
-<!-- Written by `make docs` from the help texts in runner/cli.py. Do not edit. -->
+<!-- Written by `make docs` from the help texts in runner/cli/. Do not edit. -->
 
 Every verb takes `--json` (answer with one JSON object) and `--debug` (show the traceback of an error). A `RUN` is
 the path of a run directory, its `s3://` address, or the run's name in the folder that `--runs` names.

@@ -25,6 +25,7 @@ from runner.model.artifact import describe_model, load_model
 from runner.run_directory import GENERATION, JOB_FOLDER_VARIABLE, KILLED_RUN_ENDS_WITHIN_S, RunDirectory, Status
 from runner.storage import Folder, open_folder
 from runner.submit.follow import duration, live_line
+from runner.submit.launch import Launch
 from runner.submit.plan import plan_generation
 from runner.submit.start import Answer, connect_to, modules_of, run_on_cluster
 
@@ -43,14 +44,9 @@ class Request:
     rows_per_shard: int = 10_000
     prompts: tuple[str, str] | None = None
     overrides: Sequence[str] = ()
-    target: str = "local"
-    address: str | None = None
-    detach: bool = False
-    dry_run: bool = False
-    quiet: bool = False
 
 
-def generate(directory: RunDirectory, request: Request) -> Answer:
+def generate(directory: RunDirectory, request: Request, launch: Launch) -> Answer:
     """Generate records from a run's model.
 
     Raises:
@@ -73,8 +69,8 @@ def generate(directory: RunDirectory, request: Request) -> Answer:
         directory.uri, model.digest, settings, request.rows_per_shard, training, config.generation.actors
     )
     if request.output is not None and is_folder(request.output):
-        return _into_folder(open_folder(request.output), generation, config, request)
-    return _here(directory, generation, config, request)
+        return _into_folder(open_folder(request.output), generation, config, launch)
+    return _here(directory, generation, config, request, launch)
 
 
 def _with_overrides(directory: RunDirectory, overrides: Sequence[str]) -> JobConfig:
@@ -86,18 +82,20 @@ def _with_overrides(directory: RunDirectory, overrides: Sequence[str]) -> JobCon
     return parse_job(document, overrides, environment={}, source=f"{directory.uri}/job.yaml")
 
 
-def _here(directory: RunDirectory, generation: Generation, config: JobConfig, request: Request) -> Answer:
+def _here(
+    directory: RunDirectory, generation: Generation, config: JobConfig, request: Request, launch: Launch
+) -> Answer:
     settings = generation.settings
-    if request.target != "local":
-        raise ConfigError(f"--on {request.target}: a cluster writes shards; give it a folder: -o FOLDER/")
+    if launch.target != "local":
+        raise ConfigError(f"--on {launch.target}: a cluster writes shards; give it a folder: -o FOLDER/")
     if settings.records > MOST_IN_MEMORY:
         raise ConfigError(f"{settings.records:,} records are too many for one file; give a folder: -o FOLDER/")
-    if request.dry_run:
+    if launch.dry_run:
         plan = plan_generation(config.name, request.output or "-", generation.to_dict(), "local", environment={})
         return plan.to_dict(), plan.to_yaml().rstrip()
     training = hash_records(config.data) if settings.not_in_training else None
     maker = RecordMaker(load_model(directory.folder.child("model")), settings, training)
-    generated = _make(maker, settings.records, quiet=request.quiet)
+    generated = _make(maker, settings.records, quiet=launch.quiet)
     answer: dict[str, Any] = {
         "records": len(generated.rows),
         "left_out": sum(generated.invalid.values()),
@@ -130,18 +128,18 @@ def _make(maker: RecordMaker, n: int, *, quiet: bool) -> Generated:
         return maker.make(n, progress=progress)
 
 
-def _into_folder(folder: Folder, generation: Generation, config: JobConfig, request: Request) -> Answer:
+def _into_folder(folder: Folder, generation: Generation, config: JobConfig, launch: Launch) -> Answer:
     validator = config.generation.validator
     plan = plan_generation(
         config.name,
         folder.uri,
         generation.to_dict(),
-        request.target,
-        address=request.address,
+        launch.target,
+        address=launch.address,
         environment=os.environ,
         modules=modules_of([(validator, "generation.validator")]) if validator else (),
     )
-    if request.dry_run:
+    if launch.dry_run:
         return plan.to_dict(), plan.to_yaml().rstrip()
     client = connect_to(plan)
     claim_folder(folder, generation)
@@ -154,8 +152,8 @@ def _into_folder(folder: Folder, generation: Generation, config: JobConfig, requ
     if plan.target == "local":
         from runner.submit.local import run_here
 
-        run_here(books, lambda stop: drive_generation(folder.uri, stop), quiet=request.quiet)
-    elif answer := run_on_cluster(plan, client, books, detach=request.detach, quiet=request.quiet):
+        run_here(books, lambda stop: drive_generation(folder.uri, stop), quiet=launch.quiet)
+    elif answer := run_on_cluster(plan, client, books, launch):
         return answer
     return _finished(folder, books.current_status(), generation.settings.records)
 

@@ -15,6 +15,7 @@ import yaml
 from runner.config import JobConfig, parse_job
 from runner.errors import ConfigError, JobFailedError, JobStoppedError, NothingNewError, RunnerError
 from runner.run_directory import JOB_FOLDER_VARIABLE, KILLED_RUN_ENDS_WITHIN_S, RunDirectory, Status
+from runner.submit.launch import Launch
 from runner.submit.plan import Plan, plan_submission, with_absolute_paths
 
 CHANGEABLE = (
@@ -36,9 +37,7 @@ CHANGEABLE_IN_A_SWEEP = ("sweep.trials", "sweep.max_concurrent", "resources")
 Answer = tuple[dict[str, Any], str]
 
 
-def start_run(
-    config: JobConfig, target: str, address: str | None, *, detach: bool, dry_run: bool, quiet: bool
-) -> Answer:
+def start_run(config: JobConfig, launch: Launch) -> Answer:
     """Check a job, claim its run directory and train it.
 
     Raises:
@@ -49,8 +48,8 @@ def start_run(
         from runner.train.series import with_definite_since
 
         config = with_definite_since(config)
-    plan = _plan(config, target, address)
-    if dry_run:
+    plan = _plan(config, launch)
+    if launch.dry_run:
         return plan.to_dict(), plan.to_yaml().rstrip()
 
     from runner.driver import check, check_free, claim
@@ -61,34 +60,25 @@ def start_run(
         checked = check(config)
     except NothingNewError as nothing:
         return {"run": None, "state": "nothing new", "message": str(nothing)}, f"nothing to do: {nothing}"
-    directory = claim(config, target)
+    directory = claim(config, launch.target)
     if plan.target == "local":
         from runner.driver import drive
         from runner.submit.local import run_here
         from runner.train.checkpoint import checkpoint_steps
 
         try:
-            status = run_here(directory, lambda stop: drive(directory.uri, stop, checked=checked), quiet=quiet)
+            status = run_here(directory, lambda stop: drive(directory.uri, stop, checked=checked), quiet=launch.quiet)
             return _finished(directory, status)
         except RunnerError as error:
             if error.exit_code == 2 and not checkpoint_steps(directory.folder.child("checkpoints")):
                 # Only tokenizing could tell; nothing was trained.
                 directory.folder.delete_tree()
             raise
-    answer = run_on_cluster(plan, client, directory, detach=detach, quiet=quiet)
+    answer = run_on_cluster(plan, client, directory, launch)
     return answer or _finished(directory, directory.current_status())
 
 
-def resume_run(
-    directory: RunDirectory,
-    overrides: Sequence[str],
-    target: str,
-    address: str | None,
-    *,
-    detach: bool,
-    dry_run: bool,
-    quiet: bool,
-) -> Answer:
+def resume_run(directory: RunDirectory, overrides: Sequence[str], launch: Launch) -> Answer:
     """Continue a run from its newest good checkpoint, on this target or another.
 
     Raises:
@@ -100,8 +90,8 @@ def resume_run(
     document = yaml.safe_load(before.to_yaml())
     config = parse_job(document, overrides, environment={}, source=directory.uri)
     _check_changes(before, config)
-    plan = _plan(config, target, address)
-    if dry_run:
+    plan = _plan(config, launch)
+    if launch.dry_run:
         return plan.to_dict(), plan.to_yaml().rstrip()
     directory.wait_until_left(KILLED_RUN_ENDS_WITHIN_S)
     status = directory.current_status()
@@ -110,13 +100,13 @@ def resume_run(
     client = connect_to(plan)
     if config != before:
         directory.write_config(config)
-    directory.begin_again(target)
+    directory.begin_again(launch.target)
     if plan.target == "local":
         from runner.driver import drive
         from runner.submit.local import run_here
 
-        return _finished(directory, run_here(directory, lambda stop: drive(directory.uri, stop), quiet=quiet))
-    answer = run_on_cluster(plan, client, directory, detach=detach, quiet=quiet)
+        return _finished(directory, run_here(directory, lambda stop: drive(directory.uri, stop), quiet=launch.quiet))
+    answer = run_on_cluster(plan, client, directory, launch)
     return answer or _finished(directory, directory.current_status())
 
 
@@ -137,8 +127,10 @@ def stop_run(directory: RunDirectory, status: Status) -> str:
     return f"{directory.uri}: stops at its next step; `runner resume {directory.uri}` continues it"
 
 
-def _plan(config: JobConfig, target: str, address: str | None) -> Plan:
-    return plan_submission(config, target, address=address, environment=os.environ, modules=_user_modules(config))
+def _plan(config: JobConfig, launch: Launch) -> Plan:
+    return plan_submission(
+        config, launch.target, address=launch.address, environment=os.environ, modules=_user_modules(config)
+    )
 
 
 def connect_to(plan: Plan) -> Any:
@@ -149,7 +141,7 @@ def connect_to(plan: Plan) -> Any:
     return connect(plan.address)
 
 
-def run_on_cluster(plan: Plan, client: Any, directory: RunDirectory, *, detach: bool, quiet: bool) -> Answer | None:
+def run_on_cluster(plan: Plan, client: Any, directory: RunDirectory, launch: Launch) -> Answer | None:
     """Send a planned job and follow it; None: it has ended, else the answer for a job that goes on alone."""
     from runner.submit.ray_jobs import follow_job, send
 
@@ -161,12 +153,12 @@ def run_on_cluster(plan: Plan, client: Any, directory: RunDirectory, *, detach: 
     except RunnerError as error:
         directory.update_status(state="failed", error=str(error))
         raise
-    if detach:
+    if launch.detach:
         return submission | {"run": plan.run_uri}, (
             f"submitted as {plan.submission_id}; `runner status {plan.run_uri}` shows how far it is"
         )
     try:
-        follow_job(client, plan, directory, quiet=quiet)
+        follow_job(client, plan, directory, quiet=launch.quiet)
     except KeyboardInterrupt:
         follows = "status" if directory.is_generation else "logs -f"
         return submission | {"run": plan.run_uri}, (

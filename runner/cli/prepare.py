@@ -1,0 +1,217 @@
+"""Verbs before a run: a job file, records, a plan of the budget, a look at the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runner.cli.options import answer, common_options, runs_option, set_option
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--name", default="my-run", show_default=True, help="The run's name.")
+@click.option("--data", "data_uri", default="records/", show_default=True, help="Folder of Parquet files, or s3://.")
+@click.option("--columns", help="Columns (a,b,c) to join into one record; default: one column, text.")
+@click.option("--field-delimiter", help="What separates the fields of a record.")
+@click.option(
+    "--template",
+    type=click.Choice(["default", "private"]),
+    default="default",
+    show_default=True,
+    help="private: with differential privacy, and settings that suit it.",
+)
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@common_options
+def init(
+    path: Path,
+    name: str,
+    data_uri: str,
+    columns: str | None,
+    field_delimiter: str | None,
+    template: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write a job file with every field, a value for it and what it is for.
+
+    \b
+    Example:
+      runner init job.yaml --name claims --data s3://bucket/claims/ --columns age,code --field-delimiter ,
+      runner init job.yaml --name claims --data claims/ --template private
+    """
+    from runner.config import parse_job
+    from runner.errors import ConfigError, StorageError
+    from runner.templates import commented_yaml, job_values
+
+    data: dict[str, Any] = {"uri": data_uri, "field_delimiter": field_delimiter}
+    if columns is not None:
+        data["columns"] = columns.split(",")
+    values = job_values(name, data, template)
+    parse_job(values, environment={})
+    if path.exists() and not force:
+        raise ConfigError(f"{path}: exists; choose another name or add --force")
+    try:
+        path.write_text(commented_yaml(values), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+    answer(as_json, {"path": str(path)}, f"wrote {path}; `runner submit {path}` trains it")
+
+
+@click.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target")
+@click.option("--format", "kind", type=click.Choice(["csv", "jsonl", "text"]), help="Default: by the file's suffix.")
+@click.option("--no-header", is_flag=True, help="The CSV file has no header line.")
+@click.option("--csv-delimiter", help="What separates CSV fields; default: a comma, or a tab for .tsv.")
+@click.option("--text-column", default="text", show_default=True, help="Name of the column of records.")
+@click.option("--columns", help="Join these columns (a,b,c) into one text column.")
+@click.option("--field-delimiter", default=",", show_default=True, help="What joins the columns.")
+@click.option("--allow-delimiter-in-fields", is_flag=True, help="Join even fields that hold the delimiter.")
+@click.option("--rows-per-shard", type=click.IntRange(1), default=100_000, show_default=True, help="Rows in a file.")
+@click.option("--overwrite", is_flag=True, help="Replace Parquet files that are there.")
+@common_options
+def import_(
+    source: Path,
+    target: str,
+    kind: str | None,
+    no_header: bool,
+    csv_delimiter: str | None,
+    text_column: str,
+    columns: str | None,
+    field_delimiter: str,
+    allow_delimiter_in_fields: bool,
+    rows_per_shard: int,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Turn CSV, JSON Lines or text (one record a line) into Parquet shards.
+
+    \b
+    Example:
+      runner import claims.csv records/ --columns age,code,amount
+    """
+    from dataclasses import asdict
+
+    from runner.data.importing import Join, import_records
+
+    join = Join(tuple(columns.split(",")), field_delimiter, allow_delimiter_in_fields) if columns else None
+    summary = import_records(
+        source,
+        target,
+        format=kind,
+        header=not no_header,
+        csv_delimiter=csv_delimiter,
+        text_column=text_column,
+        join=join,
+        rows_per_shard=rows_per_shard,
+        overwrite=overwrite,
+    )
+    text = f"{summary.records:,} records in {summary.files} files in {target}; columns: {', '.join(summary.columns)}"
+    answer(as_json, asdict(summary), text)
+
+
+@click.command()
+@click.argument("job", type=click.Path(path_type=Path))
+@set_option
+@common_options
+def validate(job: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check a job and read all its records once, without writing anything.
+
+    \b
+    Example:
+      runner validate job.yaml
+    """
+    from runner.config import load_job
+    from runner.driver import check, check_free
+    from runner.run_directory import JOB_FOLDER_VARIABLE
+    from runner.train.facade import describe_check
+
+    os.environ[JOB_FOLDER_VARIABLE] = str(job.resolve().parent)
+    config = load_job(job, overrides)
+    check_free(config)
+    found = describe_check(check(config))
+    answer(as_json, found, "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in found.items()))
+
+
+@click.command()
+@common_options
+def schema(as_json: bool) -> None:
+    """Print the JSON Schema of a job file.
+
+    \b
+    Example:
+      runner schema > job.schema.json
+    """
+    from runner.config import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=None if as_json else 2))
+
+
+@click.command()
+@click.option("-n", "examples", type=click.IntRange(1), required=True, help="TRAINING records; see above.")
+@click.option("--batch-size", type=click.IntRange(1), required=True, help="Expected records of a step.")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the training records.")
+@click.option("--steps", type=click.IntRange(1), help="Steps, instead of epochs.")
+@click.option("--noise-multiplier", type=click.FloatRange(0), help="Noise over clip: say what it costs.")
+@click.option("--target-epsilon", type=click.FloatRange(0, min_open=True), help="Find the noise for this epsilon.")
+@click.option(
+    "--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Default: 1/n^1.1, rounded down."
+)
+@common_options
+def epsilon(
+    examples: int,
+    batch_size: int,
+    epochs: int | None,
+    steps: int | None,
+    noise_multiplier: float | None,
+    target_epsilon: float | None,
+    delta: float | None,
+    as_json: bool,
+) -> None:
+    """Plan a privacy budget: what a noise costs, or which noise a budget needs.
+
+    Reads no records. -n counts the records that are trained on: with training.validation_split that is 4/5 of all.
+
+    \b
+    Example:
+      runner epsilon -n 50000 --batch-size 256 --epochs 20 --noise-multiplier 1 --delta 1e-6
+      runner epsilon -n 50000 --batch-size 256 --epochs 20 --target-epsilon 4
+    """
+    from runner.privacy.planning import describe_plan, plan_epsilon
+
+    plan = plan_epsilon(
+        examples,
+        batch_size,
+        noise_multiplier=noise_multiplier,
+        target_epsilon=target_epsilon,
+        epochs=epochs,
+        steps=steps,
+        delta=delta,
+    )
+    answer(as_json, plan, describe_plan(plan))
+
+
+@click.command()
+@click.option("--address", help="Also ask the Jobs API of this cluster.")
+@runs_option
+@common_options
+def doctor(address: str | None, runs_uri: str, as_json: bool) -> None:
+    """Check this machine: versions, devices, storage, and a cluster if one is named.
+
+    \b
+    Example:
+      runner doctor --runs s3://bucket/runs/
+    """
+    from runner.doctor import examine
+
+    checks = examine(runs_uri, address)
+    text = "\n".join(f"{'ok  ' if check.is_fine else 'FAIL'}  {check.name}: {check.finding}" for check in checks)
+    answer(as_json, {check.name: {"ok": check.is_fine, "finding": check.finding} for check in checks}, text)
+    if not all(check.is_fine for check in checks):
+        sys.exit(3)

@@ -1,0 +1,93 @@
+"""Job files, records, the schema, and a look at the machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from tests.unit.cli.commands import Result, Run, one_line, tree, write_job, write_records
+
+
+def test_init_writes_a_job_that_is_good_and_explained(run: Run, here: Path) -> None:
+    result = run("init", "job.yaml", "--name", "claims", "--data", "s3://bucket/claims/")
+    assert result == Result(0, "wrote job.yaml; `runner submit job.yaml` trains it\n", "")
+    text = (here / "job.yaml").read_text()
+    plan = run("submit", "job.yaml", "--dry-run", "--json").answer
+    assert (plan["job"]["name"], plan["job"]["data"]["uri"]) == ("claims", "s3://bucket/claims/")
+    assert "# passes over the training examples" in text
+    assert "job.yaml: exists; choose another name or add --force" in one_line(run("init", "job.yaml"), 2)
+    assert (here / "job.yaml").read_text() == text
+    assert run("init", "job.yaml", "--force", "--json").answer == {"path": "job.yaml"}
+    assert (here / "job.yaml").read_text() != text
+
+
+def test_init_writes_a_private_job_that_validates(run: Run, here: Path) -> None:
+    write_records(here / "records", 5000)
+    assert run("init", "job.yaml", "--template", "private", "--field-delimiter", ",").code == 0
+    found = run("validate", "job.yaml", "--json").answer
+    assert found["records"] == 5000
+    assert found["planned_epsilon"] <= 8
+    assert "Invalid value for '--template'" in one_line(run("init", "a.yaml", "--template", "secret"), 2)
+
+
+def test_init_refuses_a_bad_name_and_a_folder_that_is_not_there(run: Run, here: Path) -> None:
+    assert "'no spaces' does not have the form" in one_line(run("init", "job.yaml", "--name", "no spaces"), 2)
+    assert "cannot be written" in one_line(run("init", "nowhere/job.yaml"), 3)
+    assert tree(here) == {}
+
+
+def test_import_makes_records_that_validate_accepts(run: Run, here: Path) -> None:
+    (here / "claims.csv").write_text("age,code\n" + "".join(f"{n},c{n % 7}\n" for n in range(200)))
+    result = run("import", "claims.csv", "records/", "--columns", "age,code")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("200 records in 1 files in records/; columns: ")
+    (here / "lines.txt").write_text("one\ntwo\n")
+    answer = run("import", "lines.txt", "lines/", "--json").answer
+    assert (answer["records"], answer["files"]) == (2, 1)
+    write_job(here / "job.yaml")
+    before = tree(here)
+    found = run("validate", "job.yaml", "--json").answer
+    assert (found["job"], found["records"], found["null_rows"]) == ("demo", 200, 0)
+    assert "records: 200\n" in run("validate", "job.yaml").out
+    assert tree(here) == before
+
+
+def test_import_of_a_missing_file_is_answered_in_one_line(run: Run, here: Path) -> None:
+    assert "nowhere.csv" in one_line(run("import", "nowhere.csv", "records/"), 2)
+    assert tree(here) == {}
+
+
+def test_validate_refuses_what_submit_refuses(run: Run, here: Path) -> None:
+    write_records(here / "records", 5)
+    write_job(here / "job.yaml")
+    before = tree(here)
+    assert "5 records, but training.batch_size 64 needs 128" in one_line(run("validate", "job.yaml"), 2)
+    assert "unknown key" in one_line(run("validate", "job.yaml", "--set", "training.epoch=1"), 2)
+    assert tree(here) == before
+
+
+def test_schema_is_a_json_schema_on_one_line_or_many(run: Run) -> None:
+    schema = json.loads(run("schema").out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert run("schema", "--json").answer == schema
+
+
+def test_doctor_says_what_is_wrong_and_ends_as_infrastructure(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runner import doctor
+
+    monkeypatch.setattr(doctor, "_tensorflow", lambda: "2.21, no GPU")
+    monkeypatch.setattr(doctor, "_version", lambda _: "1.0")
+    before = tree(here)
+    result = run("doctor")
+    assert result.code == 0
+    assert f"ok    storage: {here}/runs can be written\n" in result.out
+    result = run("doctor", "--runs", "/proc/runs", "--json")
+    assert result.code == 3
+    assert result.answer["storage"]["ok"] is False
+    assert result.answer["python"]["ok"] is True
+    assert tree(here) == before

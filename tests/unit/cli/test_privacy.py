@@ -1,0 +1,176 @@
+"""Planning a budget; the report and the audit of a run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from runner.config import parse_job
+from runner.run_directory import RunDirectory
+from tests.report_runs import STATEMENT, write_statement, write_synthetic
+from tests.report_runs import take_run as take_reported_run
+from tests.unit.cli.commands import Result, Run, one_line, take_run, tree
+
+PLANNED = ("epsilon", "-n", "50000", "--batch-size", "256", "--epochs", "20", "--delta", "1e-6")
+
+
+def test_epsilon_says_what_a_noise_costs(run: Run, here: Path) -> None:
+    result = run(*PLANNED, "--noise-multiplier", "1", "--json")
+    assert (result.code, result.err) == (0, "")
+    plan = result.answer
+    assert plan["epsilon_pld"] == pytest.approx(1.998, abs=0.001)
+    assert plan["epsilon_rdp"] == pytest.approx(2.228, abs=0.001)
+    assert plan["epsilon_unamplified"] == pytest.approx(30.58, abs=0.01)
+    assert {name: value for name, value in plan.items() if not name.startswith("epsilon_")} == {
+        "delta": 1e-6,
+        "noise_multiplier": 1.0,
+        "steps": 3900,
+        "epochs": 20,
+        "n": 50_000,
+        "batch_size": 256,
+        "q": 0.00512,
+    }
+    lines = run(*PLANNED, "--noise-multiplier", "1").out.splitlines()
+    assert lines[0].split() == ["epsilon", "(PLD)", "1.9980"]
+    assert lines[-1].startswith("Whatever a reader of the model concludes, emptying one record changes the odds")
+    assert tree(here) == {}
+
+
+def test_epsilon_finds_the_noise_of_a_target(run: Run) -> None:
+    plan = run(*PLANNED, "--target-epsilon", "2", "--json").answer
+    assert 1.99 < plan["epsilon_pld"] <= 2
+    assert plan["noise_multiplier"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_epsilon_counts_steps_and_finds_a_delta(run: Run) -> None:
+    arguments = ("epsilon", "-n", "1000", "--batch-size", "50", "--noise-multiplier", "1", "--json")
+    plan = run(*arguments, "--steps", "30").answer
+    assert (plan["steps"], plan["epochs"], plan["delta"]) == (30, 1.5, 5e-4)
+    assert run(*arguments, "--epochs", "2").answer["steps"] == 40
+
+
+def test_no_noise_is_no_privacy(run: Run) -> None:
+    plan = run(*PLANNED, "--noise-multiplier", "0", "--json").answer
+    assert {plan[f"epsilon_{by}"] for by in ("pld", "rdp", "unamplified")} == {"infinite"}
+    assert run(*PLANNED, "--noise-multiplier", "0").out.endswith("Without noise there is no privacy.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "give --noise-multiplier to learn its cost, or --target-epsilon to find it: one of them"),
+        (["--noise-multiplier", "1", "--target-epsilon", "1"], "give --noise-multiplier"),
+        (["--noise-multiplier", "1", "--steps", "3"], "give --epochs or --steps: one of them"),
+        (["--noise-multiplier", "1", "--delta", "0.1"], "privacy.delta 0.1 is not below 1/n = 2e-05 for 50000"),
+        (["--noise-multiplier", "1", "-n", "100"], "training.batch_size is 256, but there are 100 training records"),
+        (["--target-epsilon", "1e-4"], "privacy.target_epsilon 0.0001 cannot be reached in 3900 steps of 256 of 50000"),
+        (["--noise-multiplier", "-1"], "Invalid value for '--noise-multiplier'"),
+        (["--target-epsilon", "0"], "Invalid value for '--target-epsilon'"),
+        (["--noise-multiplier", "nan"], "--noise-multiplier nan: give a finite number"),
+        (["--target-epsilon", "inf"], "--target-epsilon inf: give a finite number"),
+        (["--noise-multiplier", "1", "--delta", "nan"], "--delta nan: give a finite number"),
+    ],
+)
+def test_a_plan_that_cannot_be_made_is_answered_in_one_line(run: Run, arguments: list[str], line: str) -> None:
+    assert one_line(run(*PLANNED, *arguments), 2).startswith(line)
+
+
+def test_epsilon_imports_neither_tensorflow_nor_ray() -> None:
+    program = (
+        "import sys\n"
+        "from runner.__main__ import main\n"
+        "sys.argv = ['runner', *sys.argv[1:]]\n"
+        "try:\n    main()\n"
+        "finally:\n    print(sorted(set(sys.modules) & {'tensorflow', 'keras', 'ray', 'pyarrow'}))"
+    )
+    arguments = ["epsilon", "-n", "100", "--batch-size", "10", "--steps", "3", "--noise-multiplier", "2"]
+    said = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines()[-1] == "[]"
+
+
+def private_run(here: Path) -> RunDirectory:
+    """A private run directory by hand, with its statement."""
+    privacy = {"enabled": True, "noise_multiplier": 1.0}
+    job = {"name": "demo", "data": {"uri": "r"}, "tokenizer": {"kind": "byte"}, "privacy": privacy}
+    config = parse_job(job | {"storage": {"uri": str(here / "runs")}}, environment={})
+    directory = RunDirectory.of(config)
+    directory.claim(config, "local")
+    return directory
+
+
+def test_report_writes_its_page_and_prints_the_statement_of_a_private_run(run: Run, here: Path) -> None:
+    privacy = {"enabled": True, "noise_multiplier": 1.0}
+    directory = take_reported_run(here, [f"{number},x" for number in range(50)], privacy=privacy)
+    file = write_synthetic(here / "synthetic.parquet", ["1,x", "2,x"])
+    write_statement(directory)
+    said = run("report", "demo", "--synthetic", file)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith("# Statement\n\nε is 1.5\n\ncompared: 2 synthetic records")
+    path = f"{directory.uri}/report.html"
+    assert said.out.splitlines()[-1] == f"report: {path}"
+    assert Path(path).read_text().startswith("<!DOCTYPE html>")
+    answer = run("report", directory.uri, "--json", "--synthetic", file).answer
+    assert STATEMENT.items() <= answer.items()
+    assert answer["report"] == path
+    assert answer["quality"]["synthetic_records"] == 2
+    directory.folder.write("privacy.json", b"{")
+    assert "runs/demo/privacy.json is damaged" in one_line(run("report", "demo"), 3)
+
+
+def test_report_without_a_model_warns_in_one_line_and_writes_what_there_is(run: Run, here: Path) -> None:
+    take_reported_run(here, [f"{number},x" for number in range(50)])
+    said = run("report", "demo")
+    assert said.code == 0
+    (warning,) = said.err.splitlines()
+    assert warning.startswith("warning: the report compares no records: ")
+    assert "no model here" in warning
+    assert (here / "runs" / "demo" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--target", "age"], "--target age: no such column; the run's records have field_1, field_2"),
+        (["--target", "field_2"], "no model here; the run has not finished an epoch"),
+        (["--synthetic", "gone.csv"], "--synthetic gone.csv: no such file"),
+        (["--synthetic", "other.csv"], "other.csv: has the columns a, b, but the run's records have text"),
+        (["--synthetic", "other.xls"], "--synthetic other.xls: the file must end in .csv, .jsonl or .parquet"),
+        (["--synthetic", "other.csv", "-n", "5"], "-n is for generated records; leave it out with --synthetic"),
+    ],
+)
+def test_what_a_report_cannot_use_is_one_line(run: Run, here: Path, arguments: list[str], line: str) -> None:
+    take_reported_run(here, [f"{number},x" for number in range(50)])
+    (here / "other.csv").write_text("a,b\n1,2\n")
+    assert line in one_line(run("report", "demo", *arguments), 2)
+    assert not (here / "runs" / "demo" / "report.html").exists()
+
+
+def test_report_of_a_run_without_an_epoch_is_one_line(run: Run, here: Path) -> None:
+    take_run(here, state="preparing")
+    for arguments in ([], ["--json"]):
+        line = one_line(run("report", "demo", *arguments), 2)
+        assert line.endswith("runs/demo: nothing to report yet: no epoch is done; see `runner status`")
+
+
+@pytest.mark.parametrize("contradicted", [False, True])
+def test_an_audit_that_contradicts_the_statement_fails(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch, contradicted: bool
+) -> None:
+    directory = private_run(here)
+    answer = {"run": directory.uri, "contradicted": contradicted}
+    attacked: list[str] = []
+
+    def audit_run(directory: RunDirectory) -> tuple[dict[str, Any], str]:
+        attacked.append(directory.uri)
+        return answer, "what was found"
+
+    monkeypatch.setitem(sys.modules, "runner.train.audit", SimpleNamespace(audit_run=audit_run))
+    assert run("audit", "demo") == Result(int(contradicted), "what was found\n", "")
+    result = run("audit", "demo", "--json")
+    assert (result.code, result.answer) == (int(contradicted), answer)
+    assert attacked == [directory.uri] * 2
