@@ -1,4 +1,4 @@
-"""Write the reference pages that come from the code: `config.md` from the schema, `cli.md` from the verbs' help.
+"""Write what comes from the code: `config.md` and the chart's schema from the job's, `cli.md` from the verbs' help.
 
     python docs/write_reference.py
 
@@ -85,16 +85,22 @@ def sections(section: type[Section], path: str = "") -> Iterator[tuple[str, type
         title = f"{path}.{name}" if path else name
         if (nested := section_in(field.annotation)) is not None:
             yield from sections(nested, title)
-        elif get_origin(field.annotation) is dict:
-            yield from sections(get_args(field.annotation)[1], f"{title}.NAME")
+        elif (repeated := repeated_section(field.annotation)) is not None:
+            yield from sections(repeated, f"{title}.{'NAME' if get_origin(field.annotation) is dict else 'NUMBER'}")
 
 
 def section_in(annotation: Any) -> type[Section] | None:
-    """The section that a field holds, or may hold; None for a mapping of sections."""
-    if get_origin(annotation) is dict:
+    """The section that a field holds, or may hold; None for a mapping or a list of sections."""
+    if get_origin(annotation) in (dict, tuple):
         return None
     kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
     return next((kind for kind in kinds if issubclass(kind, Section)), None)
+
+
+def repeated_section(annotation: Any) -> type[Section] | None:
+    """The section that a field holds any number of, in a mapping or a list."""
+    kinds = get_args(annotation) if get_origin(annotation) in (dict, tuple) else ()
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 def alternatives(shape: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -119,7 +125,7 @@ def type_words(shape: Mapping[str, Any]) -> str:
         elif each.get("type") == "array":
             words.append(f"list of {type_words(each['items'])}")
         else:
-            kind = each.get("type", "any")
+            kind = each.get("type", "section" if "$ref" in each else "any")
             words.append("mapping" if kind == "object" else kind)
     return " or ".join(words)
 
@@ -162,13 +168,55 @@ def cli_page() -> str:
     return "\n".join(lines)
 
 
-PAGES = {"config.md": config_page, "cli.md": cli_page}
+def values_schema() -> str:
+    """`helm/runner/values.schema.json`: the chart's own values, and the job's schema where a job runs."""
+    job = JobConfig.model_json_schema()
+    sections = job.pop("$defs")
+    flag, text = {"type": "boolean"}, {"type": "string"}
+    texts = {"type": "object", "additionalProperties": text}
+    subject = {"kind": {"enum": ["User", "Group", "ServiceAccount"]}, "name": text, "namespace": text}
+    properties: dict[str, Any] = {
+        "run": {"enum": ["never", "now", "schedule"]},
+        "job": {"type": "object"},
+        "schedule": closed(
+            cron={"type": "string", "pattern": r"^(@\w+|\S+( \S+){4})$"},
+            time_zone={"type": ["string", "null"]},
+            suspend=flag,
+            since_last=flag,
+        ),
+        "serviceAccount": closed(create=flag, name=text, annotations=texts),
+        "rbac": closed(create=flag, submitters={"type": "array", "items": closed(**subject)}),
+        "networkPolicy": closed(enabled=flag, operatorNamespace=text | {"minLength": 1}),
+        "podDisruptionBudget": closed(enabled=flag),
+        "global": {"type": "object"},
+    }
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Values of the chart runner",
+        **closed(**properties),
+        "if": {"properties": {"run": {"enum": ["now", "schedule"]}}},
+        "then": {"properties": {"job": job}},
+        "$defs": sections,
+    }
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def closed(**properties: Any) -> dict[str, Any]:
+    """The schema of an object with these properties and no others."""
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+PAGES = {
+    "docs/config.md": config_page,
+    "docs/cli.md": cli_page,
+    "helm/runner/values.schema.json": values_schema,
+}
 
 
 def main() -> None:
     for name, page in PAGES.items():
-        (DOCS / name).write_text(page(), encoding="utf-8")
-        print(f"wrote docs/{name}")
+        (DOCS.parent / name).write_text(page(), encoding="utf-8")
+        print(f"wrote {name}")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,31 @@ python -m runner.driver RUN_URI
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from runner.config import JobConfig
+from runner.errors import ConfigError
 from runner.run_directory import RunDirectory, Status
 from runner.storage import open_folder
 from runner.train.background import run_as_job
 from runner.train.facade import CheckedJob, check_job, check_storage, drive_run
+
+CHANGEABLE = (
+    "training.epochs",
+    "training.max_training_time_s",
+    "training.early_stopping",
+    "training.checkpoint_every_s",
+    "training.save_all_checkpoints",
+    "privacy.max_epsilon",
+    "resources",
+    "data.cache_gib",
+    "generation",
+    "kubernetes",
+)
+"""What a resume may change: nothing that the weights so far depend on."""
+
+CHANGEABLE_IN_A_SWEEP = ("sweep.trials", "sweep.max_concurrent", "resources", "kubernetes")
+"""What the resume of a sweep may change: its trials began with the rest."""
 
 
 def check(config: JobConfig) -> CheckedJob:
@@ -64,6 +83,32 @@ def drive(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None = N
     from runner.sweep.driver import drive_sweep
 
     return drive_sweep(run_uri, stop, local=local)
+
+
+def check_changes(before: JobConfig, after: JobConfig) -> None:
+    """Whether a resume may change `before` into `after`.
+
+    Raises:
+        ConfigError: the weights so far depend on what differs.
+    """
+    changeable = CHANGEABLE if before.sweep is None else CHANGEABLE_IN_A_SWEEP
+    for path in _differences(before.model_dump(), after.model_dump()):
+        if not any(path == field or path.startswith(field + ".") for field in changeable):
+            raise ConfigError(
+                f"--set {path}: a resume cannot change this, the weights so far depend on it; "
+                f"it can change {', '.join(changeable)}"
+            )
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for name, old in before.items():
+        new = after.get(name)
+        if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+            found += _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(prefix + name)
+    return found
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ runs_option = click.option(
 def with_launch(command: Callable[..., None]) -> Callable[..., None]:
     """The options of verbs that start a job, as one `launch`; an answer in JSON has no progress beside it."""
 
-    @click.option("--on", "target", default="local", show_default=True, help="Where to run: local or ray.")
+    @click.option("--on", "target", default="local", show_default=True, help="Where to run: local, ray or kubernetes.")
     @click.option("--address", help="The cluster's Jobs API, http://HEAD:8265; default: RAY_ADDRESS.")
     @click.option("--detach", is_flag=True, help="Return once the cluster has the job.")
     @click.option("--dry-run", is_flag=True, help="Print the exact request and send nothing.")

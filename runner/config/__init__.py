@@ -14,6 +14,7 @@ Every field has a bound and a one-line description; `runner init` writes the des
 
 from runner.config.generation import ColumnRule, GenerationConfig
 from runner.config.job import JobConfig
+from runner.config.kubernetes import KubernetesConfig, PodConfig
 from runner.config.load import json_schema, load_job, parse_job
 from runner.config.section import Section
 from runner.config.sweep import ParameterConfig, SweepConfig
@@ -25,7 +26,9 @@ __all__ = [
     "EarlyStoppingConfig",
     "GenerationConfig",
     "JobConfig",
+    "KubernetesConfig",
     "ParameterConfig",
+    "PodConfig",
     "ResourcesConfig",
     "Section",
     "SweepConfig",

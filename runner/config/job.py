@@ -6,6 +6,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from runner.config.generation import GenerationConfig
+from runner.config.kubernetes import KubernetesConfig
 from runner.config.section import Section
 from runner.config.sweep import SweepConfig
 from runner.config.training import (
@@ -40,6 +41,7 @@ class JobConfig(Section):
         default_factory=GenerationConfig, description="which generated records are valid"
     )
     sweep: SweepConfig | None = Field(default=None, description="a search over fields of this job; null: one run")
+    kubernetes: KubernetesConfig | None = Field(default=None, description="the pods of --on kubernetes; null: defaults")
     storage: StorageConfig = Field(default_factory=StorageConfig, description="where runs are kept")
 
     @model_validator(mode="after")

@@ -143,8 +143,8 @@ def _field_names(path: Sequence[str]) -> list[str]:
     parts = iter(path)
     for part in parts:
         annotation = section.model_fields[part].annotation
-        if get_origin(annotation) is dict:
-            next(parts, None)  # the user's key
+        if get_origin(annotation) in (dict, tuple):
+            next(parts, None)  # the user's key, or the number in a list
         candidates = [annotation, *get_args(annotation)]
         section = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
     return list(section.model_fields)

@@ -91,7 +91,7 @@ def _here(
     if settings.records > MOST_IN_MEMORY:
         raise ConfigError(f"{settings.records:,} records are too many for one file; give a folder: -o FOLDER/")
     if launch.dry_run:
-        plan = plan_generation(config.name, request.output or "-", generation.to_dict(), "local", environment={})
+        plan = plan_generation(config, request.output or "-", generation.to_dict(), "local", environment={})
         return plan.to_dict(), plan.to_yaml().rstrip()
     training = hash_records(config.data) if settings.not_in_training else None
     maker = RecordMaker(load_model(directory.folder.child("model")), settings, training)
@@ -131,7 +131,7 @@ def _make(maker: RecordMaker, n: int, *, quiet: bool) -> Generated:
 def _into_folder(folder: Folder, generation: Generation, config: JobConfig, launch: Launch) -> Answer:
     validator = config.generation.validator
     plan = plan_generation(
-        config.name,
+        config,
         folder.uri,
         generation.to_dict(),
         launch.target,

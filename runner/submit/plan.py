@@ -19,8 +19,9 @@ import yaml
 
 from runner.config import JobConfig
 from runner.errors import ConfigError
+from runner.submit.kubernetes import DRIVE_JOB, manifests, object_name
 
-Target = Literal["local", "ray"]
+Target = Literal["local", "ray", "kubernetes"]
 
 PACKAGE_FOLDER = str(Path(__file__).resolve().parent.parent)
 """The `runner` package itself: it travels with the job, so that the cluster runs the code that planned it."""
@@ -28,7 +29,8 @@ PACKAGE_FOLDER = str(Path(__file__).resolve().parent.parent)
 
 @dataclass(frozen=True)
 class Plan:
-    """A submission. For `ray`: the Jobs API's `address`, `submission_id`, `entrypoint` and `runtime_env`."""
+    """A submission. For `ray`: the Jobs API's `address`, `submission_id`, `entrypoint` and `runtime_env`; for
+    `kubernetes`: the `manifests` of the objects to create, of which the RayJob is called `submission_id`."""
 
     target: Target
     run_uri: str
@@ -37,13 +39,16 @@ class Plan:
     submission_id: str | None = None
     entrypoint: str | None = None
     runtime_env: dict[str, Any] = field(default_factory=dict[str, Any])
+    manifests: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, {})}
+        return {name: value for name, value in asdict(self).items() if value not in (None, {}, ())}
 
     def to_yaml(self) -> str:
-        """For people."""
+        """For people; for `kubernetes` what `kubectl create -f -` takes."""
+        if self.manifests:
+            return yaml.safe_dump_all(self.manifests, sort_keys=False, allow_unicode=True)
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
@@ -62,21 +67,24 @@ def plan_submission(
     """
     job = config.model_dump(mode="json")
     run_uri = f"{config.storage.uri.rstrip('/')}/{config.name}"
+    suffix = uuid.uuid4().hex[:8]
     if target == "local":
         return Plan("local", run_uri, job)
+    if target == "kubernetes":
+        return _on_kubernetes(config, address, run_uri, job, object_name(config.name, suffix), DRIVE_JOB)
     return Plan(
         "ray",
         run_uri,
         job,
         address=_jobs_api(target, address, environment),
-        submission_id=f"runner-{config.name}-{uuid.uuid4().hex[:8]}",
+        submission_id=f"runner-{config.name}-{suffix}",
         entrypoint=f"python -m runner.driver {_quoted(run_uri)}",
         runtime_env={"py_modules": [PACKAGE_FOLDER, *modules]},
     )
 
 
 def plan_generation(
-    name: str,
+    config: JobConfig,
     output: str,
     generation: Mapping[str, Any],
     target: str,
@@ -85,24 +93,37 @@ def plan_generation(
     environment: Mapping[str, str],
     modules: tuple[str, ...] = (),
 ) -> Plan:
-    """What generating into the folder `output` on a target comes to; errors as for `plan_submission`."""
+    """What generating from a run of `config` into the folder `output` comes to; errors as for `plan_submission`."""
+    suffix, entrypoint = uuid.uuid4().hex[:8], f"python -m runner.generation.drive {_quoted(output)}"
     if target == "local":
         return Plan("local", output, dict(generation))
+    if target == "kubernetes":
+        name = object_name(f"generate-{config.name}", suffix)
+        return _on_kubernetes(config, address, output, dict(generation), name, entrypoint)
     return Plan(
         "ray",
         output,
         dict(generation),
         address=_jobs_api(target, address, environment),
-        submission_id=f"runner-generate-{name}-{uuid.uuid4().hex[:8]}",
-        entrypoint=f"python -m runner.generation.drive {_quoted(output)}",
+        submission_id=f"runner-generate-{config.name}-{suffix}",
+        entrypoint=entrypoint,
         runtime_env={"py_modules": [PACKAGE_FOLDER, *modules]},
     )
+
+
+def _on_kubernetes(
+    config: JobConfig, address: str | None, uri: str, job: dict[str, Any], name: str, entrypoint: str
+) -> Plan:
+    if address is not None:
+        raise ConfigError("--address is for --on ray; --on kubernetes uses the current context (`kubectl config`)")
+    objects = manifests(config, name, entrypoint)
+    return Plan("kubernetes", uri, job, submission_id=name, entrypoint=entrypoint, manifests=objects)
 
 
 def _jobs_api(target: str, address: str | None, environment: Mapping[str, str]) -> str:
     """The address of the cluster's Jobs API."""
     if target != "ray":
-        raise ConfigError(f"--on {target}: no such target; choose local or ray")
+        raise ConfigError(f"--on {target}: no such target; choose local, ray or kubernetes")
     address = address or environment.get("RAY_API_SERVER_ADDRESS") or environment.get("RAY_ADDRESS")
     if not address:
         raise ConfigError("--on ray: no cluster named; give --address http://HEAD:8265 or set RAY_ADDRESS")

@@ -15,24 +15,12 @@ import yaml
 from runner.config import JobConfig, parse_job
 from runner.errors import ConfigError, JobFailedError, JobStoppedError, NothingNewError, RunnerError
 from runner.run_directory import JOB_FOLDER_VARIABLE, KILLED_RUN_ENDS_WITHIN_S, RunDirectory, Status
+from runner.submit.kubernetes import NAMESPACE_VARIABLE
 from runner.submit.launch import Launch
 from runner.submit.plan import Plan, plan_submission, with_absolute_paths
 
-CHANGEABLE = (
-    "training.epochs",
-    "training.max_training_time_s",
-    "training.early_stopping",
-    "training.checkpoint_every_s",
-    "training.save_all_checkpoints",
-    "privacy.max_epsilon",
-    "resources",
-    "data.cache_gib",
-    "generation",
-)
-"""What a resume may change: nothing that the weights so far depend on."""
-
-CHANGEABLE_IN_A_SWEEP = ("sweep.trials", "sweep.max_concurrent", "resources")
-"""What the resume of a sweep may change: its trials began with the rest."""
+STOPS_WITHIN_S = 300.0
+"""What `runner stop` waits for the last checkpoint of a run on Kubernetes."""
 
 Answer = tuple[dict[str, Any], str]
 
@@ -43,8 +31,10 @@ def start_run(config: JobConfig, launch: Launch) -> Answer:
     Raises:
         RunnerError: in one line; nothing is written when the job itself, its records or the cluster are at fault.
     """
-    config = with_absolute_paths(config, Path.cwd())
-    if config.data.since is not None:
+    in_pods = launch.target == "kubernetes"
+    if not in_pods:
+        config = with_absolute_paths(config, Path.cwd())
+    if config.data.since is not None and not (in_pods and _is_unseen(config.storage.uri)):
         from runner.train.series import with_definite_since
 
         config = with_definite_since(config)
@@ -55,9 +45,11 @@ def start_run(config: JobConfig, launch: Launch) -> Answer:
     from runner.driver import check, check_free, claim
 
     client = connect_to(plan)
+    if in_pods and _is_unseen(config.storage.uri):
+        return _send_unseen(plan, client, launch)
     check_free(config)
     try:
-        checked = check(config)
+        checked = None if in_pods and _is_unseen(config.data.uri) else check(config)
     except NothingNewError as nothing:
         return {"run": None, "state": "nothing new", "message": str(nothing)}, f"nothing to do: {nothing}"
     directory = claim(config, launch.target)
@@ -85,11 +77,13 @@ def resume_run(directory: RunDirectory, overrides: Sequence[str], launch: Launch
         ConfigError: an override changes what the weights depend on.
         RunExistsError: the run is still alive.
     """
+    from runner.driver import check_changes
+
     os.environ.setdefault(JOB_FOLDER_VARIABLE, directory.current_status().job_folder)
     before = directory.read_config()
     document = yaml.safe_load(before.to_yaml())
     config = parse_job(document, overrides, environment={}, source=directory.uri)
-    _check_changes(before, config)
+    check_changes(before, config)
     plan = _plan(config, launch)
     if launch.dry_run:
         return plan.to_dict(), plan.to_yaml().rstrip()
@@ -110,21 +104,65 @@ def resume_run(directory: RunDirectory, overrides: Sequence[str], launch: Launch
     return answer or _finished(directory, directory.current_status())
 
 
+def _is_unseen(uri: str) -> bool:
+    """Whether this is a folder of a volume, and we are not in a pod that mounts it."""
+    return "://" not in uri and NAMESPACE_VARIABLE not in os.environ
+
+
+def _send_unseen(plan: Plan, client: Any, launch: Launch) -> Answer:
+    """Send a job whose run directory only its pods see: they claim it, and tell of it."""
+    from runner.submit import kuberay
+
+    if not launch.detach:
+        raise ConfigError(
+            f"storage.uri: {plan.run_uri} is on a volume that only the pods see, so this run cannot be followed from "
+            "here; add --detach, or use s3://bucket/prefix"
+        )
+    kuberay.send(plan, client)
+    submission = {"namespace": client.namespace, "id": str(plan.submission_id)}
+    return submission | {"run": plan.run_uri}, (
+        f"submitted as {plan.submission_id}; `kubectl --namespace {client.namespace} get rayjob {plan.submission_id}` "
+        "shows how far it is"
+    )
+
+
 def stop_run(directory: RunDirectory, status: Status) -> str:
     """Ask a run to stop at its next step, a generation after its next shard; a cluster's job that has not begun is
-    withdrawn."""
+    withdrawn, and one on Kubernetes is removed once it has stopped."""
+    on_kubernetes = "namespace" in status.submission
     if not status.is_active:
-        return f"{directory.uri}: nothing to stop, the run is {status.state}"
+        removed = ""
+        if on_kubernetes:
+            _withdraw(status)
+            removed = f"; removed {status.submission['id']} from the cluster"
+        return f"{directory.uri}: nothing to stop, the run is {status.state}{removed}"
     directory.request_stop()
     if status.state == "pending" and status.submission:
-        from runner.submit.ray_jobs import stop_job
-
-        stop_job(status.submission["address"], status.submission["id"])
+        _withdraw(status)
         directory.update_status(state="stopped", message="withdrawn before it began")
         return f"{directory.uri}: withdrawn before it began"
-    if directory.is_generation:
-        return f"{directory.uri}: stops after its next shard; the same command continues it"
-    return f"{directory.uri}: stops at its next step; `runner resume {directory.uri}` continues it"
+    again = (
+        "the same command continues it" if directory.is_generation else f"`runner resume {directory.uri}` continues it"
+    )
+    if on_kubernetes:
+        directory.wait_until_left(STOPS_WITHIN_S)
+        _withdraw(status)
+        return f"{directory.uri}: stopped, and removed from the cluster; {again}"
+    step = "shard" if directory.is_generation else "step"
+    return f"{directory.uri}: stops {'after' if directory.is_generation else 'at'} its next {step}; {again}"
+
+
+def _withdraw(status: Status) -> None:
+    """Take a job from its cluster."""
+    submission = status.submission
+    if "namespace" in submission:
+        from runner.submit import kuberay
+
+        kuberay.delete_job(kuberay.connect(submission["namespace"]), submission["id"])
+    else:
+        from runner.submit import ray_jobs
+
+        ray_jobs.stop_job(submission["address"], submission["id"])
 
 
 def _plan(config: JobConfig, launch: Launch) -> Plan:
@@ -134,22 +172,32 @@ def _plan(config: JobConfig, launch: Launch) -> Plan:
 
 
 def connect_to(plan: Plan) -> Any:
-    if plan.address is None:
-        return None
-    from runner.submit.ray_jobs import connect
+    """A client of the cluster that the plan is for; None on this machine."""
+    if plan.target == "kubernetes":
+        from runner.submit import kuberay
 
-    return connect(plan.address)
+        return kuberay.connect(plan.manifests[0]["metadata"].get("namespace"))
+    if plan.target == "ray":
+        from runner.submit import ray_jobs
+
+        return ray_jobs.connect(str(plan.address))
+    return None
 
 
 def run_on_cluster(plan: Plan, client: Any, directory: RunDirectory, launch: Launch) -> Answer | None:
     """Send a planned job and follow it; None: it has ended, else the answer for a job that goes on alone."""
-    from runner.submit.ray_jobs import follow_job, send
+    if plan.target == "kubernetes":
+        from runner.submit import kuberay as cluster
 
-    submission = {"address": str(plan.address), "id": str(plan.submission_id)}
+        submission = {"namespace": client.namespace, "id": str(plan.submission_id)}
+    else:
+        from runner.submit import ray_jobs as cluster
+
+        submission = {"address": str(plan.address), "id": str(plan.submission_id)}
     # Before the job can write a status of its own; from here on this process's end says nothing about the run.
     directory.update_status(submission=submission, host="", pid=0)
     try:
-        send(plan, client)
+        cluster.send(plan, client)
     except RunnerError as error:
         directory.update_status(state="failed", error=str(error))
         raise
@@ -158,7 +206,7 @@ def run_on_cluster(plan: Plan, client: Any, directory: RunDirectory, launch: Lau
             f"submitted as {plan.submission_id}; `runner status {plan.run_uri}` shows how far it is"
         )
     try:
-        follow_job(client, plan, directory, quiet=launch.quiet)
+        cluster.follow_job(client, plan, directory, quiet=launch.quiet)
     except KeyboardInterrupt:
         follows = "status" if directory.is_generation else "logs -f"
         return submission | {"run": plan.run_uri}, (
@@ -180,27 +228,6 @@ def _finished(directory: RunDirectory, status: Status) -> Answer:
         raise JobFailedError(f"{directory.uri}: {status.error or status.state}")
     text = f"{status.message}: {directory.uri}\nrunner generate {directory.uri} -n 1000 -o synthetic.parquet"
     return {"run": directory.uri, **asdict(status)}, text
-
-
-def _check_changes(before: JobConfig, after: JobConfig) -> None:
-    changeable = CHANGEABLE if before.sweep is None else CHANGEABLE_IN_A_SWEEP
-    for path in _differences(before.model_dump(), after.model_dump()):
-        if not any(path == field or path.startswith(field + ".") for field in changeable):
-            raise ConfigError(
-                f"--set {path}: a resume cannot change this, the weights so far depend on it; "
-                f"it can change {', '.join(changeable)}"
-            )
-
-
-def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for name, old in before.items():
-        new = after.get(name)
-        if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
-            found += _differences(old, new, f"{prefix}{name}.")
-        elif old != new:
-            found.append(prefix + name)
-    return found
 
 
 def _user_modules(config: JobConfig) -> tuple[str, ...]:

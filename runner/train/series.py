@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -28,10 +29,11 @@ SAME = ("model", "tokenizer", "examples")
 """Sections that a run shares with the one that it goes on from."""
 
 
-def with_definite_since(config: JobConfig) -> JobConfig:
+def with_definite_since(config: JobConfig, submission: Mapping[str, str] | None = None) -> JobConfig:
     """The job that `data.since: last` means now: since the newest run of its name that left a model.
 
-    Runs of a series are NAME, NAME.002, NAME.003 and so on. The first one trains on all files.
+    Runs of a series are NAME, NAME.002, NAME.003 and so on. The first one trains on all files. A newest run that
+    `submission` itself has begun is meant again.
     """
     if config.data.since != LAST:
         return config
@@ -39,6 +41,15 @@ def with_definite_since(config: JobConfig) -> JobConfig:
     series = re.compile(re.escape(config.name) + r"(?:\.(\d+))?")
     numbers = {name: int(match[1] or 1) for name in folder.subfolders() if (match := series.fullmatch(name))}
     taken = {name: number for name, number in numbers.items() if RunDirectory(folder.child(name)).exists()}
+    if taken and submission is not None:
+        newest = RunDirectory(folder.child(max(taken, key=lambda name: taken[name])))
+        if newest.current_status().submission == submission:
+            return config.model_copy(
+                update={
+                    "data": config.data.model_copy(update={"since": newest.read_config().data.since}),
+                    "name": newest.read_config().name,
+                }
+            )
     finished = [name for name in taken if folder.exists(f"{name}/model/manifest.json")]
     since = max(finished, key=lambda name: taken[name], default=None)
     data = config.data.model_copy(update={"since": since})

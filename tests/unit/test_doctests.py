@@ -19,7 +19,7 @@ def modules() -> list[str]:
         lines = path.read_text().splitlines()
         imports = {line.split()[1].partition(".")[0] for line in lines if line.startswith(("import ", "from "))}
         if ">>> " in path.read_text() and imports.isdisjoint(HEAVY):
-            found.append(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts))
+            found.append(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"))
     return found
 
 

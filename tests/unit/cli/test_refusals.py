@@ -140,7 +140,7 @@ def test_a_cluster_that_does_not_answer_is_the_infrastructures_fault(refused: Re
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--on", "slurm"], "--on slurm: no such target; choose local or ray"),
+        (["--on", "slurm"], "--on slurm: no such target; choose local, ray or kubernetes"),
         (["--on", "ray"], "--on ray: no cluster named; give --address"),
         (
             ["--on", "ray", "--address", "ray://head:10001"],

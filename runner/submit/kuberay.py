@@ -1,0 +1,180 @@
+"""A job on a Kubernetes cluster, through its API server: what creates, follows and removes a RayJob.
+
+api = connect(namespace=None)      # the current context of the kubeconfig, or the account of the pod we are in
+send(plan, api)
+follow_job(api, plan, directory, quiet=False)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.errors import ClusterError, last_line
+from runner.run_directory import RunDirectory
+from runner.submit.follow import follow_run
+from runner.submit.kubernetes import Manifest
+from runner.submit.plan import Plan
+
+GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
+FINAL = ("Complete", "Failed")
+CHECK_EVERY_S = 2.0
+
+
+@dataclass(frozen=True)
+class Api:
+    """The two APIs that are used, and the namespace that they are used in."""
+
+    core: Any
+    custom: Any
+    namespace: str
+
+
+def connect(namespace: str | None) -> Api:
+    """The API server of the current context, or of the cluster that this process runs in.
+
+    Raises:
+        ClusterError: there is no such context, or nothing answers.
+    """
+    from kubernetes import client, config
+    from kubernetes.config import ConfigException
+    from kubernetes.config.kube_config import list_kube_config_contexts
+
+    try:
+        config.load_kube_config()
+        here = list_kube_config_contexts()[1]["context"].get("namespace")
+    except ConfigException as error:
+        try:
+            config.load_incluster_config()
+        except ConfigException:
+            raise ClusterError(
+                f"no Kubernetes cluster is set up: {last_line(error)}; set KUBECONFIG, and try `kubectl get pods`"
+            ) from error
+        here = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text()
+    api = Api(client.CoreV1Api(), client.CustomObjectsApi(), namespace or here or "default")
+    with _in_one_line(api):
+        client.VersionApi().get_code(_request_timeout=10)
+    return api
+
+
+def send(plan: Plan, api: Api) -> None:
+    """Create the RayJob, and the ConfigMap as a part of it: who deletes the RayJob deletes both.
+
+    Raises:
+        ClusterError: the cluster does not take it; nothing of it is left there.
+    """
+    job, run = plan.manifests
+    with _in_one_line(api):
+        made = api.custom.create_namespaced_custom_object(GROUP, VERSION, api.namespace, PLURAL, run)
+        owner = {
+            "apiVersion": run["apiVersion"],
+            "kind": run["kind"],
+            "name": made["metadata"]["name"],
+            "uid": made["metadata"]["uid"],
+        }
+        job = job | {"metadata": job["metadata"] | {"ownerReferences": [owner]}}
+        try:
+            api.core.create_namespaced_config_map(api.namespace, job)
+        except Exception:
+            delete_job(api, owner["name"])
+            raise
+
+
+def follow_job(api: Api, plan: Plan, directory: RunDirectory, *, quiet: bool) -> None:
+    """Show the run's progress, and what its pods wait for, until the RayJob has ended.
+
+    Raises:
+        ClusterError: it ended without leaving a word in the run directory.
+    """
+    checked_at, shown = 0.0, ""
+    status: Manifest = {}
+
+    def is_over() -> bool:
+        nonlocal checked_at, shown, status
+        if time.monotonic() - checked_at > CHECK_EVERY_S:
+            with _in_one_line(api):
+                status = job_status(api, str(plan.submission_id))
+                waiting = "" if quiet else waits_for(api, status)
+            if waiting not in ("", shown):
+                print(waiting, file=sys.stderr, flush=True)
+            shown, checked_at = waiting, time.monotonic()
+        return status.get("jobDeploymentStatus") in FINAL
+
+    follow_run(directory, is_over, quiet=quiet)
+    left = directory.status()
+    if left is None or left.state not in ("done", "stopped", "failed"):
+        said = status.get("message") or status.get("reason") or "no reason given"
+        raise ClusterError(f"{api.namespace}/{plan.submission_id}: ended as {status['jobDeploymentStatus']}: {said}")
+
+
+def job_status(api: Api, name: str) -> Manifest:
+    """The RayJob's status, as the operator keeps it; empty before it has seen the job."""
+    job = api.custom.get_namespaced_custom_object(GROUP, VERSION, api.namespace, PLURAL, name)
+    return job.get("status") or {}
+
+
+def waits_for(api: Api, status: Manifest) -> str:
+    """Why pods of the job do not run yet, in one line; empty when they do, or nothing is known."""
+    if status.get("jobDeploymentStatus") not in ("Initializing", "Waiting") or not status.get("rayClusterName"):
+        return ""
+    pods = api.core.list_namespaced_pod(api.namespace, label_selector=f"ray.io/cluster={status['rayClusterName']}")
+    reasons: dict[str, int] = {}
+    for pod in pods.items:
+        containers = [each.state.waiting for each in pod.status.container_statuses or () if each.state.waiting]
+        conditions = [
+            each for each in pod.status.conditions or () if each.type == "PodScheduled" and each.status == "False"
+        ]
+        for reason in [each.message or each.reason for each in (*containers, *conditions)]:
+            reasons[reason] = reasons.get(reason, 0) + 1
+    return "; ".join(f"{count} pod{'s wait' if count > 1 else ' waits'}: {why}" for why, count in reasons.items())
+
+
+def delete_job(api: Api, name: str) -> None:
+    """Remove the RayJob, and with it its cluster, pods and ConfigMap; nothing to do when it is gone."""
+    from kubernetes.client import ApiException
+
+    with _in_one_line(api):
+        try:
+            api.custom.delete_namespaced_custom_object(
+                GROUP, VERSION, api.namespace, PLURAL, name, propagation_policy="Background"
+            )
+        except ApiException as error:
+            if error.status != 404:
+                raise
+
+
+@contextmanager
+def _in_one_line(api: Api) -> Iterator[None]:
+    """The API server's refusals, and the network's, as one line that says what to do."""
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
+    where = api.core.api_client.configuration.host
+    try:
+        yield
+    except ApiException as error:
+        raise ClusterError(f"{where}: {_explain(error, api.namespace)}") from error
+    except HTTPError as error:
+        raise ClusterError(
+            f"{where}: no Kubernetes API server answers here; try `kubectl get pods`: {last_line(error)}"
+        ) from error
+
+
+def _explain(error: Any, namespace: str) -> str:
+    try:
+        said = json.loads(error.body)["message"]
+    except (TypeError, ValueError, KeyError):
+        said = (error.body or error.reason or "").strip() or f"HTTP {error.status}"
+    if error.status == 401:
+        return "the cluster does not accept your credentials; log in again, and try `kubectl get pods`"
+    if error.status == 403:
+        return f"you may not do this in namespace {namespace}: {said}"
+    if (error.status == 404 and "could not find the requested resource" in said) or said == "404 page not found":
+        return "this cluster has no RayJobs; install the KubeRay operator, version 1.5.1 or later"
+    return said

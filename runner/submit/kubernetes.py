@@ -1,0 +1,213 @@
+"""A job as Kubernetes objects: a KubeRay RayJob, and a ConfigMap with the job's file.
+
+    print(yaml.safe_dump_all(manifests(config, object_name(config.name, "1a2b3c4d"))))
+
+Pure: `runner submit --on kubernetes --dry-run` prints them, `kuberay.py` sends them. The chart `helm/runner` renders
+the same objects; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from runner.config import JobConfig, KubernetesConfig, PodConfig
+from runner.errors import ConfigError
+
+Manifest = dict[str, Any]
+
+NAMESPACE_VARIABLE = "RUNNER_NAMESPACE"
+JOB_FOLDER = "/etc/runner"
+DRIVE_JOB = f"python -m runner.scheduled {JOB_FOLDER}/job.yaml"
+LABELS = {"app.kubernetes.io/name": "runner", "app.kubernetes.io/managed-by": "runner"}
+POD_LABELS = {"app.kubernetes.io/part-of": "runner"}
+"""KubeRay gives pods a name label of its own, which the head's Service selects them by."""
+NAME_LENGTH = 47
+"""KubeRay's limit: it puts suffixes of its own behind a RayJob's name."""
+
+SPOT: dict[str, tuple[dict[str, str], list[Manifest]]] = {
+    "gke": (
+        {"cloud.google.com/gke-spot": "true"},
+        [{"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}],
+    ),
+    "eks": ({"eks.amazonaws.com/capacityType": "SPOT"}, []),
+    "aks": (
+        {"kubernetes.azure.com/scalesetpriority": "spot"},
+        [
+            {
+                "key": "kubernetes.azure.com/scalesetpriority",
+                "operator": "Equal",
+                "value": "spot",
+                "effect": "NoSchedule",
+            }
+        ],
+    ),
+    "karpenter": ({"karpenter.sh/capacity-type": "spot"}, []),
+}
+"""How providers label and taint nodes that may be taken away: node selector and tolerations."""
+
+
+def object_name(run: str, suffix: str) -> str:
+    """A name that Kubernetes accepts for a run's objects.
+
+    >>> object_name("My_run.002", "1a2b3c4d")
+    'runner-my-run-002-1a2b3c4d'
+    """
+    words = re.sub("[^a-z0-9]+", "-", run.lower())
+    room = NAME_LENGTH - len(f"runner--{suffix}")
+    return f"runner-{words[:room].strip('-')}-{suffix}"
+
+
+def manifests(config: JobConfig, name: str, entrypoint: str = DRIVE_JOB) -> tuple[Manifest, Manifest]:
+    """The ConfigMap with the job and the RayJob that runs it, both called `name`.
+
+    Raises:
+        ConfigError: records or runs are in a folder that pods do not see.
+    """
+    settings = config.kubernetes or KubernetesConfig()
+    _check_uris(config, settings)
+    job = config_map(name, {"job.yaml": config.to_yaml()})
+    run = ray_job(config, name, entrypoint)
+    if settings.namespace is not None:
+        for manifest in (job, run):
+            manifest["metadata"]["namespace"] = settings.namespace
+    return job, run
+
+
+def config_map(name: str, files: Mapping[str, str]) -> Manifest:
+    """Files that pods see under `/etc/runner`."""
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(name), "data": dict(files)}
+
+
+def ray_job(config: JobConfig, name: str, entrypoint: str) -> Manifest:
+    """The RayJob: a head that drives and as many workers as the job asks for, all from one image.
+
+    A lost worker is Ray Train's to replace; a lost head costs the cluster, and `retries` makes a new one that resumes.
+    """
+    settings = config.kubernetes or KubernetesConfig()
+    resources = config.resources
+    concurrent = (config.sweep.max_concurrent or 1) if config.sweep is not None else 1
+    workers = resources.workers * concurrent
+    worker_size = _size(resources.cpus_per_worker or 1, settings.worker.memory_gib)
+    if resources.gpus_per_worker:
+        worker_size["nvidia.com/gpu"] = resources.gpus_per_worker
+    spec: Manifest = {
+        "entrypoint": entrypoint,
+        "submissionMode": "K8sJobMode",
+        "backoffLimit": settings.retries,
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": settings.keep_cluster_s,
+        "rayClusterSpec": {
+            "rayVersion": version("ray"),
+            "authOptions": {"mode": "token"},
+            "headGroupSpec": {
+                "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},  # noqa: S104 - in its pod
+                "template": _pod(
+                    settings, "ray-head", settings.head, _size(settings.head.cpus, settings.head.memory_gib), name
+                ),
+            },
+            "workerGroupSpecs": [
+                {
+                    "groupName": "workers",
+                    "replicas": workers,
+                    "minReplicas": workers,
+                    "maxReplicas": workers,
+                    "rayStartParams": {},
+                    "template": _pod(settings, "ray-worker", settings.worker, worker_size, name),
+                }
+            ],
+        },
+        "submitterPodTemplate": _pod(settings, "ray-job-submitter", PodConfig(), _size(1, 1), name),
+    }
+    spec["submitterPodTemplate"]["spec"]["restartPolicy"] = "Never"
+    metadata = _metadata(name)
+    if settings.deadline_s is not None:
+        spec["activeDeadlineSeconds"] = settings.deadline_s
+    if settings.queue is not None:
+        metadata["labels"] |= {"kueue.x-k8s.io/queue-name": settings.queue}
+        spec["suspend"] = True
+    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": spec}
+
+
+def _metadata(name: str) -> Manifest:
+    return {"name": name, "labels": LABELS | {"app.kubernetes.io/instance": name}}
+
+
+def _size(cpus: int, memory_gib: float) -> Manifest:
+    return {"cpu": cpus, "memory": f"{memory_gib:g}Gi"}
+
+
+def _pod(settings: KubernetesConfig, container: str, kind: PodConfig, size: Manifest, job: str) -> Manifest:
+    """A pod that the `restricted` Pod Security profile admits: no root, no privileges, nothing to write but /tmp."""
+    selector, tolerations = _spot(kind)
+    claims = list(enumerate(sorted(settings.volume_claims.items())))
+    spec: Manifest = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "runAsGroup": 0,
+            "fsGroup": 0,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": container,
+                "image": settings.image,
+                "imagePullPolicy": settings.image_pull_policy,
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "env": [
+                    {"name": NAMESPACE_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+                    *({"name": name, "value": value} for name, value in sorted(settings.environment.items())),
+                ],
+                "resources": {"requests": dict(size), "limits": dict(size)},
+                "volumeMounts": [
+                    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+                    {"name": "job", "mountPath": JOB_FOLDER, "readOnly": True},
+                    *({"name": f"claim-{number}", "mountPath": folder} for number, (_, folder) in claims),
+                ],
+            }
+        ],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "job", "configMap": {"name": job}},
+            *(
+                {"name": f"claim-{number}", "persistentVolumeClaim": {"claimName": claim}}
+                for number, (claim, _) in claims
+            ),
+        ],
+    }
+    [first] = spec["containers"]
+    optional: Manifest = {
+        "nodeSelector": kind.node_selector | selector,
+        "tolerations": [each.model_dump(exclude_none=True) for each in kind.tolerations] + tolerations,
+        "imagePullSecrets": [{"name": secret} for secret in settings.image_pull_secrets],
+        "serviceAccountName": settings.service_account,
+        "priorityClassName": settings.priority_class,
+    }
+    spec |= {field: value for field, value in optional.items() if value}
+    if settings.secrets:
+        first["envFrom"] = [{"secretRef": {"name": secret}} for secret in settings.secrets]
+    return {"metadata": {"labels": dict(POD_LABELS)}, "spec": spec}
+
+
+def _spot(kind: PodConfig) -> tuple[Manifest, list[Manifest]]:
+    provider = getattr(kind, "spot", None)
+    return SPOT[provider] if provider is not None else ({}, [])
+
+
+def _check_uris(config: JobConfig, settings: KubernetesConfig) -> None:
+    folders = [folder.rstrip("/") for folder in settings.volume_claims.values()]
+    for field, uri in (("data.uri", config.data.uri), ("storage.uri", config.storage.uri)):
+        if "://" not in uri and not any(f"{uri}/".startswith(f"{folder}/") for folder in folders):
+            raise ConfigError(
+                f"{field}: {uri} is a folder that pods do not see; use s3://bucket/prefix, or a folder of a volume "
+                "in kubernetes.volume_claims"
+            )
