@@ -1,0 +1,163 @@
+{{/* The name that all objects of a release have. */}}
+{{- define "runner.fullname" -}}
+{{- if contains "runner" .Release.Name }}{{ .Release.Name | trunc 38 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-runner" .Release.Name | trunc 38 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{/* The name of the RayJob: another job is another RayJob. */}}
+{{- define "runner.jobName" -}}
+{{ include "runner.fullname" . }}-{{ toJson .Values.job | sha256sum | trunc 8 }}
+{{- end }}
+
+{{- define "runner.labels" -}}
+app.kubernetes.io/name: runner
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "runner.serviceAccount" -}}
+{{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "runner.fullname" .) }}
+{{- else }}{{ .Values.serviceAccount.name }}{{ end }}
+{{- end }}
+
+{{/* The job as its pods get it: in the release's namespace, with the release's account. */}}
+{{- define "runner.job" -}}
+{{- $job := deepCopy .Values.job }}
+{{- $_ := set $job.kubernetes "namespace" .Release.Namespace }}
+{{- if not $job.kubernetes.service_account }}
+{{- $_ := set $job.kubernetes "service_account" (include "runner.serviceAccount" . | default nil) }}
+{{- end }}
+{{- if and (eq .Values.run "schedule") .Values.schedule.since_last }}
+{{- $_ := set $job.data "since" "last" }}
+{{- end }}
+{{- toYaml $job }}
+{{- end }}
+
+{{/* Requests and limits. Arguments: cpus, memory_gib, gpus. */}}
+{{- define "runner.resources" -}}
+{{- range $kind := list "requests" "limits" }}
+{{ $kind }}:
+  cpu: {{ int64 $.cpus }}
+  memory: {{ $.memory_gib }}Gi
+  {{- with $.gpus }}
+  nvidia.com/gpu: {{ int64 . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Node selector and tolerations of nodes that a provider may take away, as YAML with both keys. */}}
+{{- define "runner.spot" -}}
+{{- if eq . "gke" }}
+selector: {cloud.google.com/gke-spot: "true"}
+tolerations: [{key: cloud.google.com/gke-spot, operator: Equal, value: "true", effect: NoSchedule}]
+{{- else if eq . "eks" }}
+selector: {eks.amazonaws.com/capacityType: SPOT}
+tolerations: []
+{{- else if eq . "aks" }}
+selector: {kubernetes.azure.com/scalesetpriority: spot}
+tolerations: [{key: kubernetes.azure.com/scalesetpriority, operator: Equal, value: spot, effect: NoSchedule}]
+{{- else if eq . "karpenter" }}
+selector: {karpenter.sh/capacity-type: spot}
+tolerations: []
+{{- end }}
+{{- end }}
+
+{{/* What the restricted Pod Security profile asks of a pod and of a container. */}}
+{{- define "runner.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 1000
+runAsGroup: 0
+fsGroup: 0
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "runner.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* A pod of the job. Arguments: root, job, configMap, container, kind (head, worker or {}), cpus, memory_gib, gpus. */}}
+{{- define "runner.pod" -}}
+{{- $settings := .job.kubernetes }}
+{{- $selector := deepCopy (.kind.node_selector | default dict) }}
+{{- $tolerations := list }}
+{{- range .kind.tolerations | default list }}
+{{- $toleration := dict "operator" "Exists" }}
+{{- range $field, $value := . }}{{ if not (kindIs "invalid" $value) }}{{ $_ := set $toleration $field $value }}{{ end }}{{ end }}
+{{- $tolerations = append $tolerations $toleration }}
+{{- end }}
+{{- with .kind.spot }}
+{{- $spot := include "runner.spot" . | fromYaml }}
+{{- $selector = merge $spot.selector $selector }}
+{{- $tolerations = concat $tolerations $spot.tolerations }}
+{{- end }}
+metadata:
+  labels:
+    app.kubernetes.io/part-of: runner
+spec:
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  {{- with $settings.service_account }}
+  serviceAccountName: {{ . }}
+  {{- end }}
+  {{- with $settings.priority_class }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- with $settings.image_pull_secrets }}
+  imagePullSecrets:
+    {{- range . }}
+    - name: {{ . }}
+    {{- end }}
+  {{- end }}
+  {{- with $selector }}
+  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $tolerations }}
+  tolerations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext: {{- include "runner.podSecurity" . | nindent 4 }}
+  containers:
+    - name: {{ .container }}
+      image: {{ $settings.image | quote }}
+      imagePullPolicy: {{ $settings.image_pull_policy }}
+      {{- with .command }}
+      command: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      securityContext: {{- include "runner.containerSecurity" . | nindent 8 }}
+      env:
+        - name: RUNNER_NAMESPACE
+          valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+        {{- range $name, $value := $settings.environment }}
+        - name: {{ $name | quote }}
+          value: {{ $value | quote }}
+        {{- end }}
+      {{- with $settings.secrets }}
+      envFrom:
+        {{- range . }}
+        - secretRef: {name: {{ . }}}
+        {{- end }}
+      {{- end }}
+      resources: {{- include "runner.resources" . | nindent 8 }}
+      volumeMounts:
+        - {name: tmp, mountPath: /tmp}
+        - {name: job, mountPath: /etc/runner, readOnly: true}
+        {{- $number := 0 }}
+        {{- range $claim, $folder := $settings.volume_claims }}
+        - {name: claim-{{ $number }}, mountPath: {{ $folder }}}
+        {{- $number = add $number 1 }}
+        {{- end }}
+  volumes:
+    - name: tmp
+      emptyDir: {}
+    - name: job
+      configMap: {name: {{ .configMap }}}
+    {{- $number := 0 }}
+    {{- range $claim, $folder := $settings.volume_claims }}
+    - name: claim-{{ $number }}
+      persistentVolumeClaim: {claimName: {{ $claim }}}
+    {{- $number = add $number 1 }}
+    {{- end }}
+{{- end }}

@@ -1,0 +1,166 @@
+"""The chart: what it renders is what `runner submit --on kubernetes` sends, and it says no to what a job file would."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runner.config import KubernetesConfig, ResourcesConfig, parse_job
+from runner.submit.kubernetes import Manifest, manifests
+from tests.kubernetes import tools
+from tests.runs import ROOT
+
+CHART = ROOT / "helm" / "runner"
+CI_VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+JOB: dict[str, Any] = {"name": "demo", "data": {"uri": "s3://b/records/"}, "storage": {"uri": "s3://b/runs/"}}
+
+
+def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([tools.build("helm"), *arguments], capture_output=True, text=True, check=False)
+
+
+def render(values: dict[str, Any], folder: Path) -> list[Manifest]:
+    """The objects of a release in the namespace `team`."""
+    file = folder / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    done = helm("template", "demo", CHART, "--namespace", "team", "--values", file)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def the(kind: str, objects: list[Manifest]) -> Manifest:
+    [found] = [each for each in objects if each["kind"] == kind]
+    return found
+
+
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "gpus": {"resources": {"workers": 4, "cpus_per_worker": 8, "gpus_per_worker": 2}},
+    "spot gke": {"kubernetes": {"worker": {"spot": "gke", "node_selector": {"pool": "a"}}}},
+    "spot eks": {"kubernetes": {"worker": {"spot": "eks"}}},
+    "spot aks": {
+        "kubernetes": {"worker": {"spot": "aks", "tolerations": [{"key": "k", "value": "v", "operator": "Equal"}]}}
+    },
+    "spot karpenter": {"kubernetes": {"worker": {"spot": "karpenter"}}},
+    "kueue": {"kubernetes": {"queue": "team-queue", "priority_class": "low"}},
+    "limits": {"kubernetes": {"retries": 0, "deadline_s": 31536000, "keep_cluster_s": 31536000}},
+    "account": {"kubernetes": {"service_account": "cloud", "image_pull_secrets": ["registry"], "secrets": ["s3", "t"]}},
+    "environment": {"kubernetes": {"environment": {"AWS_REGION": "eu-central-1", "FLAG": "true", "NUMBER": "012"}}},
+    "volumes": {
+        "data": {"uri": "/data/records"},
+        "storage": {"uri": "/runs"},
+        "kubernetes": {"volume_claims": {"b": "/runs", "a": "/data"}},
+    },
+    "nodes": {
+        "kubernetes": {
+            "image": "registry.example/runner@sha256:" + 64 * "0",
+            "image_pull_policy": "Always",
+            "head": {"cpus": 3, "memory_gib": 2.5, "node_selector": {"disk": "ssd"}, "tolerations": [{"key": "a"}, {}]},
+            "worker": {"memory_gib": 0.5, "tolerations": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]},
+        }
+    },
+    "a sweep": {
+        "resources": {"workers": 2},
+        "sweep": {"parameters": {"model.rnn_units": {"choice": [8, 16]}}, "max_concurrent": 3},
+    },
+    "large numbers": {"data": {"uri": "s3://b/r", "max_records": 50_000_000}, "training": {"seed": 4_000_000_000}},
+    "texts": {"data": {"uri": "s3://b/ä ö", "field_delimiter": "|"}, "training": {"epoch_callback": "a.b:c"}},
+}
+
+
+@pytest.mark.parametrize("changes", VARIATIONS.values(), ids=list(VARIATIONS))
+def test_the_chart_renders_what_submit_sends(changes: dict[str, Any], tmp_path: Path) -> None:
+    objects = render({"run": "now", "job": JOB | changes}, tmp_path)
+    rendered = the("RayJob", objects)
+    name = rendered["metadata"]["name"]
+    kubernetes = {"namespace": "team", "service_account": "demo-runner"} | changes.get("kubernetes", {})
+    config = parse_job(JOB | changes | {"kubernetes": kubernetes}, environment={})
+    files, sent = manifests(config, name)
+    assert rendered["spec"] == sent["spec"]
+    for key in ("apiVersion", "kind"):
+        assert rendered[key] == sent[key]
+    queue = "kueue.x-k8s.io/queue-name"
+    assert rendered["metadata"]["namespace"] == sent["metadata"]["namespace"] == "team"
+    assert rendered["metadata"]["labels"].get(queue) == sent["metadata"]["labels"].get(queue)
+    held = the("ConfigMap", objects)
+    assert (held["metadata"]["name"], held["data"].keys()) == (name, files["data"].keys())
+    job = parse_job(yaml.safe_load(held["data"]["job.yaml"]), environment={})
+    assert job == config
+
+
+def test_the_charts_defaults_are_those_of_a_job_file() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())["job"]
+    defaults = KubernetesConfig().model_dump(mode="json", exclude={"namespace"})
+    assert values["kubernetes"] == defaults
+    resources = ResourcesConfig().model_dump()
+    assert values["resources"] == {name: resources[name] for name in values["resources"]}
+
+
+def test_another_job_is_another_rayjob(tmp_path: Path) -> None:
+    names = {
+        the("RayJob", render({"run": "now", "job": JOB | {"training": {"epochs": epochs}}}, tmp_path))["metadata"][
+            "name"
+        ]
+        for epochs in (1, 2)
+    }
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("values", CI_VALUES, ids=lambda path: path.name)
+def test_the_chart_passes_lint(values: Path) -> None:
+    done = helm("lint", CHART, "--strict", "--values", values)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_chart_packages(tmp_path: Path) -> None:
+    assert helm("package", CHART, "--destination", tmp_path).returncode == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["runner-0.1.0.tgz"]
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"run": "now"}, "'/job/data/uri': minLength"),
+        ({"run": "now", "job": JOB | {"trainin": {}}}, "'/job': additional properties 'trainin' not allowed"),
+        ({"run": "now", "job": JOB | {"training": {"epochs": 0}}}, "'/job/training/epochs': minimum"),
+        ({"run": "now", "job": JOB | {"kubernetes": {"worker": {"spot": "ovh"}}}}, "'/job/kubernetes"),
+        ({"run": "later"}, "'/run': value must be one of"),
+        ({"run": "schedule", "job": JOB, "schedule": {"cron": "every day"}}, "'/schedule/cron': "),
+        ({"networkPolicy": {"enable": True}}, "'/networkPolicy': additional properties 'enable' not allowed"),
+    ],
+)
+def test_the_chart_refuses_wrong_values(values: dict[str, Any], line: str, tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    done = helm("template", "demo", CHART, "--values", file)
+    assert done.returncode != 0
+    assert line in done.stderr
+
+
+def test_a_schedule_submits_the_job_with_the_rights_for_it(tmp_path: Path) -> None:
+    objects = render({"run": "schedule", "job": JOB, "schedule": {"time_zone": "Europe/Berlin"}}, tmp_path)
+    cron = the("CronJob", objects)["spec"]
+    assert (cron["schedule"], cron["timeZone"], cron["concurrencyPolicy"]) == ("0 3 * * *", "Europe/Berlin", "Forbid")
+    pod = cron["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["command"] == ["runner", "submit", "/etc/runner/job.yaml", "--on", "kubernetes"]
+    assert pod["automountServiceAccountToken"]
+    job = parse_job(yaml.safe_load(the("ConfigMap", objects)["data"]["job.yaml"]), environment={})
+    assert job.data.since == "last"
+    [subject] = the("RoleBinding", objects)["subjects"]
+    assert subject == {"kind": "ServiceAccount", "name": pod["serviceAccountName"], "namespace": "team"}
+
+
+def test_no_job_no_rayjob(tmp_path: Path) -> None:
+    kinds = {each["kind"] for each in render({}, tmp_path)}
+    assert kinds == {"ServiceAccount", "Role", "NetworkPolicy", "PodDisruptionBudget"}
+
+
+def test_no_secret_is_in_what_is_rendered(tmp_path: Path) -> None:
+    """The chart takes Secrets by name only."""
+    for run in ("now", "schedule"):
+        objects = render({"run": run, "job": JOB | {"kubernetes": {"secrets": ["s3"]}}}, tmp_path)
+        assert not [each for each in objects if each["kind"] == "Secret"]
