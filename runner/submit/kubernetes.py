@@ -1,6 +1,6 @@
 """A job as Kubernetes objects: a KubeRay RayJob, and a ConfigMap with the job's file.
 
-    print(yaml.safe_dump_all(manifests(config, object_name(config.name, "1a2b3c4d"))))
+    print(to_yaml(manifests(config, object_name(config.name, "1a2b3c4d"))))
 
 Pure: `runner submit --on kubernetes --dry-run` prints them, `kuberay.py` sends them. The chart `helm/runner` renders
 the same objects; a test holds the two together.
@@ -9,9 +9,11 @@ the same objects; a test holds the two together.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
+
+import yaml
 
 from runner.config import JobConfig, KubernetesConfig, PodConfig
 from runner.errors import ConfigError
@@ -74,6 +76,22 @@ def manifests(config: JobConfig, name: str, entrypoint: str = DRIVE_JOB) -> tupl
         for manifest in (job, run):
             manifest["metadata"]["namespace"] = settings.namespace
     return job, run
+
+
+def to_yaml(objects: Iterable[Manifest]) -> str:
+    """The objects as `kubectl create -f -` takes them; files in them stay readable."""
+    return yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, "|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def config_map(name: str, files: Mapping[str, str]) -> Manifest:

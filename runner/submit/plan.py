@@ -19,7 +19,7 @@ import yaml
 
 from runner.config import JobConfig
 from runner.errors import ConfigError
-from runner.submit.kubernetes import DRIVE_JOB, manifests, object_name
+from runner.submit.kubernetes import DRIVE_JOB, manifests, object_name, to_yaml
 
 Target = Literal["local", "ray", "kubernetes"]
 
@@ -48,7 +48,7 @@ class Plan:
     def to_yaml(self) -> str:
         """For people; for `kubernetes` what `kubectl create -f -` takes."""
         if self.manifests:
-            return yaml.safe_dump_all(self.manifests, sort_keys=False, allow_unicode=True)
+            return to_yaml(self.manifests)
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
