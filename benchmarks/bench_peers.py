@@ -70,7 +70,7 @@ def main() -> None:
     for name in PEERS:
         print(f"starting {name}", flush=True)
         try:
-            peers[name] = start_peer(name)
+            peers[name] = start_peer(f"{name}_step", [f"--{size}={value}" for size, value in SIZES.items()])
         except PeerError as error:
             why[name] = str(error)
     timers = {name: {mode: peer_timer(peer, mode) for mode in peer.modes} for name, peer in peers.items()}
@@ -83,14 +83,13 @@ def main() -> None:
     print(json.dumps({**summarize(times), "why": why | failures, **conditions}))
 
 
-def start_peer(name: str) -> Peer:
-    """Start benchmarks/peers/NAME_step.py in its locked environment, installed if need be, and let it warm up."""
+def start_peer(name: str, arguments: list[str]) -> Peer:
+    """Start benchmarks/peers/NAME.py in its locked environment, installed if need be, and let it warm up."""
     uv = shutil.which("uv") or str(ROOT / ".uv" / "bin" / "uv")
-    script = ROOT / "benchmarks" / "peers" / f"{name}_step.py"
-    sizes = [f"--{size}={value}" for size, value in SIZES.items()]
+    script = ROOT / "benchmarks" / "peers" / f"{name}.py"
     errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the peer runs
     process = subprocess.Popen(
-        [uv, "run", "--locked", "--script", str(script), *sizes],
+        [uv, "run", "--locked", "--script", str(script), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,

@@ -82,6 +82,10 @@ def test_a_run_on_s3_ends_with_the_weights_of_a_local_one_and_generates_to_s3(
     run_runner("generate", run.uri, "-n", "7", "-o", f"s3://{bucket}/out/synthetic.parquet")
     (tmp_path / "synthetic.parquet").write_bytes(open_folder(f"s3://{bucket}/out").read("synthetic.parquet"))
     assert pq.read_table(tmp_path / "synthetic.parquet").num_rows == 7
+    if cache_gib:
+        synthetic = f"s3://{bucket}/out/synthetic.parquet"
+        assert f"{run.uri}/report.html" in run_runner("report", run.uri, "--synthetic", synthetic).stdout
+        assert b"7 synthetic records" in run.read("report.html")
 
 
 @pytest.mark.timeout(400)
