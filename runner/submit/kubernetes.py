@@ -24,6 +24,10 @@ NAMESPACE_VARIABLE = "RUNNER_NAMESPACE"
 JOB_FOLDER = "/etc/runner"
 DRIVE_JOB = f"python -m runner.scheduled {JOB_FOLDER}/job.yaml"
 LABELS = {"app.kubernetes.io/name": "runner", "app.kubernetes.io/managed-by": "runner"}
+PREEMPT = ["python", "-m", "runner.train.preempt"]
+GRACE_S = 120
+"""What a worker's pod gets to leave a checkpoint, where its provider allows as much."""
+
 POD_LABELS = {"app.kubernetes.io/part-of": "runner"}
 """KubeRay gives pods a name label of its own, which the head's Service selects them by."""
 NAME_LENGTH = 47
@@ -140,6 +144,9 @@ def ray_job(config: JobConfig, name: str, entrypoint: str) -> Manifest:
         "submitterPodTemplate": _pod(settings, "ray-job-submitter", PodConfig(), _size(1, 1), name),
     }
     spec["submitterPodTemplate"]["spec"]["restartPolicy"] = "Never"
+    worker = spec["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
+    worker["terminationGracePeriodSeconds"] = GRACE_S
+    worker["containers"][0]["lifecycle"] = {"preStop": {"exec": {"command": PREEMPT}}}
     metadata = _metadata(name)
     if settings.deadline_s is not None:
         spec["activeDeadlineSeconds"] = settings.deadline_s

@@ -100,6 +100,9 @@ metadata:
 spec:
   automountServiceAccountToken: false
   enableServiceLinks: false
+  {{- if eq .container "ray-worker" }}
+  terminationGracePeriodSeconds: 120
+  {{- end }}
   {{- with $settings.service_account }}
   serviceAccountName: {{ . }}
   {{- end }}
@@ -123,6 +126,11 @@ spec:
     - name: {{ .container }}
       image: {{ $settings.image | quote }}
       imagePullPolicy: {{ $settings.image_pull_policy }}
+      {{- if eq .container "ray-worker" }}
+      lifecycle:
+        preStop:
+          exec: {command: [python, -m, runner.train.preempt]}
+      {{- end }}
       {{- with .command }}
       command: {{- toYaml . | nindent 8 }}
       {{- end }}
