@@ -4,7 +4,7 @@ SHELL := /bin/bash
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := .venv/bin
 
-.PHONY: help install demo test test-s3 test-slow test-browser audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-sweep bench-report bench-generate bench-start clean
+.PHONY: help install demo kubernetes-tools cluster test test-s3 test-slow test-browser audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-sweep bench-report bench-generate bench-start clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -22,6 +22,12 @@ demo: install  ## Train on the demo records and show ten synthetic ones
 	$(RUN)/python examples/make_demo_data.py
 	$(RUN)/runner submit examples/quickstart.yaml
 	$(RUN)/runner generate runs/randhie -n 10
+
+kubernetes-tools: install  ## Build the Kubernetes programs that tests use, with Go (minutes, once)
+	$(RUN)/python -m tests.kubernetes.tools
+
+cluster: install  ## Start a Kubernetes cluster with KubeRay on loopback, until Ctrl-C
+	$(RUN)/python -m tests.kubernetes.cluster
 
 test: install  ## All tests that need nothing but Python packages
 	$(RUN)/python -m pytest tests/unit tests/ray
