@@ -83,6 +83,7 @@ class ControlPlane:
         command = [
             tool("kube-apiserver"),
             f"--etcd-servers={self._etcd_url}",
+            f"--advertise-address={HOST}",  # Else it looks for a default route, which a machine need not have.
             f"--bind-address={HOST}",
             f"--secure-port={self._port}",
             f"--tls-cert-file={serving.certificate}",
