@@ -4,7 +4,7 @@ SHELL := /bin/bash
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := .venv/bin
 
-.PHONY: help install demo kubernetes-tools cluster test test-s3 test-slow test-browser audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-sweep bench-report bench-generate bench-start clean
+.PHONY: help install demo kubernetes-tools cluster test test-s3 test-slow test-browser test-image test-kubernetes audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-sweep bench-report bench-generate bench-start clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -40,6 +40,12 @@ test-slow: install  ## Runs that are killed, and other tests that take minutes
 
 test-browser: install  ## The report page in Debian's chromium (see .ci/install-debian-packages)
 	$(RUN)/python -m pytest tests/browser
+
+test-image: install  ## The container image: built by an engine of its own, as root (see .ci/install-debian-packages)
+	$(RUN)/python -m pytest tests/image
+
+test-kubernetes: install  ## A Kubernetes control plane with KubeRay's operator, and the chart on it (builds the tools first)
+	$(RUN)/python -m pytest tests/kubernetes
 
 audit: install  ## Check the privacy promises: mutants that must be caught, and an empirical audit (minutes)
 	$(RUN)/python -m tests.mutants.run
