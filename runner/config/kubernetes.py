@@ -34,7 +34,7 @@ class PodConfig(Section):
 class HeadConfig(PodConfig):
     """The head: it drives the run, and trains nothing."""
 
-    cpus: int = Field(default=1, ge=1, le=1024, description="CPUs")
+    cpus: float = Field(default=1, ge=0.1, le=1024, description="CPUs")
     memory_gib: float = Field(default=4, gt=0, le=65_536, description="memory")
 
 

@@ -143,6 +143,8 @@ def ray_job(config: JobConfig, name: str, entrypoint: str) -> Manifest:
         },
         "submitterPodTemplate": _pod(settings, "ray-job-submitter", PodConfig(), _size(1, 1), name),
     }
+    # It only follows the job's log.
+    spec["submitterPodTemplate"]["spec"]["containers"][0]["resources"]["requests"] = _size(0.1, 0.25)
     spec["submitterPodTemplate"]["spec"]["restartPolicy"] = "Never"
     worker = spec["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
     worker["terminationGracePeriodSeconds"] = GRACE_S
@@ -160,7 +162,7 @@ def _metadata(name: str) -> Manifest:
     return {"name": name, "labels": LABELS | {"app.kubernetes.io/instance": name}}
 
 
-def _size(cpus: int, memory_gib: float) -> Manifest:
+def _size(cpus: float, memory_gib: float) -> Manifest:
     return {"cpu": cpus, "memory": f"{memory_gib:g}Gi"}
 
 

@@ -35,16 +35,20 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- toYaml $job }}
 {{- end }}
 
-{{/* Requests and limits. Arguments: cpus, memory_gib, gpus. */}}
+{{/* Requests and limits. Arguments: cpus, memory_gib, gpus, and what a pod asks for where it may have more. */}}
 {{- define "runner.resources" -}}
-{{- range $kind := list "requests" "limits" }}
-{{ $kind }}:
-  cpu: {{ int64 $.cpus }}
-  memory: {{ $.memory_gib }}Gi
-  {{- with $.gpus }}
+requests:
+  cpu: {{ .asks_cpus | default .cpus }}
+  memory: {{ .asks_memory_gib | default .memory_gib }}Gi
+  {{- with .gpus }}
   nvidia.com/gpu: {{ int64 . }}
   {{- end }}
-{{- end }}
+limits:
+  cpu: {{ .cpus }}
+  memory: {{ .memory_gib }}Gi
+  {{- with .gpus }}
+  nvidia.com/gpu: {{ int64 . }}
+  {{- end }}
 {{- end }}
 
 {{/* Node selector and tolerations of nodes that a provider may take away, as YAML with both keys. */}}
