@@ -59,7 +59,12 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "kubernetes": {
             "image": "registry.example/runner@sha256:" + 64 * "0",
             "image_pull_policy": "Always",
-            "head": {"cpus": 0.25, "memory_gib": 2.5, "node_selector": {"disk": "ssd"}, "tolerations": [{"key": "a"}, {}]},
+            "head": {
+                "cpus": 0.25,
+                "memory_gib": 2.5,
+                "node_selector": {"disk": "ssd"},
+                "tolerations": [{"key": "a"}, {}],
+            },
             "worker": {"memory_gib": 0.5, "tolerations": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]},
         }
     },
