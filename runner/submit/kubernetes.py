@@ -163,7 +163,7 @@ def _metadata(name: str) -> Manifest:
 
 
 def _size(cpus: float, memory_gib: float) -> Manifest:
-    return {"cpu": cpus, "memory": f"{memory_gib:g}Gi"}
+    return {"cpu": f"{cpus:g}", "memory": f"{memory_gib:g}Gi"}
 
 
 def _pod(settings: KubernetesConfig, container: str, kind: PodConfig, size: Manifest, job: str) -> Manifest:

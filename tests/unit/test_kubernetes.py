@@ -68,7 +68,7 @@ def test_workers_are_what_the_job_asks_for_and_the_head_trains_nothing() -> None
     [group] = cluster["workerGroupSpecs"]
     assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == 3
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    assert limits == {"cpu": 4, "memory": "8Gi", "nvidia.com/gpu": 2}
+    assert limits == {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": 2}
 
 
 def test_every_cluster_asks_for_its_token() -> None:

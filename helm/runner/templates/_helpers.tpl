@@ -38,13 +38,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{/* Requests and limits. Arguments: cpus, memory_gib, gpus, and what a pod asks for where it may have more. */}}
 {{- define "runner.resources" -}}
 requests:
-  cpu: {{ .asks_cpus | default .cpus }}
+  cpu: {{ .asks_cpus | default .cpus | quote }}
   memory: {{ .asks_memory_gib | default .memory_gib }}Gi
   {{- with .gpus }}
   nvidia.com/gpu: {{ int64 . }}
   {{- end }}
 limits:
-  cpu: {{ .cpus }}
+  cpu: {{ .cpus | quote }}
   memory: {{ .memory_gib }}Gi
   {{- with .gpus }}
   nvidia.com/gpu: {{ int64 . }}
