@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from runner.config import JobConfig
@@ -11,11 +11,12 @@ from runner.errors import ConfigError, DataError, JobFailedError, RunNotFoundErr
 from runner.privacy.report import PAGE_FILE
 from runner.privacy.statement import read_statement
 from runner.report.compare import Quality, choose_layout, compare_records
+from runner.report.found import Found
 from runner.report.real import RealRecords, read_real_records
-from runner.report.synthetic import MOST_RECORDS, SyntheticRecords, draw_records, read_records
-from runner.run_directory import RunDirectory, Status
+from runner.report.synthetic import MOST_RECORDS, draw_records, read_records
+from runner.run_directory import RunDirectory
 from runner.train.checkpoint import newest_checkpoint
-from runner.train.history import EpochRow, read_history
+from runner.train.history import read_history
 from runner.train.series import source_files
 
 FILE = "report.html"
@@ -23,24 +24,6 @@ CANNOT_COMPARE = (DataError, TokenizerError, RunNotFoundError, JobFailedError)
 """What leaves a page without a comparison, unless the user asked for something in particular."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Found:
-    """All that a report shows. `real`, `synthetic` and `quality` are None where `why_not` says why; `target` is
-    the column that was asked for."""
-
-    uri: str
-    config: JobConfig
-    status: Status
-    rows: tuple[EpochRow, ...]
-    best: int | None
-    statement: dict[str, Any] | None
-    real: RealRecords | None
-    synthetic: SyntheticRecords | None
-    quality: Quality | None
-    why_not: str
-    target: str | None
 
 
 def report_run(

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from runner.privacy.accountant import epsilon_in_words
 from runner.privacy.report import claim_in_words
 from runner.report.compare import Comparison, Quality
-from runner.report.facade import Found
+from runner.report.found import Found
 from runner.report.plots import (
     HOLDOUT,
     SYNTHETIC,
