@@ -20,6 +20,7 @@ from runner.data.records import Unit, list_files, survey_records
 from runner.errors import JobFailedError
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
+from runner.submit.launch import Launch
 from runner.submit.start import resume_run, start_run
 from tests.promises import observers
 from tests.runs import small_job
@@ -51,14 +52,14 @@ def start(job: dict[str, Any], *, die: int | None = None) -> Path:
     observers.forget(die=die)
     config = config_of(job)
     with pytest.raises(JobFailedError, match="killed") if die else contextlib.nullcontext():
-        start_run(config, "local", None, detach=False, dry_run=False, quiet=True)
+        start_run(config, Launch(quiet=True))
     return Path(config.storage.uri) / config.name
 
 
 def resume(run: Path, *overrides: str) -> None:
     observers.forget()
     directory = RunDirectory.find(str(run))
-    resume_run(directory, overrides, "local", None, detach=False, dry_run=False, quiet=True)
+    resume_run(directory, overrides, Launch(quiet=True))
 
 
 def releases() -> list[NDArray[np.float32]]:

@@ -26,6 +26,7 @@ from runner.privacy.accountant import Mechanism, check_delta, epsilon
 from runner.privacy.budget import SpendingLedger, plan_mechanism
 from runner.privacy.report import privacy_page
 from runner.storage import open_folder
+from runner.submit.launch import Launch
 from runner.submit.start import start_run
 from runner.train import worker
 from runner.train.feed import Feed
@@ -467,7 +468,7 @@ def test_15_runs_on_the_same_files_add_up_and_cannot_pass_max_epsilon_together(r
     assert [earlier["steps"] for earlier in second["earlier_runs"]] == [STEPS]
     third = config_of(private_job("third", records, tmp_path, privacy | {"max_epsilon": limit}))
     with pytest.raises(PrivacyError, match="earlier runs on the same files"):
-        start_run(third, "local", None, detach=False, dry_run=False, quiet=True)
+        start_run(third, Launch(quiet=True))
     others = tmp_path / "other records"
     others.mkdir()
     pq.write_table(pa.table({"text": [f"another {row}" for row in range(RECORDS)]}), others / "part-0.parquet")

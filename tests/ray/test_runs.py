@@ -15,6 +15,7 @@ from safetensors.numpy import load
 from runner.config import JobConfig, parse_job
 from runner.errors import ConfigError, DataError, JobFailedError, TokenizerError
 from runner.run_directory import RunDirectory
+from runner.submit.launch import Launch
 from runner.submit.start import resume_run, start_run
 from tests.ray import observers
 from tests.runs import history_of, small_job, status_of, weights_of, write_records
@@ -27,13 +28,13 @@ def config_of(job: dict[str, Any], **sections: Any) -> JobConfig:
 def train(job: dict[str, Any], **sections: Any) -> Path:
     """Run a job here; its run directory."""
     config = config_of(job, **sections)
-    start_run(config, "local", None, detach=False, dry_run=False, quiet=True)
+    start_run(config, Launch(quiet=True))
     return Path(config.storage.uri) / config.name
 
 
 def resume(run: Path, *overrides: str) -> None:
     directory = RunDirectory.find(str(run))
-    resume_run(directory, overrides, "local", None, detach=False, dry_run=False, quiet=True)
+    resume_run(directory, overrides, Launch(quiet=True))
 
 
 def generate(run: Path, n: int, **settings: Any) -> Any:

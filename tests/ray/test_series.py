@@ -17,6 +17,7 @@ from runner.privacy.accountant import epsilon
 from runner.privacy.budget import SpendingLedger
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
+from runner.submit.launch import Launch
 from runner.submit.start import resume_run, start_run
 from tests.ray import observers
 from tests.runs import history_of, small_job, status_of, write_records
@@ -24,7 +25,7 @@ from tests.runs import history_of, small_job, status_of, write_records
 
 def submit(job: dict[str, Any], **data: Any) -> dict[str, Any]:
     config = parse_job(job | {"data": job["data"] | data}, environment={})
-    return start_run(config, "local", None, detach=False, dry_run=False, quiet=True)[0]
+    return start_run(config, Launch(quiet=True))[0]
 
 
 def add_shard(records: Path, name: str, count: int = 200) -> None:
@@ -70,7 +71,7 @@ def test_a_resume_trains_on_the_files_that_the_run_began_with(tmp_path: Path) ->
     submit(small_job("growing", records, runs, epochs=1))
     add_shard(records, "dora")
     directory = RunDirectory.find(str(runs / "growing"))
-    resume_run(directory, ["training.epochs=2"], "local", None, detach=False, dry_run=False, quiet=True)
+    resume_run(directory, ["training.epochs=2"], Launch(quiet=True))
     assert len(history_of(runs / "growing")) == 2
     assert "dora.parquet" not in files_of(runs / "growing")
 

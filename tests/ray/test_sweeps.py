@@ -20,6 +20,7 @@ from runner.privacy.accountant import epsilon
 from runner.privacy.ledger import RunLedger
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
+from runner.submit.launch import Launch
 from runner.submit.start import resume_run, start_run
 from tests.runs import history_of, small_job, status_of
 
@@ -31,13 +32,13 @@ def sweep_job(name: str, records: Path, runs: Path, sweep: dict[str, Any], **sec
 
 
 def run_sweep(job: dict[str, Any]) -> Path:
-    start_run(parse_job(job, environment={}), "local", None, detach=False, dry_run=False, quiet=True)
+    start_run(parse_job(job, environment={}), Launch(quiet=True))
     return Path(job["storage"]["uri"]) / job["name"]
 
 
 def resume(run: Path, *overrides: str) -> None:
     directory = RunDirectory.find(str(run))
-    resume_run(directory, overrides, "local", None, detach=False, dry_run=False, quiet=True)
+    resume_run(directory, overrides, Launch(quiet=True))
 
 
 def table_of(sweep: Path) -> list[dict[str, str]]:

@@ -17,6 +17,7 @@ from runner.config import parse_job
 from runner.driver import drive
 from runner.errors import JobStoppedError
 from runner.run_directory import RunDirectory
+from runner.submit.launch import Launch
 from runner.submit.start import start_run
 from runner.train.background import run_in_thread
 from runner.train.history import EpochRow, from_csv
@@ -36,7 +37,7 @@ def scalars(path: Path) -> dict[tuple[str, int], float]:
 @pytest.fixture(scope="module")
 def run(records: Path, runs: Path) -> Path:
     config = parse_job(small_job("tracked", records, runs, epochs=3), environment={})
-    start_run(config, "local", None, detach=False, dry_run=False, quiet=True)
+    start_run(config, Launch(quiet=True))
     return runs / "tracked"
 
 
@@ -90,6 +91,6 @@ def test_an_unreachable_mlflow_server_does_not_end_a_run(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     config = parse_job(small_job("untracked", records, runs, epochs=1), environment={})
-    answer: tuple[dict[str, Any], str] = start_run(config, "local", None, detach=False, dry_run=False, quiet=True)
+    answer: tuple[dict[str, Any], str] = start_run(config, Launch(quiet=True))
     assert answer[0]["state"] == "done"
     assert "MLflow is not told of this run" in caplog.text

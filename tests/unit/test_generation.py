@@ -36,6 +36,7 @@ from runner.model.sampling import Sampler
 from runner.run_directory import RunDirectory
 from runner.storage import Folder, open_folder
 from runner.submit.generate import Request, generate
+from runner.submit.launch import Launch
 from tests.generation import make_run
 
 
@@ -348,7 +349,10 @@ def ask(run: RunDirectory, n: int = 10, output: Path | str | None = None, **chan
     if "file" in changes:
         changes["prompts"] = (str(changes.pop("file")), "prompt")
     output = None if output is None else str(output)
-    return generate(run, Request(settings(n, **sampling), output, quiet=True, **changes))[0]
+    launch = Launch(
+        quiet=True, **{name: changes.pop(name) for name in ("target", "address", "dry_run") if name in changes}
+    )
+    return generate(run, Request(settings(n, **sampling), output, **changes), launch)[0]
 
 
 def test_one_shard_is_made_in_this_process_and_made_again_when_it_is_gone(run: RunDirectory, tmp_path: Path) -> None:
