@@ -37,7 +37,8 @@ RUN set -- --extra mlflow --extra optuna \
 FROM dependencies AS project
 COPY README.md LICENSE ./
 COPY runner runner
-RUN uv pip install --no-deps --compile-bytecode --python /opt/runner --prefix /project .
+RUN uv pip install --no-deps --compile-bytecode --python /opt/runner --prefix /project . \
+    && rm -f /project/.lock
 
 FROM ${BASE_IMAGE}
 # KubeRay asks older Ray nodes for their health with wget. No version of it here: that is the base's to say.

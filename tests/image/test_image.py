@@ -32,7 +32,7 @@ def configuration(image: Image) -> dict[str, Any]:
 
 def wait_for_health(image: Image, container: str, wanted: str) -> None:
     """Return when the engine, which runs the image's own check, calls the container what is wanted."""
-    give_up_at = time.monotonic() + 120
+    give_up_at = time.monotonic() + 300
     health: dict[str, Any] = {}
     while health.get("Status") != wanted:
         assert time.monotonic() < give_up_at, (health, image.engine.call("logs", container))
