@@ -16,6 +16,7 @@ from runner.errors import JobFailedError
 from runner.generation.records import SamplingSettings
 from runner.run_directory import RunDirectory
 from runner.submit.generate import Request, generate
+from runner.submit.launch import Launch
 from tests.generation import make_run
 from tests.runs import start_runner, wait_for
 
@@ -36,8 +37,8 @@ def shards_of(folder: Path) -> dict[str, str]:
 
 def make(run: RunDirectory, folder: Path, *overrides: str, **sampling: Any) -> dict[str, Any]:
     settings = SamplingSettings(**{"records_per_prompt": N, "seed": 3, "unique": True, **sampling})
-    request = Request(settings, f"{folder}/", ROWS_PER_SHARD, overrides=[*RULES, *overrides], quiet=True)
-    return generate(run, request)[0]
+    request = Request(settings, f"{folder}/", ROWS_PER_SHARD, overrides=[*RULES, *overrides])
+    return generate(run, request, Launch(quiet=True))[0]
 
 
 @pytest.fixture(scope="module")
