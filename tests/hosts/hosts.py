@@ -271,5 +271,3 @@ def command_line(pid: int) -> str:
     with suppress(OSError):
         return (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return ""
-
-

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import keras
 
-PACE_FILE_VARIABLE = "TEST_PACE_FILE"
-
 
 def paced_steps() -> keras.callbacks.Callback:
     """Waits after every step as many seconds as the file says; not at all where the variable is not set."""
-    file = os.environ.get(PACE_FILE_VARIABLE)
+    file = os.environ.get("TEST_PACE_FILE")
 
     def pause(batch: int, logs: object) -> None:
         if file:
