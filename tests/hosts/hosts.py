@@ -20,16 +20,17 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tests.ray.cluster import AUTH
 from tests.runs import wait_for
 
 OBJECT_STORE_BYTES = 100_000_000
+NODE_STARTS = 3
 NODE_STARTS_WITHIN_S = 240.0
 
 QUICKLY_MISSED = {
@@ -72,6 +73,11 @@ class Host:
     def pids_of(self, word: str) -> list[int]:
         """Its processes with `word` in their command lines."""
         return [pid for pid in self.pids() if word in command_line(pid)]
+
+    def log(self) -> str:
+        """What `ray start` and the node said."""
+        files = [self.folder / "ray.log", *self.folder.glob("session_2*/logs/raylet.err")]
+        return "\n".join(f"{self.name} {file.name}: {file.read_text()}" for file in files)
 
     def is_up(self) -> bool:
         """Whether its Ray node runs: `ray start --block` ends when a part of it does."""
@@ -156,13 +162,8 @@ class Hosts:
             # A worker that was cut off knows of it when its own head tells it, or gives up: no test waits for that.
             if not (self.head.is_up() and host.is_up() and host.address in self.live_nodes()):
                 self.kill_host(host)
-        if not self.head.is_up():
-            self._start_node(self.head)
-            self._wait_for_nodes(self.head)
-        for host in self.workers:
-            if not host.is_up():
-                self._start_node(host)
-        self._wait_for_nodes(*self.all)
+        self._start_nodes(self.head)
+        self._start_nodes(*self.workers)
 
     def live_nodes(self) -> dict[str, str]:
         """The names of the hosts whose nodes the head counts as alive, by address."""
@@ -177,17 +178,26 @@ class Hosts:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
 
-    def _wait_for_nodes(self, *awaited: Host) -> None:
-        def are_live() -> bool:
-            for host in awaited:
-                assert host.is_up(), f"{host.name} has no Ray node:\n{(host.folder / 'ray.log').read_text()}"
-                for session in host.folder.glob("session_2*"):  # This port a node waits for though it was told.
-                    (session / f"dashboard_agent_listen_port_{host.node_id}").write_text(str(AGENT_PORT))
-            with suppress(OSError):
-                return {host.address for host in awaited} <= self.live_nodes().keys()
-            return False
+    def _start_nodes(self, *chosen: Host) -> None:
+        """Nodes on these hosts, where there are none; Ray gives up on a slow start, so once more if need be."""
+        for _ in range(NODE_STARTS):
+            for host in chosen:
+                if not host.is_up():
+                    self.kill_host(host)
+                    self._start_node(host)
+            if wait_for(lambda: self._are_live(chosen), NODE_STARTS_WITHIN_S, every_s=0.5) == "all":
+                return
+        raise AssertionError("\n".join(host.log() for host in chosen if not host.is_up()))
 
-        wait_for(are_live, NODE_STARTS_WITHIN_S, every_s=0.5)
+    def _are_live(self, chosen: Sequence[Host]) -> Literal["all", "one has ended", ""]:
+        if not all(host.is_up() for host in chosen):
+            return "one has ended"
+        for host in chosen:
+            for session in host.folder.glob("session_2*"):  # This port a node waits for though it was told.
+                (session / f"dashboard_agent_listen_port_{host.node_id}").write_text(str(AGENT_PORT))
+        with suppress(OSError):
+            return "all" if {host.address for host in chosen} <= self.live_nodes().keys() else ""
+        return ""
 
     def _start_node(self, host: Host) -> None:
         options: dict[str, Any] = {

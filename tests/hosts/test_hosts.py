@@ -38,9 +38,9 @@ EPOCHS = 4
 TRAINING = {
     "epochs": EPOCHS,
     "checkpoint_every_s": 1.0,
-    "callbacks": ["tests.hosts.pace:paced_steps", "tests.slow.pace:plateau"],
+    "callbacks": ["tests.hosts.pace:paced_steps", "tests.hosts.pace:plateau"],
 }
-SLOW_S, FAST_S = "0.5", "0.0"
+SLOW_S, FAST_S = "0.7", "0"
 STRIKE_AFTER_STEPS = 10
 WITHIN_S = 600.0
 pytestmark = pytest.mark.timeout(1800)
@@ -113,7 +113,7 @@ def test_a_call_of_the_jobs_api_without_the_token_is_refused(cluster: Hosts, tmp
 def test_submit_without_the_token_is_one_line_and_nothing_is_written(
     cluster: Hosts, records: Path, tmp_path: Path, token: dict[str, str]
 ) -> None:
-    job = write_job(tmp_path / "job.yaml", job_of("refused", records, tmp_path / "runs", 2))
+    job = write_job(tmp_path / "job.yaml", small_job("refused", records, tmp_path / "runs"))
     done = run_runner("submit", job, "--on", "ray", "--address", cluster.address, expect=3, **token)
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {cluster.address}: the cluster refused the token")
