@@ -39,6 +39,8 @@ QUICKLY_MISSED = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "4000",
     "RAY_health_check_failure_threshold": "3",
+    # A node that misses its head ends after 60 s as Ray has it; here what is cut off has time to do harm.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
 }
 
 AGENT_PORT = 52365

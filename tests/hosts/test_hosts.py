@@ -40,8 +40,8 @@ TRAINING = {
     "checkpoint_every_s": 1.0,
     "callbacks": ["tests.hosts.pace:paced_steps", "tests.hosts.pace:plateau"],
 }
-SLOW_S, FAST_S = "0.7", "0"
-STRIKE_AFTER_STEPS = 10
+SLOW_S, FAST_S = "5", "0"
+STRIKE_AFTER_STEPS = 3
 WITHIN_S = 600.0
 pytestmark = pytest.mark.timeout(1800)
 
