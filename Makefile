@@ -4,7 +4,7 @@ SHELL := /bin/bash
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := .venv/bin
 
-.PHONY: help install demo kubernetes-tools cluster test test-s3 test-slow test-browser test-image test-kubernetes audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-sweep bench-report bench-generate bench-start clean
+.PHONY: help install demo kubernetes-tools cluster test test-s3 test-slow test-browser test-hosts test-image test-kubernetes audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-sweep bench-report bench-generate bench-start clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -37,6 +37,9 @@ test-s3: install  ## Tests against a real S3 server (Debian's radosgw; see .ci/i
 
 test-slow: install  ## Runs that are killed, and other tests that take minutes
 	$(RUN)/python -m pytest tests/slow
+
+test-hosts: install  ## Runs on several hosts, which are killed and cut off (as root; Debian's iproute2)
+	$(RUN)/python -m pytest tests/hosts
 
 test-browser: install  ## The report page in Debian's chromium (see .ci/install-debian-packages)
 	$(RUN)/python -m pytest tests/browser

@@ -85,6 +85,10 @@ class ObjectNotFoundError(StorageError):
     """There is no such object under a folder."""
 
 
+class OvertakenError(StorageError):
+    """Another process has become the folder's writer: this one was thought lost, and must write no more."""
+
+
 class CorruptError(StorageError):
     """A published set of files is incomplete, or a file does not match its recorded SHA-256."""
 

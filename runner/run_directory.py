@@ -3,6 +3,7 @@
     job.yaml        the resolved job, written first: its creation claims the directory
     status.json     state, progress, heartbeat, last error; rewritten as the run goes
     stop            present when someone asked the run to stop
+    writer          a random name of the first worker that started last, which alone may write what a resume reads
     logs/           one text file for each process
     history.csv, tokenizer/, model/, checkpoints/   see `runner.train`
 
@@ -23,7 +24,7 @@ import yaml
 
 from runner.config import JobConfig, parse_job
 from runner.errors import JobFailedError, ObjectNotFoundError, RunExistsError, RunnerError, RunNotFoundError
-from runner.storage import Folder, open_folder
+from runner.storage import FencedFolder, Folder, open_folder
 
 State = Literal["pending", "preparing", "training", "generating", "done", "stopped", "failed", "lost"]
 ACTIVE: tuple[State, ...] = ("pending", "preparing", "training", "generating")
@@ -169,6 +170,10 @@ class RunDirectory:
                 heartbeat=now,
             )
         )
+
+    def take_over(self) -> RunDirectory:
+        """The directory as its only writer: a worker that was thought lost, and is not, can then write no more."""
+        return RunDirectory(FencedFolder.take(self.folder, "writer"))
 
     def read_config(self) -> JobConfig:
         """The job as it was resolved at submission."""

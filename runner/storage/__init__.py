@@ -11,6 +11,7 @@ minutes before it gives up, unless the folder was opened with `patient=False`.
 """
 
 from runner.storage.arrow import arrow_filesystem
+from runner.storage.fenced import FencedFolder
 from runner.storage.folder import Entry, Folder
 from runner.storage.local import LocalFolder
 from runner.storage.location import open_folder, open_parent
@@ -18,6 +19,7 @@ from runner.storage.manifest import publish, read_manifest, read_published
 
 __all__ = [
     "Entry",
+    "FencedFolder",
     "Folder",
     "LocalFolder",
     "arrow_filesystem",

@@ -23,7 +23,15 @@ from runner.config import JobConfig
 from runner.data.examples import TokenSet
 from runner.data.prepare import check_vocabulary, find_tokens, prepare_tokens, token_key
 from runner.data.records import SourceFile, Survey, survey_records
-from runner.errors import DataError, JobFailedError, JobStoppedError, RunnerError, find_user_error, last_line
+from runner.errors import (
+    DataError,
+    JobFailedError,
+    JobStoppedError,
+    OvertakenError,
+    RunnerError,
+    find_user_error,
+    last_line,
+)
 from runner.privacy.budget import Budget
 from runner.privacy.ledger import RunLedger
 from runner.run_directory import RunDirectory, Status
@@ -190,8 +198,9 @@ def failed(directory: RunDirectory, error: Exception) -> RunnerError:
     """Leave what ended the work in its status and the log; returns the error to show, one line where it is known."""
     shown = find_user_error(error) or JobFailedError(last_line(error))
     log.error("%s", shown, exc_info=None if shown is error else error)
-    with contextlib.suppress(RunnerError):
-        directory.update_status(state="failed", error=str(shown), exit_code=shown.exit_code, message="")
+    if not isinstance(shown, OvertakenError):  # Else the status is another process's.
+        with contextlib.suppress(RunnerError):
+            directory.update_status(state="failed", error=str(shown), exit_code=shown.exit_code, message="")
     return shown
 
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runner.errors import StorageError
+from runner.errors import OvertakenError, StorageError
 from runner.run_directory import HEARTBEAT_EVERY_S, RunDirectory
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -109,6 +109,10 @@ class Heartbeat:
                 if not self.stop.is_set() and self._directory.stop_requested():
                     log.info("asked to stop: ending at the next step")
                     self.stop.set()
+            except OvertakenError as error:
+                log.warning("%s", error)
+                self._writes_status = False
+                self.stop.set()
             except StorageError as error:
                 log.warning("no heartbeat: %s", error)
 

@@ -61,6 +61,8 @@ def run_worker(task: WorkerTask, stop: threading.Event, log_file: LogFile | None
     directory = RunDirectory(open_folder(task.run_uri))
     own_log = log_file or LogFile(directory, f"worker-{task.rank}")
     try:
+        if task.rank == 0:
+            directory = directory.take_over()
         with Heartbeat(directory, own_log, stop, writes_status=task.rank == 0) as heartbeat:
             return _train(task, directory, heartbeat)
     except Exception:

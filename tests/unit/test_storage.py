@@ -18,8 +18,16 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import ConfigError, CorruptError, StorageError
-from runner.storage import LocalFolder, arrow_filesystem, open_folder, publish, read_manifest, read_published
+from runner.errors import ConfigError, CorruptError, OvertakenError, StorageError
+from runner.storage import (
+    FencedFolder,
+    LocalFolder,
+    arrow_filesystem,
+    open_folder,
+    publish,
+    read_manifest,
+    read_published,
+)
 from runner.storage.failures import storage_error
 from tests.folder_contract import FILES, FolderContract, flip
 
@@ -41,6 +49,37 @@ def folder(tmp_path: Path) -> LocalFolder:
 
 class TestLocalFolder(FolderContract):
     """The contract that `tests/s3/test_storage_s3.py` runs too."""
+
+
+class TestFencedFolder(FolderContract):
+    """Whoever holds a folder has all of it."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> FencedFolder:
+        return FencedFolder.take(LocalFolder(tmp_path), "writer").child("a folder")
+
+
+def test_who_held_a_folder_before_another_took_it_reads_and_writes_no_more(folder: LocalFolder) -> None:
+    before = FencedFolder.take(folder, "writer")
+    inside = before.child("inside")
+    publish(inside, FILES)
+    after = FencedFolder.take(folder, "writer")
+    assert read_published(inside) == FILES
+    writes: list[Callable[[], object]] = [
+        lambda: inside.write("empty", b"x"),
+        lambda: inside.create("new", b"x"),
+        lambda: inside.delete("empty"),
+        lambda: before.delete_tree(),
+        lambda: before.check_writable(),
+        lambda: publish(inside, {}),
+    ]
+    for write in writes:
+        with pytest.raises(OvertakenError, match="another process writes here now"):
+            write()
+    assert read_published(after.child("inside")) == FILES
+    after.delete_tree()
+    with pytest.raises(OvertakenError):
+        inside.write("x", b"x")
 
 
 def test_a_reader_sees_whole_contents_while_writers_are_killed(folder: LocalFolder) -> None:
