@@ -10,6 +10,7 @@ Killed anywhere, it goes on with the shards that are not whole, and ends with th
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -31,10 +32,13 @@ from runner.generation.shards import (
 from runner.run_directory import GENERATION, RunDirectory, Status
 from runner.storage import Folder, open_folder
 from runner.train.background import run_as_job
-from runner.train.facade import connected_ray, failed, signs_of_life
+from runner.train.facade import connected_ray, signs_of_life, told_in_status
 
 SUMMARY = f"{GENERATION}/summary.json"
 STATUS_EVERY_S = 0.5
+CONTINUES = "the same command continues it"
+
+log = logging.getLogger(__name__)
 
 
 def drive_generation(folder_uri: str, stop: threading.Event, *, local: bool = True) -> Status:
@@ -46,16 +50,16 @@ def drive_generation(folder_uri: str, stop: threading.Event, *, local: bool = Tr
     """
     folder = open_folder(folder_uri)
     directory = RunDirectory(folder.child(GENERATION))
-    try:
+    with told_in_status(directory):
         with signs_of_life(directory):
             summary = _drive(folder, directory, stop, local=local)
-    except JobStoppedError:
-        directory.update_status(state="stopped", message="the same command continues it", progress={})
-        raise
-    except Exception as error:
-        raise failed(directory, error) from error
-    message = f"{summary['records']:,} records in {summary['shards']} files"
-    return directory.update_status(state="done", message=message, progress={})
+        if summary is not None:
+            message = f"{summary['records']:,} records in {summary['shards']} files"
+            log.info("done: %s", message)
+            return directory.update_status(state="done", message=message, progress={})
+        log.info("stopped")
+        directory.update_status(state="stopped", message=CONTINUES, progress={})
+    raise JobStoppedError(f"{folder_uri}: stopped; {CONTINUES}")
 
 
 def read_summary(folder: Folder) -> dict[str, Any]:
@@ -63,18 +67,21 @@ def read_summary(folder: Folder) -> dict[str, Any]:
     return json.loads(folder.read(SUMMARY))
 
 
-def _drive(folder: Folder, directory: RunDirectory, stop: threading.Event, *, local: bool) -> dict[str, Any]:
+def _drive(folder: Folder, directory: RunDirectory, stop: threading.Event, *, local: bool) -> dict[str, Any] | None:
+    """Make what is missing; the summary, None where it was stopped."""
     status = directory.update_status(state="preparing", message="looking for finished shards", error=None)
     generation = read_generation(folder)
     infos = finished_shards(folder, generation.shards)
     missing = [number for number in range(generation.shards) if number not in infos]
+    log.info("%d of %d shards are to be made", len(missing), generation.shards)
     if missing:
         folder.delete(SUMMARY)
         progress = _Progress(directory, generation, infos)
         for number, info in _make(folder, generation, missing, status.job_folder, local=local):
+            log.info("shard %d: %d records", number, info.records)
             progress.add(number, info)
             if len(infos) < generation.shards and (stop.is_set() or progress.stop_requested):
-                raise JobStoppedError(f"{folder.uri}: stopped; the same command continues it")
+                return None
     if not folder.exists(SUMMARY):
         if generation.settings.unique and generation.shards > 1:
             infos = drop_repeated(folder, infos, lambda message: _say(directory, message))

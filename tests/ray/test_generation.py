@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from runner.run_directory import RunDirectory
 from runner.submit.generate import Request, generate
 from runner.submit.launch import Launch
 from tests.generation import make_run
-from tests.runs import start_runner, wait_for
+from tests.runs import run_runner, start_runner, wait_for
 
 N, ROWS_PER_SHARD = 230, 20
 RULES = ["generation.validator=tests.generation:no_empty_x", "generation.max_invalid=0.99"]
@@ -31,8 +32,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 def shards_of(folder: Path) -> dict[str, str]:
     """The shards and what is said of them, but not how it came about."""
-    kept = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("status.json", "settings.json")]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    how = re.compile(r"_generation/(status\.json|settings\.json|logs/.*)")
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if not how.match(name)}
 
 
 def make(run: RunDirectory, folder: Path, *overrides: str, **sampling: Any) -> dict[str, Any]:
@@ -56,6 +58,13 @@ def test_the_records_are_those_of_all_shards_without_copies(whole: Path) -> None
     assert len(rows) == len(set(rows)) == summary["records"] < N
     assert summary["repeated"] >= N - len(rows)
     assert {"fields: not 2", "x is empty"} == set(summary["invalid"])
+
+
+def test_logs_say_how_the_shards_came_about(whole: Path) -> None:
+    said = run_runner("logs", whole).stdout
+    assert "12 of 12 shards are to be made" in said
+    records = json.loads((whole / "_generation/summary.json").read_text())["records"]
+    assert f"done: {records} records in 12 files" in said
 
 
 def test_the_number_of_processes_does_not_change_a_byte(run: RunDirectory, whole: Path, tmp_path: Path) -> None:
