@@ -90,6 +90,7 @@ def check_changes(before: JobConfig, after: JobConfig) -> None:
 
     Raises:
         ConfigError: the weights so far depend on what differs.
+        RunExistsError: another run has the name of a trial that it would add.
     """
     changeable = CHANGEABLE if before.sweep is None else CHANGEABLE_IN_A_SWEEP
     for path in _differences(before.model_dump(), after.model_dump()):
@@ -98,6 +99,11 @@ def check_changes(before: JobConfig, after: JobConfig) -> None:
                 f"--set {path}: a resume cannot change this, the weights so far depend on it; "
                 f"it can change {', '.join(changeable)}"
             )
+    if before.sweep is not None:
+        from runner.sweep.space import trial_count
+        from runner.sweep.table import check_trials_free
+
+        check_trials_free(after, begun=trial_count(before.sweep))
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

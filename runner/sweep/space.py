@@ -91,8 +91,8 @@ def trial_job(config: JobConfig, number: int, values: Mapping[str, Any]) -> JobC
 
 
 def trial_name(config: JobConfig, number: int) -> str:
-    digits = max(3, len(str(trial_count(sweep_of(config)) - 1)))
-    return f"{config.name}-{number:0{digits}d}"
+    """The same however many trials there are: a resume can add more."""
+    return f"{config.name}-{number:03d}"
 
 
 def token_jobs(config: JobConfig) -> list[JobConfig]:
@@ -116,7 +116,7 @@ def check_sweep(config: JobConfig) -> None:
         ConfigError: in one line for each mistake.
     """
     sweep = sweep_of(config)
-    if len(trial_name(config, 0)) > LONGEST_NAME:
+    if len(trial_name(config, trial_count(sweep) - 1)) > LONGEST_NAME:
         raise ConfigError(f"name: {config.name} and a trial's number have more than {LONGEST_NAME} characters")
     if config.privacy.enabled and sweep.metric is None:
         raise ConfigError(

@@ -48,10 +48,13 @@ def trial_directory(config: JobConfig, number: int) -> RunDirectory:
     return RunDirectory(open_folder(config.storage.uri).child(trial_name(config, number)))
 
 
-def check_trials_free(config: JobConfig) -> None:
-    """Raise RunExistsError where a run has a trial's name and may not be overwritten."""
-    for number in range(trial_count(sweep_of(config))):
-        trial_directory(config, number).check_free(overwrite=config.storage.overwrite)
+def check_trials_free(config: JobConfig, begun: int = 0) -> None:
+    """Raise RunExistsError where a run has a trial's name and may not be overwritten.
+
+    `begun`: so many trials are a sweep's that is resumed; what has the names of the others stays in any case.
+    """
+    for number in range(begun, trial_count(sweep_of(config))):
+        trial_directory(config, number).check_free(overwrite=config.storage.overwrite and not begun)
 
 
 def delete_trials(config: JobConfig) -> None:

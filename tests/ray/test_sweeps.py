@@ -100,6 +100,11 @@ def test_a_resume_leaves_trials_that_are_over_alone_and_can_add_more(records: Pa
     assert (tmp_path / "more-000" / "status.json").read_bytes() == before
     with pytest.raises(ConfigError, match="a resume cannot change this"):
         resume(run, "sweep.seed=3")
+    (tmp_path / "more-003").mkdir()
+    (tmp_path / "more-003" / "job.yaml").write_text("name: more-003")
+    with pytest.raises(RunExistsError, match="more-003: this run exists"):
+        resume(run, "sweep.trials=4")
+    assert len(table_of(run)) == 3
 
 
 def test_asha_ends_trials_that_are_behind_and_leaves_no_cpu_taken(records: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from runner.sweep.space import (
     token_jobs,
     trial_count,
     trial_job,
+    trial_name,
 )
 from runner.sweep.table import Trial, best_trial, ranked, to_csv, to_json
 
@@ -52,6 +53,10 @@ def test_values_are_in_their_ranges_and_a_function_of_seed_and_number(seed: int,
     made = trial_job(job(ALL), 7, values)
     assert made.training.optimizer.learning_rate == values["training.optimizer.learning_rate"]
     assert (made.name, made.sweep) == ("demo-007", None)
+
+
+def test_trials_keep_their_names_however_many_a_resume_adds() -> None:
+    assert {trial_name(job(UNITS, trials=trials), 7) for trials in (8, 2000)} == {"demo-007"}
 
 
 def test_values_have_the_distributions_that_the_job_names() -> None:
