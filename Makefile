@@ -14,8 +14,9 @@ install: .venv/.installed  ## Install the locked environment into .venv
 .uv/bin/uv:
 	python3 -m pip install --quiet --target .uv 'uv>=0.9'
 
+# Compiled: where PYTHONDONTWRITEBYTECODE is set, every process would compile TensorFlow and Ray anew, for 10 seconds each.
 .venv/.installed: uv.lock pyproject.toml | $(filter .uv/bin/uv,$(UV))
-	$(UV) sync --locked --group dev
+	$(UV) sync --locked --group dev --compile-bytecode
 	@touch $@
 
 demo: install  ## Train on the demo records and show ten synthetic ones
@@ -30,7 +31,7 @@ cluster: install  ## Start a Kubernetes cluster with KubeRay on loopback, until 
 	$(RUN)/python -m tests.kubernetes.cluster
 
 test: install  ## All tests that need nothing but Python packages
-	$(RUN)/python -m pytest tests/unit tests/ray
+	$(RUN)/python -m pytest -n 2 --dist loadfile tests/ray tests/unit
 
 test-s3: install  ## Tests against a real S3 server (Debian's radosgw; see .ci/install-debian-packages)
 	$(RUN)/python -m pytest tests/s3
