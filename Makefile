@@ -31,7 +31,7 @@ cluster: install  ## Start a Kubernetes cluster with KubeRay on loopback, until 
 	$(RUN)/python -m tests.kubernetes.cluster
 
 test: install  ## All tests that need nothing but Python packages
-	$(RUN)/python -m pytest -n 2 --dist loadfile tests/ray tests/unit
+	$(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/ray tests/unit
 
 test-s3: install  ## Tests against a real S3 server (Debian's radosgw; see .ci/install-debian-packages)
 	$(RUN)/python -m pytest tests/s3

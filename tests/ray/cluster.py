@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import urllib.request
 import venv
 from collections.abc import Iterator
@@ -44,6 +46,7 @@ def cluster(cluster_python: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     elsewhere = tmp_path_factory.mktemp("elsewhere")
+    sockets = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # A socket's path has at most 107 characters.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     options = {
         "port": free_port(),
@@ -55,7 +58,7 @@ def cluster(cluster_python: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         "dashboard-agent-listen-port": free_port(),
         "ray-client-server-port": free_port(),
         "object-store-memory": 200_000_000,
-        "temp-dir": tmp_path_factory.mktemp("r"),
+        "temp-dir": sockets,
     }
     command = [cluster_python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--{name}={value}" for name, value in options.items()]
@@ -78,3 +81,4 @@ def cluster(cluster_python: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     yield address
     process.send_signal(signal.SIGTERM)
     process.wait(60)
+    shutil.rmtree(sockets, ignore_errors=True)
