@@ -7,6 +7,8 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import cache_from_source
+from pathlib import Path
 
 from runner.errors import RunnerError, last_line
 
@@ -65,7 +67,18 @@ def _tensorflow() -> str:
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    return f"{found}, {len(gpus)} GPU(s)" if gpus else f"{found}, no GPU: trains on the CPU"
+    trains_on = f"{len(gpus)} GPU(s)" if gpus else "no GPU: trains on the CPU"
+    return f"{found}, {trains_on}{_compiling(Path(str(tf.__file__)))}"
+
+
+def _compiling(module: Path) -> str:
+    """What to do where each process compiles TensorFlow and Ray anew: images often tell Python to keep nothing."""
+    if not sys.dont_write_bytecode or Path(cache_from_source(str(module))).exists():
+        return ""
+    return (
+        "; is compiled anew at each start, which takes 10 s, as PYTHONDONTWRITEBYTECODE is set: "
+        f"run `python -m compileall -q {module.parents[1]}` once"
+    )
 
 
 def _storage(runs_uri: str) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -91,3 +94,21 @@ def test_doctor_says_what_is_wrong_and_ends_as_infrastructure(
     assert result.answer["storage"]["ok"] is False
     assert result.answer["python"]["ok"] is True
     assert tree(here) == before
+
+
+def test_doctor_knows_why_every_start_is_slow(tmp_path: Path) -> None:
+    """Without TensorFlow itself: a package that Python may not keep compiled, and then may."""
+    package = tmp_path / "tensorflow"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    module = f"Path({str(package / '__init__.py')!r})"
+    look = f"from pathlib import Path; from runner.doctor import _compiling; print(_compiling({module}))"
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+
+    def said() -> str:
+        done = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert f"run `python -m compileall -q {tmp_path}` once" in said()
+    subprocess.run([sys.executable, "-m", "compileall", "-q", tmp_path], env=environment, check=True)
+    assert said() == ""
