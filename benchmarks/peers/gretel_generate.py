@@ -24,7 +24,9 @@ RECORDS records with one worker, which is all that the package uses within one p
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -61,10 +63,12 @@ def main() -> None:
             vocab_size=options.vocab,
             early_stopping=False,
         )
-        train(config, SentencePieceTokenizerTrainer(vocab_size=options.vocab, config=config))
+        with contextlib.redirect_stdout(sys.stderr):  # Standard output is for answers.
+            train(config, SentencePieceTokenizerTrainer(vocab_size=options.vocab, config=config))
 
         def generate() -> float:
-            return float(len(list(generate_text(config, num_lines=options.records, parallelism=1))))
+            with contextlib.redirect_stdout(sys.stderr):
+                return float(len(list(generate_text(config, num_lines=options.records, parallelism=1))))
 
         versions = {"gretel-synthetics": metadata.version("gretel-synthetics"), "tensorflow": tf.__version__}
         serve({"generate": generate}, versions)
