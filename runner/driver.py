@@ -99,11 +99,16 @@ def check_changes(before: JobConfig, after: JobConfig) -> None:
                 f"--set {path}: a resume cannot change this, the weights so far depend on it; "
                 f"it can change {', '.join(changeable)}"
             )
-    if before.sweep is not None:
+    if before.sweep is not None and after.sweep is not None:
         from runner.sweep.space import trial_count
         from runner.sweep.table import check_trials_free
 
-        check_trials_free(after, begun=trial_count(before.sweep))
+        begun = trial_count(before.sweep)
+        if trial_count(after.sweep) < begun:
+            raise ConfigError(
+                f"--set sweep.trials: a resume can add trials to the {begun} that count, not take any away"
+            )
+        check_trials_free(after, begun)
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

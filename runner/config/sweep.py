@@ -46,7 +46,7 @@ class SweepConfig(Section):
         min_length=1, description="from a field's path, as training.batch_size, to the values to try"
     )
     trials: int | None = Field(
-        default=None, ge=1, le=100_000, description="runs to make; null: 10, or with search grid all combinations"
+        default=None, ge=1, le=10_000, description="runs to make; null: 10, or with search grid all combinations"
     )
     max_concurrent: int | None = Field(
         default=None, ge=1, le=10_000, description="runs at a time; null: as many as fit"

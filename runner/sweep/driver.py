@@ -23,13 +23,13 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from runner.config import JobConfig
 from runner.errors import ClusterError, ConfigError, DataError, JobFailedError, StorageError, last_line
-from runner.run_directory import RunDirectory, Status
+from runner.run_directory import ACTIVE, RunDirectory, Status
 from runner.storage import open_folder, publish, read_published
 from runner.sweep.privacy import sweep_statement
 from runner.sweep.search import SweepSearch
-from runner.sweep.space import longest_trial, metric_of, sweep_of, token_jobs, trial_count
+from runner.sweep.space import longest_trial, metric_of, sweep_of, token_jobs, trial_count, trial_name
 from runner.sweep.table import Trial, best_trial, read_trial, read_trials, trial_directory, write_table
-from runner.sweep.trial import TrialRunner
+from runner.sweep.trial import REFUSED, TrialRunner
 from runner.train.facade import check_job, connected_ray, ended, make_tokens, signs_of_life, told_in_status
 
 TUNE_ENVIRONMENT = {
@@ -56,8 +56,8 @@ def drive_sweep(sweep_uri: str, stop: threading.Event, *, local: bool = True) ->
         config = directory.read_config()
         with connected_ray(local=local), signs_of_life(directory):
             _prepare_tokens(config, directory, local=local)
-            _run_trials(config, directory, stop, local=local)
-        trials = read_trials(config)
+            refused = _run_trials(config, directory, stop, local=local)
+        trials = [*read_trials(config), *refused]
         write_table(config, directory, trials)
         best = best_trial(config, trials)
         if best is not None:
@@ -66,6 +66,8 @@ def drive_sweep(sweep_uri: str, stop: threading.Event, *, local: bool = True) ->
             directory.update_status(state="stopped", message=_in_words(config, trials))
         elif best is None:
             raise JobFailedError(f"no trial left a model; {directory.uri}/sweep.csv says why, trial by trial")
+        elif cut_off := [trial.run for trial in trials if not trial.is_over]:
+            raise JobFailedError(f"{', '.join(cut_off)}: cut off; `runner resume {directory.uri}` goes on with them")
         else:
             directory.update_status(state="done", message=_in_words(config, trials))
     return ended(directory)
@@ -88,8 +90,8 @@ def _prepare_tokens(config: JobConfig, directory: RunDirectory, *, local: bool) 
             keys.add(checked.key)
 
 
-def _run_trials(config: JobConfig, directory: RunDirectory, stop: threading.Event, *, local: bool) -> None:
-    """Have Tune run the trials that are not over."""
+def _run_trials(config: JobConfig, directory: RunDirectory, stop: threading.Event, *, local: bool) -> list[Trial]:
+    """Have Tune run the trials that are not over; those whose values made no job, so that they have no run."""
     os.environ.update(TUNE_ENVIRONMENT)
     resources = config.resources
     in_actor = resources.workers == 1
@@ -97,6 +99,7 @@ def _run_trials(config: JobConfig, directory: RunDirectory, stop: threading.Even
     shared = {"sweep_uri": directory.uri, "cores": cores, "local": local}
     begun = read_trials(config)
     search = SweepSearch(config, begun, shared)
+    table = _TableWriter(config, directory, begun)
     with _stops_trials(config, directory, search, stop):
         try:
             tune.Tuner(
@@ -113,12 +116,13 @@ def _run_trials(config: JobConfig, directory: RunDirectory, stop: threading.Even
                 run_config=tune.RunConfig(
                     name=config.name,
                     storage_path=tempfile.mkdtemp(prefix="runner-ray-tune-"),
-                    callbacks=[_TableWriter(config, directory, begun)],
+                    callbacks=[table],
                     verbose=0,
                 ),
             ).fit()
         except Exception as error:
             raise ClusterError(f"Ray Tune failed: {last_line(error)}; `runner resume` goes on") from error
+    return table.refused
 
 
 def _most_at_a_time(config: JobConfig, cores: int) -> int | None:
@@ -144,18 +148,23 @@ class _TableWriter(tune.Callback):
         self._config = config
         self._directory = directory
         self._trials = {trial.number: trial for trial in begun}
+        self.refused: list[Trial] = []
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
-        self._look_at(trial.config["number"])
+        self._look_at(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
-        self._look_at(trial.config["number"])
+        self._look_at(trial)
 
-    def _look_at(self, number: int) -> None:
+    def _look_at(self, trial: Any) -> None:
+        number, values = trial.config["number"], trial.config["values"]
         found = read_trial(self._config, number)
         if found is None:
-            log.warning("trial %d left no run directory", number)
-            return
+            why = (trial.last_result or {}).get(REFUSED)
+            if not why:  # It was stopped before it began.
+                return
+            found = Trial(number, trial_name(self._config, number), "failed", values, None, 0, 0.0, error=why)
+            self.refused.append(found)
         self._trials[number] = found
         trials = list(self._trials.values())
         try:
@@ -173,14 +182,15 @@ def _stops_trials(
     ended = threading.Event()
 
     def watch() -> None:
-        while not ended.is_set():
+        while not ended.wait(1):
             with contextlib.suppress(StorageError):
-                if stop.wait(1) or directory.stop_requested():
+                if stop.is_set() and not directory.stop_requested():
+                    directory.request_stop()  # Where trials that Tune has in its queue look before they begin.
+                if directory.stop_requested():
                     search.is_closed = True
                     for trial in read_trials(config):
-                        if not trial.is_over:
+                        if trial.state in ACTIVE:
                             trial_directory(config, trial.number).request_stop()
-                    return
 
     threading.Thread(target=watch, name="sweep-stop-watch", daemon=True).start()
     try:

@@ -8,7 +8,7 @@ from ray.tune.search import Searcher
 
 from runner.config import JobConfig, ParameterConfig
 from runner.sweep.space import Values, draw_values, metric_of, sweep_of, trial_count
-from runner.sweep.table import Trial
+from runner.sweep.table import WITH_MODEL, Trial, read_trial
 
 
 class SweepSearch(Searcher):
@@ -19,6 +19,7 @@ class SweepSearch(Searcher):
 
     def __init__(self, config: JobConfig, begun: list[Trial], shared: dict[str, Any]) -> None:
         """`begun`: the trials that a sweep which goes on has made so far. `shared`: what every trial is told."""
+        self._config = config
         self._shared = shared
         self._sweep = sweep_of(config)
         self._metric_name, larger_is_better = metric_of(self._sweep)
@@ -40,13 +41,16 @@ class SweepSearch(Searcher):
         number = self._numbers[trial_id] = self._left.pop(0)
         return {"number": number, "values": self._values(trial_id, number), **self._shared}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002
+        """Tell Optuna the figure that the table ranks the trial by; `result` has the last epoch's, or none."""
         number = self._numbers.pop(trial_id)
         if self._optuna is None:
             return
-        figure = None if error or result is None else result.get(self._metric_name)
+        trial = read_trial(self._config, number)
+        figure = None if error or trial is None or trial.state not in WITH_MODEL else trial.metric
         if number not in self._begun:
-            self._optuna.on_trial_complete(trial_id, result, error=figure is None)
+            told = None if figure is None else {self._metric_name: figure}
+            self._optuna.on_trial_complete(trial_id, told, error=figure is None)
         elif figure is not None:  # Optuna did not suggest it in this process.
             self._optuna.add_evaluated_point(self._begun[number].values, figure)
 

@@ -24,6 +24,7 @@ from runner.config import JobConfig, ParameterConfig, Section, SweepConfig, pars
 from runner.errors import ConfigError
 
 DEFAULT_TRIALS = 10
+MOST_TRIALS = 10_000
 FIXED = ("name", "sweep", "storage", "resources")
 """Sections that are the sweep's own."""
 MAKES_TOKENS = ("data", "tokenizer", "examples")
@@ -116,6 +117,8 @@ def check_sweep(config: JobConfig) -> None:
         ConfigError: in one line for each mistake.
     """
     sweep = sweep_of(config)
+    if trial_count(sweep) > MOST_TRIALS:
+        raise ConfigError(f"sweep: {trial_count(sweep):,} trials are more than {MOST_TRIALS:,}; set sweep.trials")
     if len(trial_name(config, trial_count(sweep) - 1)) > LONGEST_NAME:
         raise ConfigError(f"name: {config.name} and a trial's number have more than {LONGEST_NAME} characters")
     if config.privacy.enabled and sweep.metric is None:
@@ -149,6 +152,8 @@ def check_sweep(config: JobConfig) -> None:
 def _check_path(path: str) -> None:
     if path.split(".")[0] in FIXED:
         raise ConfigError(f"sweep.parameters: {path} cannot be swept; all trials share {', '.join(FIXED)}")
+    if path == "privacy.enabled":
+        raise ConfigError(f"sweep.parameters: {path} cannot be swept; all trials are private, or none is")
     section: type[Section] | None = JobConfig
     for name in path.split("."):
         if section is None or name not in section.model_fields:

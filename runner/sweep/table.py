@@ -21,6 +21,8 @@ from runner.train.history import read_history
 
 BEHIND = "ended early by the sweep: behind other trials"
 """The message of a trial that the scheduler ended."""
+WITH_MODEL = ("done", "behind", "stopped")
+"""The states in which a trial that has finished an epoch has left a model."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def read_trial(config: JobConfig, number: int) -> Trial | None:
     if not directory.exists():
         return None
     status, job = directory.current_status(), directory.read_config().model_dump(mode="json")
+    was_cut_off = "its process is gone: killed, or out of memory" if status.state == "lost" else None
     rows, best = read_history(directory)
     metric = None if best is None else rows[best].metric(metric_of(sweep_of(config))[0])
     return Trial(
@@ -80,7 +83,7 @@ def read_trial(config: JobConfig, number: int) -> Trial | None:
         epochs=len(rows),
         seconds=sum(row.seconds for row in rows),
         epsilon=rows[-1].epsilon if rows else None,
-        error=status.error,
+        error=status.error or was_cut_off,
     )
 
 
@@ -91,11 +94,11 @@ def read_trials(config: JobConfig) -> list[Trial]:
 
 
 def ranked(config: JobConfig, trials: Sequence[Trial]) -> list[Trial]:
-    """The best first; those without a figure last, by number."""
+    """The best first; those without a figure or a model last, by number."""
     _, larger_is_better = metric_of(sweep_of(config))
 
     def rank(trial: Trial) -> tuple[float, int]:
-        if trial.metric is None:
+        if trial.metric is None or trial.state not in WITH_MODEL:
             return math.inf, trial.number
         return -trial.metric if larger_is_better else trial.metric, trial.number
 
@@ -104,8 +107,8 @@ def ranked(config: JobConfig, trials: Sequence[Trial]) -> list[Trial]:
 
 def best_trial(config: JobConfig, trials: Sequence[Trial]) -> Trial | None:
     """The one whose model the sweep leaves; one that the scheduler ended has a model too."""
-    with_model = [trial for trial in ranked(config, trials) if trial.metric is not None and trial.state != "failed"]
-    return with_model[0] if with_model else None
+    with_model = [trial for trial in trials if trial.metric is not None and trial.state in WITH_MODEL]
+    return ranked(config, with_model)[0] if with_model else None
 
 
 def write_table(config: JobConfig, directory: RunDirectory, trials: Sequence[Trial]) -> None:

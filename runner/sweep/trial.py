@@ -13,7 +13,7 @@ from typing import Any
 from ray import tune
 
 from runner.config import JobConfig
-from runner.errors import JobStoppedError
+from runner.errors import ConfigError, JobStoppedError
 from runner.run_directory import JOB_FOLDER_VARIABLE, KILLED_RUN_ENDS_WITHIN_S, RunDirectory
 from runner.storage import open_folder
 from runner.sweep.space import metric_of, sweep_of, trial_job
@@ -23,6 +23,8 @@ from runner.train.facade import drive_run
 from runner.train.history import read_history
 
 POLL_S = 0.3
+REFUSED = "refused"
+"""Where a trial's last result says why its values make no job."""
 
 
 class TrialRunner(tune.Trainable):
@@ -46,7 +48,8 @@ class TrialRunner(tune.Trainable):
                 self._reported += 1
                 return {self._metric: row.metric(self._metric), "done": is_over and len(rows) == self._reported}
             if is_over:
-                return {"done": True}
+                refused = [str(error) for error in self._errors if isinstance(error, ConfigError)]
+                return {"done": True, REFUSED: "; ".join(refused)}
             self._thread.join(POLL_S)
 
     def cleanup(self) -> None:
@@ -79,6 +82,8 @@ class TrialRunner(tune.Trainable):
 
     def _run(self, sweep_directory: RunDirectory, sweep: JobConfig, config: dict[str, Any]) -> None:
         directory, target = self._directory, "local" if config["local"] else "ray"
+        if sweep_directory.stop_requested():  # While Tune had this one in its queue.
+            return
         os.environ[JOB_FOLDER_VARIABLE] = sweep_directory.current_status().job_folder
         if directory.exists():
             directory.wait_until_left(KILLED_RUN_ENDS_WITHIN_S)

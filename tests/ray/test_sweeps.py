@@ -158,8 +158,12 @@ def test_a_private_sweep_costs_all_its_trials_together(records: Path, tmp_path: 
     assert (run / "model" / "privacy.json").read_bytes() == (run / "privacy.json").read_bytes()
 
 
-def test_a_sweep_that_is_stopped_stops_its_trials_and_goes_on(records: Path, tmp_path: Path) -> None:
-    job = sweep_job("stopped", records, tmp_path, {"parameters": UNITS, "trials": 3, "max_concurrent": 1})
+@pytest.mark.parametrize("at_a_time", [1, None], ids=["one at a time", "as many as fit, and one in Tune's queue"])
+def test_a_sweep_that_is_stopped_stops_its_trials_and_goes_on(
+    records: Path, tmp_path: Path, at_a_time: int | None
+) -> None:
+    sweep = {"parameters": UNITS, "trials": 5, "max_concurrent": at_a_time}
+    job = sweep_job("stopped", records, tmp_path, sweep)
     job["training"] |= {"epochs": 40, "early_stopping": {"enabled": False}}
     config = parse_job(job, environment={})
     RunDirectory.of(config).claim(config, "local")
@@ -174,11 +178,11 @@ def test_a_sweep_that_is_stopped_stops_its_trials_and_goes_on(records: Path, tmp
     with pytest.raises(JobStoppedError):
         drive(str(tmp_path / "stopped"), stop)
     assert status_of(tmp_path / "stopped-000")["state"] == "stopped"
-    assert not (tmp_path / "stopped-002").exists()
+    assert not (tmp_path / "stopped-003").exists()
     epochs = len(history_of(tmp_path / "stopped-000"))
     assert 1 <= epochs < 40
     resume(tmp_path / "stopped")
-    assert [row["state"] for row in table_of(tmp_path / "stopped")] == ["done"] * 3
+    assert [row["state"] for row in table_of(tmp_path / "stopped")] == ["done"] * 5
     assert len(history_of(tmp_path / "stopped-000")) == 40
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from runner.config import JobConfig, SweepConfig, parse_job
+from runner.driver import check_changes
 from runner.errors import ConfigError
 from runner.sweep.space import (
     check_sweep,
@@ -24,7 +26,7 @@ from runner.sweep.space import (
     trial_job,
     trial_name,
 )
-from runner.sweep.table import Trial, best_trial, ranked, to_csv, to_json
+from runner.sweep.table import Trial, best_trial, ranked, read_trial, to_csv, to_json, trial_directory
 
 UNITS = {"model.rnn_units": {"choice": [16, 32, 64]}}
 RATE = {"training.optimizer.learning_rate": {"log_uniform": [1e-4, 1e-1]}}
@@ -36,6 +38,10 @@ ALL = UNITS | RATE | DROPOUT | BATCH
 def job(parameters: dict[str, Any], name: str = "demo", **sweep: Any) -> JobConfig:
     document = {"name": name, "data": {"uri": "records/"}, "sweep": {"parameters": parameters, **sweep}}
     return parse_job(document, environment={})
+
+
+def stored_in(folder: Path, config: JobConfig) -> JobConfig:
+    return config.model_copy(update={"storage": config.storage.model_copy(update={"uri": str(folder)})})
 
 
 def sweep(parameters: dict[str, Any], **settings: Any) -> SweepConfig:
@@ -128,12 +134,11 @@ def test_settings_that_cannot_be_are_refused_in_one_line(settings: dict[str, Any
 
 
 def test_values_that_are_fine_alone_and_not_together_are_refused_before_anything_starts() -> None:
-    packing = {"examples.packing": {"choice": ["records", "stream"]}, "privacy.enabled": {"choice": [False, True]}}
-    config = job(packing, search="grid").model_dump(mode="json")
-    config["privacy"]["noise_multiplier"] = 1.0
-    config["tokenizer"]["kind"] = "byte"
-    with pytest.raises(ConfigError, match="packing records, not stream"):
-        check_sweep(parse_job(config, environment={}))
+    parameters = {"privacy.noise_multiplier": {"choice": [1.0, 0.0]}, "privacy.max_epsilon": {"choice": [8.0]}}
+    document = job(parameters, search="grid", metric="val_loss").model_dump(mode="json")
+    document |= {"tokenizer": {"kind": "byte"}, "privacy": {"enabled": True, "noise_multiplier": 1.0}}
+    with pytest.raises(ConfigError, match=r"noise_multiplier 0 gives no privacy: max_epsilon 8 cannot be kept"):
+        check_sweep(parse_job(document, environment={}))
 
 
 def test_a_private_sweep_has_to_name_its_metric() -> None:
@@ -166,18 +171,50 @@ def test_the_best_metric_comes_first_and_failures_last() -> None:
             (1, "failed", None, "no, thanks"),
             (2, "behind", 1.25, None),
             (3, "failed", 1.0, "late"),
+            (4, "lost", 0.5, "cut off"),
         )
     ]
     config = job(UNITS)
     assert metric_of(sweep_of(config)) == ("val_loss", False)
-    assert [trial.number for trial in ranked(config, trials)] == [3, 2, 0, 1]
+    assert [trial.number for trial in ranked(config, trials)] == [2, 0, 1, 3, 4]
     best = best_trial(config, trials)
     assert best is not None
     assert best.number == 2
     larger = job(UNITS, metric="val_accuracy")
-    assert [trial.number for trial in ranked(larger, trials)] == [0, 2, 3, 1]
+    assert [trial.number for trial in ranked(larger, trials)] == [0, 2, 1, 3, 4]
     lines = to_csv(config, trials).decode().splitlines()
     assert lines[0] == "rank,run,state,val_loss,model.rnn_units,epochs,seconds,epsilon,error"
-    assert lines[4] == '4,demo-001,failed,,16,1,2.0,,"no, thanks"'
+    assert lines[3] == '3,demo-001,failed,,16,1,2.0,,"no, thanks"'
     assert b'"best": "demo-002"' in to_json(config, trials)
     assert best_trial(config, trials[1:2]) is None
+
+
+def test_a_trial_whose_process_is_gone_says_so(tmp_path: Path) -> None:
+    config = stored_in(tmp_path, job(UNITS))
+    directory = trial_directory(config, 0)
+    directory.claim(trial_job(config, 0, {"model.rnn_units": 16}), "local")
+    directory.update_status(state="training", heartbeat=0.0, pid=2**22 + 1)
+    trial = read_trial(config, 0)
+    assert trial is not None
+    assert (trial.state, trial.error) == ("lost", "its process is gone: killed, or out of memory")
+    assert not trial.is_over
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+def test_a_resume_takes_no_trial_away(trials: int, tmp_path: Path) -> None:
+    """A private sweep's epsilon is that of all trials: those beyond a smaller number would not be counted."""
+    before = stored_in(tmp_path, job(UNITS, trials=3))
+    after = before.model_copy(update={"sweep": sweep(UNITS, trials=trials)})
+    with pytest.raises(ConfigError, match=r"--set sweep\.trials: a resume can add trials to the 3"):
+        check_changes(before, after)
+    check_changes(before, before.model_copy(update={"sweep": sweep(UNITS, trials=4)}))
+
+
+def test_a_grid_too_large_to_look_at_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"2,000,000,000 trials are more than 10,000"):
+        check_sweep(job({"training.seed": {"int": [1, 2_000_000_000]}}, search="grid"))
+
+
+def test_privacy_is_not_swept() -> None:
+    with pytest.raises(ConfigError, match="all trials are private, or none is"):
+        check_sweep(job({"privacy.enabled": {"choice": [True, False]}}))
