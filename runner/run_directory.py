@@ -175,6 +175,17 @@ class RunDirectory:
         """The directory as its only writer: a worker that was thought lost, and is not, can then write no more."""
         return RunDirectory(FencedFolder.take(self.folder, "writer"))
 
+    def read_model_config(self) -> JobConfig:
+        """The job that trained the model here: of a sweep, its own with the values of the best trial."""
+        config = self.read_config()
+        if config.sweep is None or not self.folder.exists("sweep.json"):
+            return config
+        table = json.loads(self.folder.read("sweep.json"))
+        values = {trial["run"]: trial["values"] for trial in table["trials"]}.get(table["best"], {})
+        overrides = [f"{path}={json.dumps(value)}" for path, value in values.items()]
+        document = config.model_dump(mode="json") | {"sweep": None}
+        return parse_job(document, overrides, environment={}, source=f"{self.uri}/sweep.json")
+
     def read_config(self) -> JobConfig:
         """The job as it was resolved at submission."""
         return parse_job(yaml.safe_load(self.folder.read("job.yaml")), environment={}, source=f"{self.uri}/job.yaml")

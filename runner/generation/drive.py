@@ -146,7 +146,7 @@ def _training_hashes(generation: Generation) -> NDArray[np.uint64] | None:
         return None
     from runner.generation.training_records import hash_records
 
-    return hash_records(RunDirectory(open_folder(generation.run_uri)).read_config().data)
+    return hash_records(RunDirectory(open_folder(generation.run_uri)).read_model_config().data)
 
 
 def _say(directory: RunDirectory, message: str) -> None:

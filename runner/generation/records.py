@@ -33,6 +33,8 @@ FEWEST_DRAWS = 64
 """At once: one by one, the last records would take as long."""
 MANY_DRAWS = 256
 """Before so many nothing is said about shares, unless `max_invalid` is set."""
+FEW_INVALID = 10
+"""So many say nothing about shares even where `max_invalid` is set, unless it allows none: the last shard is small."""
 MOST_REASONS = 50
 """Kept apart; a user's function may return any number of them."""
 
@@ -172,7 +174,11 @@ class _Tally:
     def __init__(self, n: int, max_invalid: float | None) -> None:
         patience = (MOST_DRAWS - 1) * n + MANY_DRAWS
         self.most_copies = patience
-        self.most_invalid = patience if max_invalid is None else int(n * max_invalid / (1 - max_invalid) + 1e-9)
+        self.most_invalid = patience
+        if max_invalid is not None:
+            self.most_invalid = int(n * max_invalid / (1 - max_invalid) + 1e-9)
+        if max_invalid:
+            self.most_invalid = max(self.most_invalid, FEW_INVALID)
         self.max_invalid = max_invalid
         self.valid = 0
         self.invalid: Counter[str] = Counter()

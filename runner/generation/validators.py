@@ -90,7 +90,7 @@ def _rules(rule: ColumnRule) -> list[Rule]:
         low = -math.inf if least is None else least
         high = math.inf if largest is None else largest
         wrong = f"not in [{low:g}, {high:g}]"
-        found.append(lambda value: None if low <= _number(value) <= high else wrong)
+        found.append(lambda value: None if math.isfinite(at := _number(value)) and low <= at <= high else wrong)
     if rule.allowed is not None:
         allowed = frozenset(rule.allowed)
         found.append(lambda value: None if value in allowed else "not an allowed value")

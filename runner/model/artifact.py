@@ -118,7 +118,9 @@ def load_model(folder: Folder) -> TrainedModel:
 def _read(folder: Folder) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The fields of `ModelDescription`, and the model's files."""
     if not folder.exists("manifest.json"):
-        raise RunNotFoundError(f"{folder.uri}: no model here; the run has not finished an epoch")
+        raise RunNotFoundError(
+            f"{folder.uri}: no model here; a run leaves one when it ends or is stopped, after its first epoch"
+        )
     files = read_published(folder)
     description = json.loads(files["model.json"])
     if description["version"] != FORMAT_VERSION:

@@ -43,7 +43,7 @@ def report_run(
     """
     if synthetic_uri is not None and count is not None:
         raise ConfigError("-n is for generated records; leave it out with --synthetic")
-    config = directory.read_config()
+    config = directory.read_model_config()
     rows, best = read_history(directory)
     statement, statement_page = _read_statement(directory, config)
     has_model = directory.folder.child("model").exists("manifest.json")
@@ -58,7 +58,7 @@ def report_run(
             wanted = count or min(real.training_records, MOST_RECORDS)
             synthetic = draw_records(directory.folder.child("model"), wanted)
         else:
-            columns = config.data.columns or (config.data.text_column,)
+            columns = config.generation.fields or config.data.columns or (config.data.text_column,)
             synthetic = read_records(synthetic_uri, columns, config.data.field_delimiter)
         quality = compare_records(config, real, synthetic, layout, target)
     except CANNOT_COMPARE as error:

@@ -78,7 +78,7 @@ def _with_overrides(directory: RunDirectory, overrides: Sequence[str]) -> JobCon
     for override in overrides:
         if not override.startswith("generation."):
             raise ConfigError(f"--set {override}: generate can change the section generation alone")
-    document = yaml.safe_load(directory.read_config().to_yaml())
+    document = yaml.safe_load(directory.read_model_config().to_yaml())
     return parse_job(document, overrides, environment={}, source=f"{directory.uri}/job.yaml")
 
 

@@ -46,7 +46,7 @@ def audit_run(directory: RunDirectory) -> tuple[dict[str, Any], str]:
         DataError: it has no validation examples, or its token shards are gone.
     """
     find_uv()
-    config = directory.read_config()
+    config = directory.read_model_config()
     folder = directory.folder.child("model")
     model = load_model(folder)
     if not config.training.validation_split:

@@ -19,7 +19,7 @@ from safetensors.numpy import load
 
 from runner.config import JobConfig
 from runner.data.records import SourceFile, list_files
-from runner.errors import ConfigError, DataError, NothingNewError, ObjectNotFoundError
+from runner.errors import ConfigError, DataError, NothingNewError, ObjectNotFoundError, RunExistsError
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder, read_published
 
@@ -41,14 +41,20 @@ def with_definite_since(config: JobConfig, submission: Mapping[str, str] | None 
     series = re.compile(re.escape(config.name) + r"(?:\.(\d+))?")
     numbers = {name: int(match[1] or 1) for name in folder.subfolders() if (match := series.fullmatch(name))}
     taken = {name: number for name, number in numbers.items() if RunDirectory(folder.child(name)).exists()}
-    if taken and submission is not None:
+    if taken:
         newest = RunDirectory(folder.child(max(taken, key=lambda name: taken[name])))
-        if newest.current_status().submission == submission:
+        status = newest.current_status()
+        if submission is not None and status.submission == submission:
             return config.model_copy(
                 update={
                     "data": config.data.model_copy(update={"since": newest.read_config().data.since}),
                     "name": newest.read_config().name,
                 }
+            )
+        if status.is_active:
+            raise RunExistsError(
+                f"data.since is last, but {newest.uri} is {status.state} on the files that are new; wait for its end, "
+                f"or `runner stop {newest.uri}`"
             )
     finished = [name for name in taken if folder.exists(f"{name}/model/manifest.json")]
     since = max(finished, key=lambda name: taken[name], default=None)
@@ -69,6 +75,8 @@ def source_files(config: JobConfig, directory: RunDirectory | None = None) -> tu
     files = list_files(config.data.uri)
     if directory is not None and (recorded := _recorded(directory)) is not None:
         own = {file.name for file in recorded[1]}
+        if gone := sorted(own - {file.name for file in files}):
+            raise DataError(f"{config.data.uri}: {gone[0]} is gone, which this run began with")
         return tuple(file for file in files if file.name in own)
     if config.data.since is None:
         return files
@@ -144,7 +152,10 @@ def first_weights(config: JobConfig) -> dict[str, NDArray[Any]] | None:
 
 def _previous(config: JobConfig) -> RunDirectory:
     assert config.data.since is not None
-    return RunDirectory.find(f"{config.storage.uri.rstrip('/')}/{config.data.since}")
+    previous = RunDirectory.find(f"{config.storage.uri.rstrip('/')}/{config.data.since}")
+    if previous.read_config().sweep is not None:
+        raise ConfigError(f"data.since: {config.data.since} is a sweep; name one of its runs")
+    return previous
 
 
 def _recorded(directory: RunDirectory) -> tuple[tuple[SourceFile, ...], tuple[SourceFile, ...]] | None:

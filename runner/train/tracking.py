@@ -24,7 +24,7 @@ from typing import Any
 import tensorflow as tf
 
 from runner.config import JobConfig
-from runner.errors import last_line
+from runner.errors import StorageError, last_line
 from runner.run_directory import RunDirectory
 from runner.train.history import EpochRow
 
@@ -51,7 +51,10 @@ class Tracker:
 
     def epochs(self, rows: Sequence[EpochRow]) -> None:
         """Everything there is to say about the epochs so far; what was said before may be said again."""
-        self._directory.folder.write(EVENT_FILE, event_file(rows, self._began))
+        try:
+            self._directory.folder.write(EVENT_FILE, event_file(rows, self._began))
+        except StorageError as error:
+            log.warning("TensorBoard's events lack this epoch: %s", error)
         if self._mlflow is not None:
             try:
                 self._mlflow.log(rows)

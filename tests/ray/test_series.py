@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from safetensors.numpy import load
 
 from runner.config import parse_job
-from runner.errors import ConfigError, DataError
+from runner.errors import ConfigError, DataError, RunExistsError
 from runner.privacy.accountant import epsilon
 from runner.privacy.budget import SpendingLedger
 from runner.run_directory import RunDirectory
@@ -90,6 +91,11 @@ def test_what_cannot_go_on_is_refused_in_one_line_and_writes_nothing(tmp_path: P
     ):
         with pytest.raises(ConfigError, match=message):
             submit(changed, since="last")
+    status = RunDirectory(open_folder(str(runs / "first"))).current_status()
+    RunDirectory(open_folder(str(runs / "first"))).update_status(state="training", pid=os.getpid())
+    with pytest.raises(RunExistsError, match="first is training on the files that are new; wait for its end"):
+        submit(job, since="last")
+    RunDirectory(open_folder(str(runs / "first"))).write_status(status)
     add_shard(records, "part-1", count=300)
     with pytest.raises(DataError, match=r"part-1\.parquet has changed since run first trained on it"):
         submit(job, since="last")

@@ -160,6 +160,12 @@ def test_a_validator_that_fails_ends_the_generation_in_one_line(model: TrainedMo
     assert caught.value.exit_code == 1
 
 
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999"])
+def test_what_is_no_finite_number_is_in_no_range(value: str) -> None:
+    rules = GenerationConfig.model_validate({"columns": {"x": {"range": [None, None]}}})
+    assert Validator(rules, ("x",), None).check(value)[1]
+
+
 def test_too_many_invalid_records_end_the_generation(model: TrainedModel) -> None:
     found = RecordMaker(model, settings(100)).make(100).invalid["fields: not 2"]
     share = found / (100 + found)
@@ -168,6 +174,8 @@ def test_too_many_invalid_records_end_the_generation(model: TrainedModel) -> Non
         JobFailedError, match=r"more than generation.max_invalid .* \(fields: not 2: \d+\); train longer"
     ):
         RecordMaker(model, settings(100, rules={"max_invalid": share - 0.01})).make(100)
+    assert share > 0.1
+    RecordMaker(model, settings(3, rules={"max_invalid": 0.01})).make(3)  # A few draws say nothing about shares.
     impossible = {"columns": {"x": {"allowed": ["no such"]}}}
     with pytest.raises(JobFailedError, match=r"347 of 347 generated records are invalid \("):
         RecordMaker(model, settings(10, rules=impossible)).make(10)

@@ -335,3 +335,16 @@ def test_status_and_job_are_plain_text(storage: Path) -> None:
     directory = claimed(storage)
     assert json.loads(directory.folder.read("status.json"))["state"] == "pending"
     assert directory.folder.read("job.yaml").startswith(b"name: demo\n")
+
+
+def test_a_sweep_s_model_is_that_of_the_best_trial_s_job(storage: Path) -> None:
+    """Which records it was validated with depends on the values: a report asks for them."""
+    sweep = {"parameters": {"training.batch_size": {"choice": [8, 32]}}}
+    config = parse_job(job(storage).model_dump(mode="json") | {"sweep": sweep}, environment={})
+    directory = RunDirectory.of(config)
+    directory.claim(config, "local")
+    assert directory.read_model_config() == directory.read_config(), "no trial is over"
+    trials = [{"run": f"demo-00{number}", "values": {"training.batch_size": 8 * number}} for number in (1, 4)]
+    directory.folder.write("sweep.json", json.dumps({"best": "demo-004", "trials": trials}).encode())
+    found = directory.read_model_config()
+    assert (found.name, found.sweep, found.training.batch_size) == ("demo", None, 32)

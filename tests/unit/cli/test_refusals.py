@@ -172,7 +172,7 @@ def test_what_nobody_expected_is_one_line_too(run: Run, monkeypatch: pytest.Monk
         (["--prompt", "x", "--prompts", "p.csv"], "give --prompt or --prompts, not both"),
         (["--temperature", "-1"], "temperature must be a number of at least 0, not -1.0"),
         (["-o", "out.xlsx"], "-o out.xlsx: a file must end in .csv, .jsonl or .parquet, and a folder in /"),
-        (["-o", "out/"], "runs/demo/model: no model here; the run has not finished an epoch"),
+        (["-o", "out/"], "runs/demo/model: no model here; a run leaves one when it ends"),
     ],
 )
 def test_records_that_cannot_be_generated_are_answered_in_one_line(
