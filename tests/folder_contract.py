@@ -179,6 +179,20 @@ class FolderContract:
         publish(folder, {"weights.bin": b"new"})
         assert read_published(folder) == {"weights.bin": b"new"}
 
+    def test_publishing_the_same_again_takes_nothing_from_readers(
+        self, folder: Folder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish(folder, FILES)
+        write = folder.write
+
+        def write_while_another_reads(name: str, data: bytes, **options: bool) -> None:
+            assert read_published(folder) == FILES
+            write(name, data, **options)
+
+        monkeypatch.setattr(folder, "write", write_while_another_reads)
+        publish(folder, FILES)
+        assert read_published(folder) == FILES
+
     def test_a_folder_without_manifest_was_never_published(self, folder: Folder) -> None:
         for name, data in FILES.items():
             folder.write(name, data)

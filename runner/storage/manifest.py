@@ -9,6 +9,7 @@ The last field is the SHA-256 of the others, as JSON with sorted keys: the manif
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -24,7 +25,8 @@ VERSION = 1
 def publish(folder: Folder, files: Mapping[str, bytes], info: Mapping[str, Any] | None = None) -> None:
     """Write `files` and a manifest that vouches for them, with `info` (anything JSON can hold) in it.
 
-    A manifest from before is removed first: until the new one is written the folder counts as unpublished.
+    Another manifest from before is removed first: until the new one is written the folder counts as unpublished. The
+    same one stays, so that of several who publish the same none takes it from readers.
     """
     if MANIFEST in files:
         raise ValueError(f"{MANIFEST} is the manifest's own name")
@@ -34,11 +36,13 @@ def publish(folder: Folder, files: Mapping[str, bytes], info: Mapping[str, Any] 
         "info": dict(info or {}),
     }
     contents = json.loads(json.dumps(contents))  # As a reader will see it: keys of `info` become strings.
-    folder.delete(MANIFEST)
+    manifest = json.dumps(contents | {"sha256": contents_sha256(contents)}, indent=1).encode()
+    with contextlib.suppress(ObjectNotFoundError):
+        if folder.read(MANIFEST) != manifest:
+            folder.delete(MANIFEST)
     for name, data in files.items():
         folder.write(name, data)
-    signed = contents | {"sha256": contents_sha256(contents)}
-    folder.write(MANIFEST, json.dumps(signed, indent=1).encode())
+    folder.write(MANIFEST, manifest)
 
 
 def read_manifest(folder: Folder) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -21,6 +22,7 @@ APPS = "/apis/apps/v1"
 BATCH = "/apis/batch/v1"
 RAY = "/apis/ray.io/v1"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
+NOT_YET = 429
 
 
 class ApiError(Exception):
@@ -73,7 +75,9 @@ class Api:
         """Delete an object."""
         return self._request("DELETE", path)
 
-    def _request(self, method: str, path: str, body: str | None = None, content: str = "application/json") -> Any:
+    def _request(
+        self, method: str, path: str, body: str | None = None, content: str = "application/json", patience_s: int = 60
+    ) -> Any:
         headers = {"Accept": "application/json", "Content-Type": content}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
@@ -88,7 +92,11 @@ class Api:
                 content_type = answer.headers.get_content_type()
                 text = answer.read().decode()
         except urllib.error.HTTPError as error:
-            raise ApiError(error.code, _message(error.read().decode(errors="replace"))) from error
+            message = _message(error.read().decode(errors="replace"))
+            if error.code == NOT_YET and "initializing" in message and patience_s > 0:  # A resource that is new.
+                time.sleep(1)
+                return self._request(method, path, body, content, patience_s - 1)
+            raise ApiError(error.code, message) from error
         return json.loads(text) if content_type == "application/json" else text
 
 

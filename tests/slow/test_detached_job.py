@@ -22,7 +22,7 @@ def test_a_detached_job_can_be_stopped_by_its_run_directory_and_resumed_here(clu
     run = runs / "detached"
     wait_for(lambda: process.poll() is not None or status_of(run).get("progress", {}).get("total_steps", 0) > 2)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "detached" in out
     assert "runner logs -f" in out
