@@ -3,6 +3,7 @@
     tracker = Tracker(config, directory, began)          # the chief's
     tracker.epochs(rows)                                 # after every epoch, all rows so far
     tracker.now({"loss": 1.2, ...})                      # at every step
+    tracker.end("FINISHED")                              # in MLflow's words; a resume begins it again
 
 None of them can end a run: what goes wrong is a warning in the log.
 """
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tensorflow as tf
 
@@ -67,6 +68,14 @@ class Tracker:
             if name in figures:
                 gauge(figures[name])
 
+    def end(self, status: Literal["FINISHED", "KILLED", "FAILED"]) -> None:
+        """The run is over: it got to its end, was stopped, or met an error."""
+        if self._mlflow is not None:
+            try:
+                self._mlflow.end(status)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
+                log.warning("MLflow does not know that the run is over: %s", last_line(error))
+
 
 def event_file(rows: Sequence[EpochRow], began: float) -> bytes:
     """The epochs as TensorBoard reads them: one scalar of each metric at each epoch, by its number from 0.
@@ -104,6 +113,7 @@ class MlflowRun:
         runs = self._client.search_runs([experiment], f"tags.runner_run = '{identity}'")
         if runs:
             self._run_id = runs[0].info.run_id
+            self._client.update_run(self._run_id, "RUNNING")
             return
         tags = {"runner_run": identity, "runner_uri": directory.uri}
         self._run_id = self._client.create_run(
@@ -125,6 +135,9 @@ class MlflowRun:
         for start in range(0, len(metrics), 1000):
             self._client.log_batch(self._run_id, metrics[start : start + 1000])
         self._logged = len(rows)
+
+    def end(self, status: str) -> None:
+        self._client.set_terminated(self._run_id, status)
 
 
 def _mlflow_run(config: JobConfig, directory: RunDirectory, began: float) -> MlflowRun | None:

@@ -113,6 +113,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         if mine[0] == 0:
             weights = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
             noise = partial(draw_noise, ledger.key.for_noise(ledger.branch, conditions), count=weights)
+    tracker = Tracker(config, directory, directory.current_status().created) if is_chief else None
     loop = TrainingLoop(
         settings=settings,
         network=network,
@@ -136,18 +137,25 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         is_chief=is_chief,
         identity=identity,
         ledger=ledger,
-        tracker=Tracker(config, directory, directory.current_status().created) if is_chief else None,
+        tracker=tracker,
     )
     if checkpoint is not None:
         loop.restore(checkpoint)
     elif (weights := first_weights(config)) is not None:
         network.load_weights_dict(weights)
     heartbeat.report("training", "compiling the first step")
-    ending = loop.run()
+    try:
+        ending = loop.run()
+    except Exception:
+        if tracker is not None:
+            tracker.end("FAILED")
+        raise
     if is_chief:
         statement = settle(config, directory, ledger) if ledger else {}
         _leave_model(directory, config, tokens, loop, statement)
         heartbeat.finish("stopped" if ending == "stopped" else "done", ending)
+    if tracker is not None:
+        tracker.end("KILLED" if ending == "stopped" else "FINISHED")
     log.info("%s after %d steps", ending, loop.progress.total_steps)
     return ending
 

@@ -51,12 +51,18 @@ def server(tmp_path: Path) -> Iterator[str]:
 def test_a_run_and_its_resume_are_one_run_on_the_server(server: str, tmp_path: Path) -> None:
     job = small_job("tracked", write_records(tmp_path / "records"), tmp_path / "runs", epochs=2)
     run_runner("submit", write_job(tmp_path / "job.yaml", job), MLFLOW_TRACKING_URI=server)
+    raising = "training.epoch_callback=tests.ray.observers:complain"
+    job["name"] = "raising"
+    run_runner("submit", write_job(tmp_path / "job.yaml", job), "--set", raising, expect=1, MLFLOW_TRACKING_URI=server)
     run_runner("resume", tmp_path / "runs" / "tracked", "--set", "training.epochs=4", MLFLOW_TRACKING_URI=server)
     client = MlflowClient(server)
     experiment = client.get_experiment_by_name("runner")
     assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert runs.pop("raising").info.status == "FAILED"
+    (run,) = runs.values()
     assert run.info.run_name == "tracked"
+    assert run.info.status == "FINISHED"
     assert run.data.params["training.batch_size"] == "32"
     rows, _ = from_csv((tmp_path / "runs" / "tracked" / "history.csv").read_bytes())
     history = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "val_loss")}
