@@ -14,7 +14,7 @@ import yaml
 
 from runner.config import JobConfig, parse_job
 from runner.errors import ConfigError, JobStoppedError
-from runner.generation.drive import drive_generation, read_summary
+from runner.generation.drive import CONTINUES, drive_generation, read_summary
 from runner.generation.output import check_output, is_folder, write_records
 from runner.generation.prompts import check_prompts, read_prompts
 from runner.generation.records import Generated, RecordMaker, SamplingSettings
@@ -165,7 +165,7 @@ def _finished(folder: Folder, status: Status, asked: int) -> Answer:
         JobStoppedError, RunnerError: it did not end well.
     """
     if status.state == "stopped":
-        raise JobStoppedError(f"{folder.uri}: stopped; the same command continues it")
+        raise JobStoppedError(f"{folder.uri}: stopped; {CONTINUES}")
     if status.state != "done":
         raise status.to_error()
     summary = read_summary(folder)

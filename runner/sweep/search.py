@@ -8,7 +8,7 @@ from ray.tune.search import Searcher
 
 from runner.config import JobConfig, ParameterConfig
 from runner.sweep.space import Values, draw_values, metric_of, sweep_of, trial_count
-from runner.sweep.table import WITH_MODEL, Trial, read_trial
+from runner.sweep.table import Trial, read_trial
 
 
 class SweepSearch(Searcher):
@@ -47,7 +47,7 @@ class SweepSearch(Searcher):
         if self._optuna is None:
             return
         trial = read_trial(self._config, number)
-        figure = None if error or trial is None or trial.state not in WITH_MODEL else trial.metric
+        figure = trial.metric if trial is not None and trial.has_model and not error else None
         if number not in self._begun:
             told = None if figure is None else {self._metric_name: figure}
             self._optuna.on_trial_complete(trial_id, told, error=figure is None)

@@ -44,6 +44,11 @@ class Trial:
         """Whether a resume leaves it as it is."""
         return self.state in ("done", "failed", "behind")
 
+    @property
+    def has_model(self) -> bool:
+        """Whether it has left a model with a figure to rank it by."""
+        return self.metric is not None and self.state in WITH_MODEL
+
 
 def trial_directory(config: JobConfig, number: int) -> RunDirectory:
     """Where a trial's run is kept, beside the sweep's own directory."""
@@ -98,7 +103,7 @@ def ranked(config: JobConfig, trials: Sequence[Trial]) -> list[Trial]:
     _, larger_is_better = metric_of(sweep_of(config))
 
     def rank(trial: Trial) -> tuple[float, int]:
-        if trial.metric is None or trial.state not in WITH_MODEL:
+        if trial.metric is None or not trial.has_model:
             return math.inf, trial.number
         return -trial.metric if larger_is_better else trial.metric, trial.number
 
@@ -107,8 +112,7 @@ def ranked(config: JobConfig, trials: Sequence[Trial]) -> list[Trial]:
 
 def best_trial(config: JobConfig, trials: Sequence[Trial]) -> Trial | None:
     """The one whose model the sweep leaves; one that the scheduler ended has a model too."""
-    with_model = [trial for trial in trials if trial.metric is not None and trial.state in WITH_MODEL]
-    return ranked(config, with_model)[0] if with_model else None
+    return next((trial for trial in ranked(config, trials) if trial.has_model), None)
 
 
 def write_table(config: JobConfig, directory: RunDirectory, trials: Sequence[Trial]) -> None:

@@ -1,4 +1,4 @@
-"""Keras callbacks for runs that are disturbed. Keras is imported where they are made: in workers, and nowhere else."""
+"""A Keras callback for runs that a test slows down and lets hurry. Keras is imported in workers, and nowhere else."""
 
 from __future__ import annotations
 
@@ -22,10 +22,3 @@ def paced_steps() -> Any:
             time.sleep(float(Path(file).read_text()))
 
     return keras.callbacks.LambdaCallback(on_train_batch_end=pause)
-
-
-def plateau() -> Any:
-    """Has state of its own: forgets it on resume, and the learning rate differs."""
-    import keras
-
-    return keras.callbacks.ReduceLROnPlateau(monitor="loss", factor=0.5, patience=2, min_delta=10.0)

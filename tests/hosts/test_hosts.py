@@ -38,7 +38,7 @@ EPOCHS = 4
 TRAINING = {
     "epochs": EPOCHS,
     "checkpoint_every_s": 1.0,
-    "callbacks": ["tests.hosts.pace:paced_steps", "tests.hosts.pace:plateau"],
+    "callbacks": ["tests.hosts.pace:paced_steps", "tests.slow.pace:plateau"],
 }
 SLOW_S, FAST_S = "5", "0"
 STRIKE_AFTER_STEPS = 3
