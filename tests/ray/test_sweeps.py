@@ -178,7 +178,8 @@ def test_a_sweep_that_is_stopped_stops_its_trials_and_goes_on(
     with pytest.raises(JobStoppedError):
         drive(str(tmp_path / "stopped"), stop)
     assert status_of(tmp_path / "stopped-000")["state"] == "stopped"
-    assert not (tmp_path / "stopped-003").exists()
+    assert {status_of(run)["state"] for run in tmp_path.glob("stopped-*")} == {"stopped"}, "none trained to its end"
+    assert at_a_time is None or not (tmp_path / "stopped-002").exists()
     epochs = len(history_of(tmp_path / "stopped-000"))
     assert 1 <= epochs < 40
     resume(tmp_path / "stopped")
