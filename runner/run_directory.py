@@ -3,7 +3,7 @@
     job.yaml        the resolved job, written first: its creation claims the directory
     status.json     state, progress, heartbeat, last error; rewritten as the run goes
     stop            present when someone asked the run to stop
-    writer          a random name of the first worker that started last, which alone may write what a resume reads
+    writer          the latest attempt, and a random name of its first worker that started last: they alone may write
     logs/           one text file for each process
     history.csv, tokenizer/, model/, checkpoints/   see `runner.train`
 
@@ -32,6 +32,7 @@ ACTIVE: tuple[State, ...] = ("pending", "preparing", "training", "generating")
 JOB_FOLDER_VARIABLE = "RUNNER_JOB_FOLDER"
 """Tells this process and its workers where the job file is, for callbacks that are beside it."""
 
+WRITER = "writer"
 GENERATION = "_generation"
 """In a folder of generated shards: its bookkeeping, whose status and stop are those of a run."""
 
@@ -65,6 +66,11 @@ class Status:
     submission: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
+    def term(self) -> str:
+        """Which attempt at which run this is: a text that sorts after those of all before it."""
+        return f"{self.created:017.6f}-{self.attempt:06d}"
+
+    @property
     def is_active(self) -> bool:
         """Whether a process still works on the run, as far as can be told."""
         return self.state in ACTIVE and not self._is_lost()
@@ -91,8 +97,10 @@ class Status:
 class RunDirectory:
     """One run's directory on local disk or S3."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, term: str = "") -> None:
+        """`term`: of the attempt that holds it, see `enter`."""
         self.folder = folder
+        self.term = term
 
     @classmethod
     def of(cls, config: JobConfig, *, patient: bool = True) -> RunDirectory:
@@ -158,22 +166,40 @@ class RunDirectory:
         if not self.folder.create("job.yaml", config.to_yaml().encode()):
             raise RunExistsError(f"{self.uri}: another submission took this name just now; choose another name")
         now = time.time()
-        self.write_status(
-            Status(
-                config.name,
-                "pending",
-                target,
-                job_folder=os.environ.get(JOB_FOLDER_VARIABLE, ""),
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                created=now,
-                heartbeat=now,
-            )
+        status = Status(
+            config.name,
+            "pending",
+            target,
+            job_folder=os.environ.get(JOB_FOLDER_VARIABLE, ""),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            created=now,
+            heartbeat=now,
         )
+        self.write_status(status)
+        self.enter(status.term)
 
-    def take_over(self) -> RunDirectory:
-        """The directory as its only writer: a worker that was thought lost, and is not, can then write no more."""
-        return RunDirectory(FencedFolder.take(self.folder, "writer"))
+    def enter(self, term: str | None = None) -> RunDirectory:
+        """The directory for an attempt, by default the latest: all that an earlier one started can then write no more.
+
+        Raises:
+            OvertakenError: a later attempt has begun.
+        """
+        term = term or self.current_status().term
+        return RunDirectory(FencedFolder.enter(self.folder, WRITER, term), term)
+
+    def take_over(self, term: str) -> RunDirectory:
+        """The directory for an attempt's one writer: a worker that was thought lost, and is not, is then shut out, too.
+
+        Raises:
+            OvertakenError: a later attempt has begun.
+        """
+        return RunDirectory(FencedFolder.take(self.folder, WRITER, term), term)
+
+    def check_mine(self) -> None:
+        """Raise OvertakenError when this is an attempt's directory, and a later attempt has begun."""
+        if isinstance(self.folder, FencedFolder):
+            self.folder.check()
 
     def read_model_config(self) -> JobConfig:
         """The job that trained the model here: of a sweep, its own with the values of the best trial."""
@@ -236,7 +262,10 @@ class RunDirectory:
         """Make a run that has ended pending, for another attempt."""
         attempt = self.current_status().attempt + 1
         self.clear_stop()
-        self.update_status(state="pending", target=target, attempt=attempt, message="", error=None, submission={})
+        status = self.update_status(
+            state="pending", target=target, attempt=attempt, message="", error=None, submission={}
+        )
+        self.enter(status.term)
 
     def logs(self) -> dict[str, bytes]:
         """The text of every process's log, by name."""

@@ -1,8 +1,10 @@
 """A folder with one writer at a time: who takes it shuts out whoever had it before.
 
-    mine = FencedFolder.take(folder, "writer")      # every other holder's next write raises OvertakenError
-    mine.child("checkpoints").write(...)            # looks first whether it still is the newest holder
+    driver = FencedFolder.enter(folder, "writer", "0001")   # may write until a later term begins
+    mine = FencedFolder.take(folder, "writer", "0001")      # ... or, as here, until another takes it in the same term
+    mine.child("checkpoints").write(...)                    # looks first whether that is so: else OvertakenError
 
+A term is a text that sorts after those of earlier terms; the object `writer` holds the latest, and who took it last.
 Each write costs a small read. A write that was already under way when another took the folder still lands: what is
 written must bear that, as checkpoints do, which are the same whoever writes them.
 """
@@ -22,28 +24,46 @@ class FencedFolder(Folder):
 
     def __init__(self, folder: Folder, check: Callable[[], None]) -> None:
         self._folder = folder
-        self._check = check
+        self.check = check
         self.uri = folder.uri
         self.is_local = folder.is_local
 
     @classmethod
-    def take(cls, folder: Folder, name: str) -> FencedFolder:
-        """Become the folder's writer; its object `name` says who is."""
-        token = uuid.uuid4().hex.encode()
-        folder.write(name, token)
+    def enter(cls, folder: Folder, name: str, term: str) -> FencedFolder:
+        """The folder for all of a term, which begins now if it has not.
+
+        Raises:
+            OvertakenError: a later term has begun.
+        """
 
         def check() -> None:
-            try:
-                found = folder.read(name)
-            except ObjectNotFoundError:
-                found = b""
-            if found != token:
-                raise OvertakenError(f"{folder.uri}: another process writes here now; this one ends")
+            if _read(folder, name)[0] > term:
+                raise _overtaken(folder)
+
+        check()
+        if _read(folder, name)[0] < term:
+            folder.write(name, f"{term} nobody".encode())
+        return cls(folder, check)
+
+    @classmethod
+    def take(cls, folder: Folder, name: str, term: str) -> FencedFolder:
+        """Become the one writer of a term.
+
+        Raises:
+            OvertakenError: a later term has begun.
+        """
+        cls.enter(folder, name, term)
+        mine = (term, uuid.uuid4().hex)
+        folder.write(name, " ".join(mine).encode())
+
+        def check() -> None:
+            if _read(folder, name) != mine:
+                raise _overtaken(folder)
 
         return cls(folder, check)
 
     def child(self, name: str) -> FencedFolder:
-        return FencedFolder(self._folder.child(name), self._check)
+        return FencedFolder(self._folder.child(name), self.check)
 
     def read(self, name: str) -> bytes:
         return self._folder.read(name)
@@ -52,11 +72,11 @@ class FencedFolder(Folder):
         return self._folder.read_range(name, start, length)
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
-        self._check()
+        self.check()
         self._folder.write(name, data, durable=durable)
 
     def create(self, name: str, data: bytes) -> bool:
-        self._check()
+        self.check()
         return self._folder.create(name, data)
 
     def size(self, name: str) -> int | None:
@@ -69,13 +89,26 @@ class FencedFolder(Folder):
         return self._folder.subfolders()
 
     def delete(self, name: str) -> None:
-        self._check()
+        self.check()
         self._folder.delete(name)
 
     def delete_tree(self) -> None:
-        self._check()
+        self.check()
         self._folder.delete_tree()
 
     def check_writable(self) -> None:
-        self._check()
+        self.check()
         self._folder.check_writable()
+
+
+def _read(folder: Folder, name: str) -> tuple[str, str]:
+    """The latest term and who took the folder last; empty where nobody did."""
+    try:
+        term, _, holder = folder.read(name).decode().partition(" ")
+    except ObjectNotFoundError:
+        return "", ""
+    return term, holder
+
+
+def _overtaken(folder: Folder) -> OvertakenError:
+    return OvertakenError(f"{folder.uri}: another process writes here now; this one ends")

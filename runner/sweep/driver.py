@@ -50,7 +50,7 @@ def drive_sweep(sweep_uri: str, stop: threading.Event, *, local: bool = True) ->
         JobStoppedError: it was stopped and can be resumed.
         RunnerError: no trial left a model, or Ray failed.
     """
-    directory = RunDirectory(open_folder(sweep_uri))
+    directory = RunDirectory(open_folder(sweep_uri)).enter()
     with told_in_status(directory):
         directory.update_status(state="preparing", message="starting Ray", error=None)
         config = directory.read_config()

@@ -26,7 +26,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from runner.config import JobConfig, ResourcesConfig
-from runner.errors import JobFailedError, ResourceError, RunnerError, StorageError, last_line
+from runner.errors import JobFailedError, OvertakenError, ResourceError, RunnerError, StorageError, last_line
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
 
@@ -36,10 +36,11 @@ stop_requested = threading.Event()
 """Set in a worker's process by SIGTERM, as a node that is taken away sends it."""
 
 
-def fit_on_cluster(config: JobConfig, run_uri: str, tokens_uri: str, *, local: bool) -> None:
+def fit_on_cluster(config: JobConfig, directory: RunDirectory, tokens_uri: str, *, local: bool) -> None:
     """Run the workers until they end; a lost worker restarts all from the newest checkpoint.
 
     Raises:
+        OvertakenError: another attempt at the run has begun meanwhile, so this one has ended.
         RunnerError: what a worker met, or that workers were lost more often than `max_failures`.
     """
     resources = config.resources
@@ -49,7 +50,12 @@ def fit_on_cluster(config: JobConfig, run_uri: str, tokens_uri: str, *, local: b
     _check_room(resources, cores, local=local)
     trainer = _WorkersAlone(
         _train_in_worker,
-        train_loop_config={"run_uri": run_uri, "tokens_uri": tokens_uri, "threads": cores},
+        train_loop_config={
+            "run_uri": directory.uri,
+            "tokens_uri": tokens_uri,
+            "term": directory.term,
+            "threads": cores,
+        },
         backend_config=PeersConfig(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers,
@@ -68,10 +74,12 @@ def fit_on_cluster(config: JobConfig, run_uri: str, tokens_uri: str, *, local: b
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        status = RunDirectory(open_folder(run_uri)).status()
+        directory.check_mine()
+        status = directory.status()
         if status is not None and status.state == "failed" and status.error:
             raise status.to_error() from error
         raise JobFailedError(f"workers failed more than {resources.max_failures} times: {last_line(error)}") from error
+    directory.check_mine()
 
 
 def _check_room(resources: ResourcesConfig, cores: int, *, local: bool) -> None:
@@ -145,12 +153,17 @@ def _watch_for_sigterm() -> None:
 
 
 def _train_in_worker(settings: dict[str, Any]) -> str:
-    """A worker's whole life. An error of the user's ends the run at once: a restart would meet it again."""
+    """A worker's whole life. An error of the user's ends the run at once, for a restart would meet it again, and so
+    does another attempt at the run.
+    """
     import sentencepiece  # noqa: F401  before TensorFlow
 
     from runner.train.worker import WorkerTask, run_worker
 
-    directory = RunDirectory(open_folder(settings["run_uri"]))
+    try:
+        directory = RunDirectory(open_folder(settings["run_uri"])).enter(settings["term"])
+    except OvertakenError as error:
+        return str(error)
     status = directory.status()
     if status is not None and status.state == "failed":
         return "failed"

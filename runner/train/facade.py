@@ -136,7 +136,7 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
         JobStoppedError: it was stopped and can be resumed.
         RunnerError: what went wrong, which `status.json` says too.
     """
-    directory = RunDirectory(open_folder(run_uri))
+    directory = RunDirectory(open_folder(run_uri)).enter()
     with told_in_status(directory) as log_file:
         directory.update_status(state="preparing", message="checking the job", error=None)
         config = directory.read_config()
@@ -257,7 +257,7 @@ def _train_here(
 ) -> None:
     from runner.train.worker import WorkerTask, run_worker
 
-    task = WorkerTask(directory.uri, tokens.folder.uri, threads=config.resources.cpus_per_worker)
+    task = WorkerTask(directory.uri, tokens.folder.uri, directory.term, threads=config.resources.cpus_per_worker)
     run_worker(task, stop, log_file)
 
 
@@ -267,7 +267,7 @@ def _train_on_cluster(
     from runner.train.cluster import fit_on_cluster
 
     with _stop_reaches(directory, stop):
-        fit_on_cluster(config, directory.uri, tokens.folder.uri, local=local)
+        fit_on_cluster(config, directory, tokens.folder.uri, local=local)
 
 
 @contextlib.contextmanager

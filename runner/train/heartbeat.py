@@ -16,6 +16,7 @@ from typing import Any
 
 from runner.errors import OvertakenError, StorageError
 from runner.run_directory import HEARTBEAT_EVERY_S, RunDirectory
+from runner.storage import open_folder
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -27,7 +28,7 @@ class LogFile:
 
     def __init__(self, directory: RunDirectory, role: str) -> None:
         """`role` is part of the name: `driver`, `worker-0`."""
-        self._folder = directory.folder
+        self._folder = open_folder(directory.uri)  # Who was overtaken may still tell its end.
         self._name = f"logs/{time.strftime('%Y%m%dT%H%M%S')}-{role}.log"
         handle, path = tempfile.mkstemp(prefix="runner-", suffix=".log")
         os.close(handle)

@@ -47,10 +47,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """A worker's place in a run. `threads`: cores to use, None for all."""
+    """A worker's place in a run. `term`: of the attempt that it works for; `threads`: cores to use, None for all."""
 
     run_uri: str
     tokens_uri: str
+    term: str
     rank: int = 0
     workers: int = 1
     threads: int | None = None
@@ -62,7 +63,7 @@ def run_worker(task: WorkerTask, stop: threading.Event, log_file: LogFile | None
     own_log = log_file or LogFile(directory, f"worker-{task.rank}")
     try:
         if task.rank == 0:
-            directory = directory.take_over()
+            directory = directory.take_over(task.term)
         with Heartbeat(directory, own_log, stop, writes_status=task.rank == 0) as heartbeat:
             return _train(task, directory, heartbeat)
     except Exception:

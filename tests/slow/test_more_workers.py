@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from runner.run_directory import RunDirectory
+from runner.storage import open_folder
 from tests.ray.test_workers import CALM, assert_same_curves, submit
 from tests.runs import (
     history_of,
@@ -43,6 +47,25 @@ def test_a_private_run_killed_on_one_worker_counts_the_steps_that_two_repeat(tmp
     assert claim["steps"] == first + second
     (entry, *_) = sorted((runs / ".privacy").iterdir(), reverse=True)
     assert json.loads(entry.read_text())["steps"] == claim["steps"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_was_begun_again_elsewhere_ends_and_stays_out(tmp_path: Path, workers: int) -> None:
+    """As when a cluster that was cut off comes back: Ray Train would start its workers again, three times."""
+    records, runs = write_records(tmp_path / "records"), tmp_path / "runs"
+    job = small_job("twice", records, runs, callbacks=["tests.slow.pace:slow_steps"])
+    job["resources"] = {"workers": workers}
+    run = runs / "twice"
+    process = start_runner("submit", write_job(tmp_path / "job.yaml", job), TEST_STEP_PAUSE_S="0.5")
+    wait_for(lambda: process.poll() is not None or status_of(run).get("progress", {}).get("total_steps", 0) > 2)
+    RunDirectory(open_folder(str(run))).begin_again("ray")
+    began_again = status_of(run)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 3, said
+    assert [line for line in said.splitlines() if line.startswith("error:")] == [
+        f"error: {run}: another process writes here now; this one ends"
+    ]
+    assert status_of(run) == began_again
 
 
 def test_a_user_s_error_on_two_workers_ends_the_run_with_one_line(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from runner.config import JobConfig, parse_job
-from runner.errors import RunExistsError, RunNotFoundError
+from runner.errors import OvertakenError, RunExistsError, RunNotFoundError
 from runner.run_directory import LOST_AFTER_S, RunDirectory, Status, list_runs
 
 RACE = """
@@ -126,8 +126,33 @@ def test_overwriting_leaves_nothing_of_the_run_before(storage: Path, state: str)
     directory.folder.write("stop", b"")
     config = job(storage, overwrite=True)
     RunDirectory.of(config).claim(config, "local")
-    assert [entry.name for entry in directory.folder.list()] == ["job.yaml", "status.json"]
+    assert [entry.name for entry in directory.folder.list()] == ["job.yaml", "status.json", "writer"]
     assert directory.current_status().progress == {}
+
+
+def test_what_an_earlier_attempt_started_can_write_no_more(storage: Path, dead_pid: int) -> None:
+    driver = claimed(storage).enter()
+    driver.update_status(state="training", pid=dead_pid)
+    worker = driver.take_over(driver.term)
+    RunDirectory.of(job(storage)).begin_again("local")
+    for earlier in (driver, worker):
+        with pytest.raises(OvertakenError):
+            earlier.update_status(state="failed")
+        with pytest.raises(OvertakenError):
+            earlier.check_mine()
+    with pytest.raises(OvertakenError):
+        RunDirectory.of(job(storage)).take_over(driver.term)
+    now = RunDirectory.of(job(storage)).enter()
+    now.take_over(now.term).update_status(state="training")
+    assert now.current_status().attempt == 2
+
+
+def test_what_worked_on_a_run_that_was_overwritten_can_write_no_more(storage: Path) -> None:
+    before = claimed(storage, state="done").enter()
+    RunDirectory.of(job(storage)).claim(job(storage, overwrite=True), "local")
+    with pytest.raises(OvertakenError):
+        before.update_status(state="failed")
+    assert RunDirectory.of(job(storage)).current_status().state == "pending"
 
 
 @pytest.mark.parametrize("state", ["pending", "preparing", "training"])

@@ -56,14 +56,14 @@ class TestFencedFolder(FolderContract):
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> FencedFolder:
-        return FencedFolder.take(LocalFolder(tmp_path), "writer").child("a folder")
+        return FencedFolder.take(LocalFolder(tmp_path), "writer", "1").child("a folder")
 
 
 def test_who_held_a_folder_before_another_took_it_reads_and_writes_no_more(folder: LocalFolder) -> None:
-    before = FencedFolder.take(folder, "writer")
+    before = FencedFolder.take(folder, "writer", "1")
     inside = before.child("inside")
     publish(inside, FILES)
-    after = FencedFolder.take(folder, "writer")
+    after = FencedFolder.take(folder, "writer", "1")
     assert read_published(inside) == FILES
     writes: list[Callable[[], object]] = [
         lambda: inside.write("empty", b"x"),
@@ -80,6 +80,23 @@ def test_who_held_a_folder_before_another_took_it_reads_and_writes_no_more(folde
     after.delete_tree()
     with pytest.raises(OvertakenError):
         inside.write("x", b"x")
+
+
+def test_a_later_term_shuts_out_all_of_the_earlier_ones_for_good(folder: LocalFolder) -> None:
+    driver = FencedFolder.enter(folder, "writer", "1")
+    worker = FencedFolder.take(folder, "writer", "1")
+    driver.write("by the driver", b"")
+    worker.write("by the worker", b"")
+    after = FencedFolder.enter(folder, "writer", "2")
+    for earlier in (driver, worker):
+        with pytest.raises(OvertakenError):
+            earlier.write("too late", b"")
+    for come_back in (FencedFolder.enter, FencedFolder.take):
+        with pytest.raises(OvertakenError):
+            come_back(folder, "writer", "1")
+    after.write("by the next driver", b"")
+    FencedFolder.take(folder, "writer", "2").write("by the next worker", b"")
+    assert not folder.exists("too late")
 
 
 def test_a_reader_sees_whole_contents_while_writers_are_killed(folder: LocalFolder) -> None:
