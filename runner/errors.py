@@ -11,6 +11,8 @@ class RunnerError(Exception):
     """Base of all errors that are shown to the user, one line for each thing that is wrong."""
 
     exit_code: int = 1
+    may_pass: bool = False
+    """Whether the same may go well at another time or on other machines, with nothing changed by the user."""
 
     def __init__(self, *messages: str) -> None:
         """Each message becomes one line: line breaks inside it are folded."""
@@ -18,15 +20,22 @@ class RunnerError(Exception):
 
 
 class JobFailedError(RunnerError):
-    """The job ran and failed: a non-finite loss, a failing callback, a worker that died too often."""
+    """The job ran and failed: a non-finite loss, a failing callback."""
 
     exit_code = 1
+
+
+class JobCrashedError(JobFailedError):
+    """Workers died too often, or other software failed in a way that nobody foresaw."""
+
+    may_pass = True
 
 
 class JobStoppedError(RunnerError):
     """The job was stopped on request (Ctrl-C, SIGTERM, `runner stop`) and can be resumed."""
 
     exit_code = 1
+    may_pass = True
 
 
 class ConfigError(RunnerError):
@@ -61,6 +70,7 @@ class RunExistsError(RunnerError):
     """The run directory is taken by another run."""
 
     exit_code = 2
+    may_pass = True
 
 
 class RunNotFoundError(RunnerError):
@@ -73,12 +83,14 @@ class ResourceError(RunnerError):
     """The machine lacks what the job asks for: GPUs, CPUs or memory."""
 
     exit_code = 3
+    may_pass = True
 
 
 class StorageError(RunnerError):
     """Storage cannot be reached, read or written."""
 
     exit_code = 3
+    may_pass = True
 
 
 class ObjectNotFoundError(StorageError):
@@ -87,6 +99,8 @@ class ObjectNotFoundError(StorageError):
 
 class OvertakenError(StorageError):
     """Another process has become the folder's writer: this one was thought lost, and must write no more."""
+
+    may_pass = False
 
 
 class CorruptError(StorageError):
@@ -97,6 +111,7 @@ class ClusterError(RunnerError):
     """The Ray cluster cannot be reached, refuses the request or lost the job."""
 
     exit_code = 3
+    may_pass = True
 
 
 def find_user_error(error: BaseException | None) -> RunnerError | None:

@@ -16,6 +16,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +48,8 @@ LOST_AFTER_S = 60.0
 class Status:
     """What `status.json` holds. Times are seconds since 1970; `progress` is what the live line shows.
 
-    `job_folder` is where the job file was: the user's callbacks may be beside it.
+    `job_folder` is where the job file was: the user's callbacks may be beside it. `submission` says which job of a
+    cluster has the run, with its `id`; `earlier` has the ids of those that had it in earlier attempts.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Status:
     heartbeat: float = 0.0
     progress: dict[str, Any] = field(default_factory=dict[str, Any])
     submission: dict[str, str] = field(default_factory=dict[str, str])
+    earlier: list[str] = field(default_factory=list[str])
 
     @property
     def term(self) -> str:
@@ -258,14 +261,21 @@ class RunDirectory:
         """Forget the request, before a resume."""
         self.folder.delete("stop")
 
-    def begin_again(self, target: str) -> None:
-        """Make a run that has ended pending, for another attempt."""
-        attempt = self.current_status().attempt + 1
+    def begin_again(self, target: str, submission: Mapping[str, str] | None = None) -> Status:
+        """Make a run that has ended pending, for another attempt, by a cluster's job or without one."""
+        before = self.current_status()
         self.clear_stop()
         status = self.update_status(
-            state="pending", target=target, attempt=attempt, message="", error=None, submission={}
+            state="pending",
+            target=target,
+            attempt=before.attempt + 1,
+            message="",
+            error=None,
+            submission=dict(submission or {}),
+            earlier=sorted({*before.earlier, *filter(None, [before.submission.get("id")])}),
         )
         self.enter(status.term)
+        return status
 
     def logs(self) -> dict[str, bytes]:
         """The text of every process's log, by name."""

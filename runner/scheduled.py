@@ -3,7 +3,7 @@
 python -m runner.scheduled JOB_FILE
 
 The file is the whole truth: a run that is not there is begun, one that was cut off is continued, one that is done is
-left alone.
+left alone. So is one that another job continued since: this one comes too late.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from pathlib import Path
 
 from runner.config import JobConfig, load_job
 from runner.driver import check, check_changes, check_free, claim, drive
-from runner.errors import JobStoppedError, NothingNewError
+from runner.errors import JobStoppedError, NothingNewError, OvertakenError
 from runner.run_directory import LOST_AFTER_S, RunDirectory, Status
 from runner.submit.kubernetes import NAMESPACE_VARIABLE
+from runner.submit.ray_jobs import stop_own_job
 from runner.train.background import run_as_job
 
 CLUSTER_VARIABLE = "RAY_CLUSTER_NAME"
@@ -35,6 +36,7 @@ def bring_about(job_file: str, stop: threading.Event) -> Status | None:
 
     Raises:
         ConfigError: the run was begun by a job that differs in more than a resume can change.
+        OvertakenError: another job, or `runner resume`, has continued this one's run.
         RunnerError: as for `drive`.
     """
     submission = submission_of(os.environ)
@@ -80,6 +82,10 @@ def _take_over(directory: RunDirectory, config: JobConfig, submission: dict[str,
     status = directory.current_status()
     if status.state == "pending" and status.submission == submission:
         return status  # `runner submit` or `resume` claimed it for us.
+    if submission["id"] != status.submission.get("id") and submission["id"] in status.earlier:
+        raise OvertakenError(
+            f"{directory.uri}: the run was continued {_by_whom(status)} after {submission['id']} had it; this job ends"
+        )
     before = directory.read_config()
     check_changes(before, config)
     directory.wait_until_left(LOST_AFTER_S + 20)
@@ -90,9 +96,13 @@ def _take_over(directory: RunDirectory, config: JobConfig, submission: dict[str,
         return directory.update_status(state="stopped", message="killed while it was asked to stop")
     if config != before:
         directory.write_config(config)
-    directory.begin_again("kubernetes")
-    return directory.update_status(submission=submission)
+    return directory.begin_again("kubernetes", submission)
+
+
+def _by_whom(status: Status) -> str:
+    return f"by {status.submission['id']}" if status.submission else "elsewhere"
 
 
 if __name__ == "__main__":
-    run_as_job(bring_about)
+    # KubeRay starts a job that has FAILED again, on a new cluster, and leaves a STOPPED one alone.
+    run_as_job(bring_about, give_up=stop_own_job)

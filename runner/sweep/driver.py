@@ -22,7 +22,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from runner.config import JobConfig
-from runner.errors import ClusterError, ConfigError, DataError, JobFailedError, StorageError, last_line
+from runner.errors import ClusterError, ConfigError, DataError, JobCrashedError, JobFailedError, StorageError, last_line
 from runner.run_directory import ACTIVE, RunDirectory, Status
 from runner.storage import open_folder, publish, read_published
 from runner.sweep.privacy import sweep_statement
@@ -67,7 +67,7 @@ def drive_sweep(sweep_uri: str, stop: threading.Event, *, local: bool = True) ->
         elif best is None:
             raise JobFailedError(f"no trial left a model; {directory.uri}/sweep.csv says why, trial by trial")
         elif cut_off := [trial.run for trial in trials if not trial.is_over]:
-            raise JobFailedError(f"{', '.join(cut_off)}: cut off; `runner resume {directory.uri}` goes on with them")
+            raise JobCrashedError(f"{', '.join(cut_off)}: cut off; `runner resume {directory.uri}` goes on with them")
         else:
             directory.update_status(state="done", message=_in_words(config, trials))
     return ended(directory)

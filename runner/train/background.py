@@ -47,8 +47,11 @@ def run_in_thread(run: Callable[[], Any]) -> tuple[threading.Thread, list[BaseEx
     return thread, errors
 
 
-def run_as_job(drive: Callable[[str, threading.Event], Any]) -> None:
-    """A cluster's job: drive what the command line names, and exit as `runner` would."""
+def run_as_job(drive: Callable[[str, threading.Event], Any], give_up: Callable[[], None] | None = None) -> None:
+    """A cluster's job: drive what the command line names, and exit as `runner` would.
+
+    `give_up` is called before the exit when to start the job again would be in vain.
+    """
     uri = sys.argv[1]
     log_to_screen(logging.INFO)
     stop = threading.Event()
@@ -59,4 +62,6 @@ def run_as_job(drive: Callable[[str, threading.Event], Any]) -> None:
     if errors:
         error = errors[0]
         print(f"error: {error}", file=sys.stderr, flush=True)
+        if give_up is not None and isinstance(error, RunnerError) and not error.may_pass:
+            give_up()
         sys.exit(error.exit_code if isinstance(error, RunnerError) else 1)

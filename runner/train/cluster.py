@@ -26,7 +26,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from runner.config import JobConfig, ResourcesConfig
-from runner.errors import JobFailedError, OvertakenError, ResourceError, RunnerError, StorageError, last_line
+from runner.errors import JobCrashedError, OvertakenError, ResourceError, RunnerError, StorageError, last_line
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
 
@@ -78,7 +78,7 @@ def fit_on_cluster(config: JobConfig, directory: RunDirectory, tokens_uri: str, 
         status = directory.status()
         if status is not None and status.state == "failed" and status.error:
             raise status.to_error() from error
-        raise JobFailedError(f"workers failed more than {resources.max_failures} times: {last_line(error)}") from error
+        raise JobCrashedError(f"workers failed more than {resources.max_failures} times: {last_line(error)}") from error
     directory.check_mine()
 
 

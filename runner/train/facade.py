@@ -25,7 +25,7 @@ from runner.data.prepare import check_vocabulary, find_tokens, prepare_tokens, t
 from runner.data.records import SourceFile, Survey, survey_records
 from runner.errors import (
     DataError,
-    JobFailedError,
+    JobCrashedError,
     JobStoppedError,
     OvertakenError,
     RunnerError,
@@ -196,7 +196,7 @@ def ended(directory: RunDirectory) -> Status:
 
 def failed(directory: RunDirectory, error: Exception) -> RunnerError:
     """Leave what ended the work in its status and the log; returns the error to show, one line where it is known."""
-    shown = find_user_error(error) or JobFailedError(last_line(error))
+    shown = find_user_error(error) or JobCrashedError(last_line(error))
     log.error("%s", shown, exc_info=None if shown is error else error)
     if not isinstance(shown, OvertakenError):  # Else the status is another process's.
         with contextlib.suppress(RunnerError):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.generation import make_run
-from tests.ray.cluster import AUTH
-from tests.runs import history_of, run_runner, small_job, weights_of, write_job
+from tests.ray.cluster import AUTH, TOKEN, free_port
+from tests.runs import ROOT, history_of, run_runner, small_job, wait_for, weights_of, write_job
 
 
 def test_the_cluster_lacks_the_package(cluster_python: Path, tmp_path: Path) -> None:
@@ -61,6 +63,36 @@ def test_a_cluster_that_refuses_the_token_is_one_line_and_nothing_is_written(
     assert line.startswith("error: ")
     assert says in line
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("records_uri", "ends_as", "says"),
+    [("s3://bucket/away/", "FAILED", "check the network and AWS_ENDPOINT_URL"), ("none/", "STOPPED", "error: none/: no Parquet files")],
+    ids=["what may pass", "what stays wrong"],
+)
+def test_a_rayjob_s_driver_fails_only_where_another_cluster_may_help(
+    cluster: str, tmp_path: Path, records_uri: str, ends_as: str, says: str
+) -> None:
+    """KubeRay starts a job anew that ended as FAILED, and not one that ended as STOPPED."""
+    job = write_job(tmp_path / "job.yaml", small_job("driven", records_uri, tmp_path / "runs"))
+    nowhere = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_EC2_METADATA_DISABLED": "true"}
+    variables = {"PYTHONPATH": str(ROOT), **nowhere, **keys}
+    asked = {"entrypoint": f"python -m runner.scheduled {job}", "runtime_env": {"env_vars": variables}}
+    submitted = call_jobs_api(cluster, "", asked)["submission_id"]
+    wait_for(lambda: call_jobs_api(cluster, submitted)["status"] not in ("PENDING", "RUNNING"))
+    assert call_jobs_api(cluster, submitted)["status"] == ends_as
+    assert says in call_jobs_api(cluster, f"{submitted}/logs")["logs"]
+
+
+def call_jobs_api(cluster: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    request = urllib.request.Request(
+        f"{cluster}/api/jobs/{path}",
+        json.dumps(body).encode() if body else None,
+        {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
 
 
 def test_shards_made_on_a_cluster_are_those_made_here(cluster: str, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from runner import scheduled
 from runner.config import JobConfig, parse_job
-from runner.errors import ConfigError, JobStoppedError
+from runner.errors import ConfigError, JobStoppedError, OvertakenError
 from runner.run_directory import RunDirectory, Status
 from runner.submit.kubernetes import Manifest, manifests, object_name
 from runner.submit.plan import plan_submission
@@ -201,6 +201,22 @@ def test_more_epochs_go_on_and_another_model_is_refused(bring: Bring, driven: li
     assert driven == ["pending demo", "pending demo"]
     with pytest.raises(ConfigError, match=r"model\.layers: a resume cannot change this"):
         bring(training={"epochs": 30}, model={"layers": 3})
+
+
+def test_a_job_whose_run_was_continued_since_comes_too_late(bring: Bring, driven: list[str], tmp_path: Path) -> None:
+    bring()
+    bring(job_id="demo-2", training={"epochs": 30})
+    change(tmp_path, state="training", host="elsewhere", heartbeat=time.time() - 1000)
+    with pytest.raises(OvertakenError, match="the run was continued by demo-2 after demo-1 had it"):
+        bring("aaaaa")
+    bring("aaaaa", job_id="demo-2", training={"epochs": 30})
+    directory = change(tmp_path, state="failed")
+    directory.begin_again("local")
+    change(tmp_path, state="failed")
+    with pytest.raises(OvertakenError, match="the run was continued elsewhere after demo-2 had it"):
+        bring("bbbbb", job_id="demo-2", training={"epochs": 30})
+    assert len(driven) == 3
+    assert directory.read_config().training.epochs == 30
 
 
 def test_what_a_user_stopped_stays_stopped(
