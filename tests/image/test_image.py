@@ -137,9 +137,11 @@ def test_the_image_is_no_larger_than_the_docs_say(image: Image) -> None:
 
 
 def test_secrets_in_a_checkout_do_not_reach_the_engine(engine: Engine, tmp_path: Path) -> None:
-    wanted = {"LICENSE", "README.md", "pyproject.toml", "uv.lock", "runner/cli.py", "image/healthy"}
+    wanted = {"LICENSE", "README.md", "pyproject.toml", "uv.lock", "image/healthy", "image/uv"}
+    wanted |= {"runner/driver.py", "runner/cli/start.py", "runner/report/page.html.j2", "runner/privacy/own.py.lock"}
     secrets = {".env", ".git/config", ".netrc", "id_rsa", "job.yaml", "records/part.parquet", "runs/claims/private/key"}
-    leftovers = {".venv/bin/python", "runner/__pycache__/cli.cpython-311.pyc", "tests/test.py", "runner/cli.pyc"}
+    secrets |= {"runner/.env", "runner/key.pem", "runner/cli/job.yaml", "image/.env"}
+    leftovers = {".venv/bin/python", "runner/__pycache__/cli.cpython-311.pyc", "tests/test.py", "runner/driver.pyc"}
     for name in wanted | secrets | leftovers:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
