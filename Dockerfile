@@ -5,6 +5,9 @@
 ARG BASE_IMAGE=python:3.11-slim
 
 FROM ${BASE_IMAGE} AS dependencies
+# A base may have another user. Nothing of this stage runs later, so it may end with root.
+# hadolint ignore=DL3002
+USER 0
 ARG UV_VERSION=0.13.9
 RUN pip install --no-cache-dir --target /opt/uv "uv==${UV_VERSION}"
 ENV PATH=/opt/uv/bin:$PATH \
@@ -41,13 +44,14 @@ RUN uv pip install --no-deps --compile-bytecode --python /opt/runner --prefix /p
     && rm -f /project/.lock
 
 FROM ${BASE_IMAGE}
-# KubeRay asks older Ray nodes for their health with wget. No version of it here: that is the base's to say.
+USER 0
+# KubeRay 1.5 asks Ray nodes for their health with wget. No version of it here: that is the base's to say.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates wget \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && find / -xdev -type f -perm /6000 -exec chmod ug-s {} + \
-    && useradd --uid 1000 --gid 0 --no-create-home --home-dir /tmp --shell /bin/bash runner \
+    && useradd --non-unique --uid 1000 --gid 0 --no-create-home --home-dir /tmp --shell /bin/bash runner \
     && install --directory --mode 775 /work
 COPY --from=dependencies /opt/second-opinion /opt/second-opinion
 COPY --from=dependencies /opt/runner /opt/runner
@@ -64,6 +68,7 @@ ENV PATH=/opt/runner/bin:$PATH \
 WORKDIR /work
 USER 1000:0
 HEALTHCHECK --interval=30s --timeout=20s --start-period=120s CMD ["/opt/image/healthy"]
+ENTRYPOINT []
 CMD ["runner", "--help"]
 
 ARG VERSION=0.1.0

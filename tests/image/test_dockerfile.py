@@ -6,6 +6,7 @@ import re
 import subprocess
 import sysconfig
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,13 @@ from runner.privacy.isolated import find_uv
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def stages() -> list[list[str]]:
+    """The instructions of each stage, from its FROM on; what is before the first is not among them."""
+    instructions = [line for line in re.sub(r"\\\n", " ", DOCKERFILE).splitlines() if re.match("[A-Z]+ ", line)]
+    begins = [number for number, line in enumerate(instructions) if line.startswith("FROM ")]
+    return [instructions[begin:end] for begin, end in pairwise([*begins, len(instructions)])]
 
 
 def default(argument: str) -> str:
@@ -46,6 +54,15 @@ def test_what_hadolint_is_not_to_say_is_explained() -> None:
 @pytest.mark.parametrize("newer", [r"^# *syntax=", r"<<-?['\"]?EOF", r"--mount=", r"--link", r"--chmod="])
 def test_builders_without_newer_syntax_read_it(newer: str) -> None:
     assert not re.search(newer, DOCKERFILE, re.MULTILINE | re.IGNORECASE)
+
+
+def test_what_a_base_sets_for_its_containers_is_undone() -> None:
+    """Its user, whose rights may not do for a build, its entry point, and its command, which the other resets."""
+    on_the_base = [stage for stage in stages() if stage[0].startswith("FROM ${BASE_IMAGE}")]
+    assert len(on_the_base) == 2
+    assert {stage[1] for stage in on_the_base} == {"USER 0"}
+    last = [line for line in on_the_base[-1] if re.match("USER|ENTRYPOINT|CMD", line)]
+    assert last == ["USER 0", "USER 1000:0", "ENTRYPOINT []", 'CMD ["runner", "--help"]']
 
 
 def test_it_knows_no_ones_servers() -> None:
