@@ -8,6 +8,10 @@ FROM ${BASE_IMAGE} AS dependencies
 # A base may have another user. Nothing of this stage runs later, so it may end with root.
 # hadolint ignore=DL3002
 USER 0
+# A package index of your own, which pip and uv read here. An argument, and in these two stages: the image keeps nothing
+# of it.
+ARG PIP_INDEX_URL
+ARG UV_DEFAULT_INDEX
 ARG UV_VERSION=0.13.9
 RUN pip install --no-cache-dir --target /opt/uv "uv==${UV_VERSION}"
 ENV PATH=/opt/uv/bin:$PATH \
@@ -38,6 +42,8 @@ RUN set -- --extra mlflow --extra optuna \
         /opt/runner/lib/python3*/site-packages/ray/jars
 
 FROM dependencies AS project
+ARG PIP_INDEX_URL
+ARG UV_DEFAULT_INDEX
 COPY README.md LICENSE ./
 COPY runner runner
 RUN uv pip install --no-deps --compile-bytecode --python /opt/runner --prefix /project . \

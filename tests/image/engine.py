@@ -26,7 +26,8 @@ STAND_IN = "python:3.11-slim"
 DEBIAN = "bookworm"  # The release that has Python 3.11.
 DEBIAN_PACKAGES = "ca-certificates,python3,python3-pip,python3-venv"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
-INDEX_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX")
+INDEX_ARGUMENTS = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX")  # The Dockerfile's.
+INDEX_SETTINGS = ("PIP_EXTRA_INDEX_URL", "UV_INDEX")
 
 
 class Engine:
@@ -86,10 +87,11 @@ class Engine:
 
     def build(self, tag: str, folder: Path, *options: str) -> None:
         """Build a folder's Dockerfile. With BuildKit, as every engine does that is newer than Debian 12's."""
-        self.docker("build", "--network", "host", "--tag", tag, *options, folder, DOCKER_BUILDKIT="1")
+        index = [word for name in INDEX_ARGUMENTS if name in os.environ for word in ("--build-arg", name)]
+        self.docker("build", "--network", "host", "--tag", tag, *index, *options, folder, DOCKER_BUILDKIT="1")
 
     def make_stand_in(self) -> None:
-        """Make the image STAND_IN: Debian's Python with this machine's authorities and package index."""
+        """Make the image STAND_IN: Debian's Python with this machine's authorities and further package indexes."""
         archive = self._directory / "stand-in.tar"
         hooks = [
             f"copy-in {CERTIFICATES} {Path(CERTIFICATES).parent}",

@@ -69,6 +69,15 @@ def test_it_knows_no_ones_servers() -> None:
     assert not re.search(r"https?://|index-url|trusted-host", DOCKERFILE)
 
 
+@pytest.mark.parametrize("address", ["PIP_INDEX_URL", "UV_DEFAULT_INDEX"])
+def test_the_address_of_an_index_does_not_stay_in_the_image(address: str) -> None:
+    """It may hold a password. Arguments stay in the history of their stage; the last stage is the image."""
+    *builds, image = stages()
+    assert all(f"ARG {address}" in stage for stage in builds if any("uv pip" in line for line in stage))
+    assert not any(address in line for line in image)
+    assert not re.search(rf"^(ENV|LABEL)\b.*{address}|\${{?{address}", DOCKERFILE.replace("\\\n", ""), re.MULTILINE)
+
+
 def test_its_defaults_are_the_projects() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert default("VERSION") == project["version"]
