@@ -183,7 +183,7 @@ class Span:
 
 
 def merge_spans(shards: Sequence[int], starts: Sequence[int], sizes: Sequence[int]) -> list[Span]:
-    """The fewest reads that hold all rows: neighbours in a shard with small gaps become one span."""
+    """The fewest reads that hold all rows: neighbors in a shard with small gaps become one span."""
     spans: list[Span] = []
     for row in sorted(range(len(shards)), key=lambda row: (shards[row], starts[row])):
         shard, start, stop = shards[row], starts[row], starts[row] + sizes[row]

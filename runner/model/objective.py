@@ -11,7 +11,7 @@ import tensorflow as tf
 
 
 class Softmax(NamedTuple):
-    """Of logits (N, V), unnormalised: `exponentials` (N, V) of logits - row maximum, and their `row_sums` (N).
+    """Of logits (N, V), unnormalized: `exponentials` (N, V) of logits - row maximum, and their `row_sums` (N).
 
     `losses` (N): cross-entropies of the targets. `right` (N): 1 where the target has the largest logit, else 0; a tie
     counts as right.
@@ -48,7 +48,7 @@ def loss_sums(hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf
         dkernel = (diag(w/s) hidden)^T E - (diag(w) hidden)^T Y
         dhidden = diag(w/s) E kernel^T - diag(w) Y kernel^T
 
-    so that weights and normalisation go to the narrow matrices, and the products with Y are a segment sum and
+    so that weights and normalization go to the narrow matrices, and the products with Y are a segment sum and
     a gather. dlogits itself is never made.
     """
     exponentials, row_sums, losses, right = softmax(hidden, kernel, bias, targets)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from runner.report.table import Column, Rows
 
 PROBES = 1_000
-"""Records whose nearest neighbours are looked for."""
+"""Records whose nearest neighbors are looked for."""
 REFERENCES = 5_000
 """Records that they are looked for among: as many of training as of holdout."""
 CHUNK = 250
