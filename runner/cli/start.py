@@ -58,7 +58,8 @@ def resume(
     """Continue a run that was stopped, killed or failed, from its newest good checkpoint.
 
     Only training.epochs, training.max_training_time_s, training.early_stopping, training.checkpoint_every_s,
-    training.save_all_checkpoints, privacy.max_epsilon, resources, data.cache_gib and generation can be changed.
+    training.save_all_checkpoints, privacy.max_epsilon, resources, data.cache_gib, generation and kubernetes can be
+    changed.
 
     \b
     Example:
