@@ -30,7 +30,7 @@ kubernetes-tools: install  ## Build the Kubernetes programs that tests use, with
 cluster: install  ## Start a Kubernetes cluster with KubeRay on loopback, until Ctrl-C
 	$(RUN)/python -m tests.kubernetes.cluster
 
-test: install  ## All tests that need nothing but Python packages
+test: install  ## The quick tests
 	$(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/ray tests/unit
 
 test-s3: install  ## Tests against a real S3 server (Debian's radosgw; see .ci/install-debian-packages)
