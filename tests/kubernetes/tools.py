@@ -71,6 +71,7 @@ TOOLS = {
     "kube-scheduler": Tool(KUBERNETES, "cmd/kube-scheduler"),
     "kubeconform": Tool("github.com/yannh/kubeconform", "cmd/kubeconform", stamp="main.version"),
     "kubectl": Tool(KUBERNETES, "cmd/kubectl"),
+    "kubelet": Tool(KUBERNETES, "cmd/kubelet"),
     "kuberay-operator": Tool(
         "github.com/ray-project/kuberay/ray-operator", folders=("config/crd/bases", "config/rbac"), pins="kuberay"
     ),
