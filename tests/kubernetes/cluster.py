@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,9 +66,7 @@ class Cluster:
         definitions = (tool("kuberay-operator").parent / "config/crd/bases").glob("*.yaml")
         with ThreadPoolExecutor() as pool:  # The server takes seconds for each: their schemas are large.
             list(pool.map(lambda path: self.admin.create(DEFINITIONS, path.read_text()), definitions))
-        for node in node_manifests():
-            self.admin.create(f"{CORE}/nodes", node)
-        start_kwok(self._processes, self._control_plane.issue_kubeconfig("kwok", ADMINS), self._directory)
+        self._start_nodes()
         self._give_operator_its_rights()
         self.start_operator()
         self._processes.wait_until(self._nodes_are_ready, "nodes")
@@ -147,8 +145,16 @@ class Cluster:
         ]
         # Names of services mean nothing outside a cluster: a proxy answers for the Ray dashboards behind them.
         environment = {"KUBECONFIG": str(kubeconfig), "HTTP_PROXY": self.dashboards.url, "NO_PROXY": HOST}
-        self._processes.start(OPERATOR, command, environment)
+        self._start_operator(command, environment)
         self._processes.wait_until(lambda: is_ready(f"http://{probes}"), "operator")
+
+    def _start_operator(self, command: Sequence[str | Path], environment: Mapping[str, str]) -> None:
+        self._processes.start(OPERATOR, command, environment)
+
+    def _start_nodes(self) -> None:
+        for node in node_manifests():
+            self.admin.create(f"{CORE}/nodes", node)
+        start_kwok(self._processes, self._control_plane.issue_kubeconfig("kwok", ADMINS), self._directory)
 
     def _give_operator_its_rights(self) -> None:
         """Those that its own manifests ask for, and no others."""
