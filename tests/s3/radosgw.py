@@ -61,7 +61,7 @@ run_dir = {directory}
 admin_socket = {directory}/$name.asok
 log_file = {directory}/$name.log
 mon_cluster_log_file = {directory}/cluster.log
-rgw_frontends = beast endpoint={host}:{port}
+rgw_frontends = beast endpoint={gateway}:{port}
 rgw_thread_pool_size = 64
 debug_mon = 0
 """
@@ -93,8 +93,9 @@ STRANGER = User("stranger", "strangersecret")
 class Radosgw:
     """A running server; made by `running_radosgw`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, host: str = HOST) -> None:
         self._directory = directory
+        self._host = host
         self._port = free_port()
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._launcher = ThreadPoolExecutor(1)  # One thread that lives as long as the daemons may.
@@ -102,13 +103,15 @@ class Radosgw:
     @property
     def endpoint(self) -> str:
         """The server's address, the same after the gateway was away."""
-        return f"http://{HOST}:{self._port}"
+        return f"http://{self._host}:{self._port}"
 
     def start(self) -> None:
         """Create the cluster and start it; returns when it answers requests of both users."""
         fsid = str(uuid.uuid4())
         monitor = f"[v2:{HOST}:{free_port()},v1:{HOST}:{free_port()}]"
-        conf = CEPH_CONF.format(fsid=fsid, monitor=monitor, host=HOST, port=self._port, directory=self._directory)
+        conf = CEPH_CONF.format(
+            fsid=fsid, monitor=monitor, host=HOST, gateway=self._host, port=self._port, directory=self._directory
+        )
         (self._directory / "ceph.conf").write_text(conf)
         for name in ("mon", "osd", "crash"):
             (self._directory / name).mkdir()
@@ -206,14 +209,17 @@ class Radosgw:
 
 
 @contextmanager
-def running_radosgw() -> Generator[Radosgw]:
-    """A server for the length of the block, with the users OWNER and STRANGER and no buckets."""
+def running_radosgw(host: str = HOST) -> Generator[Radosgw]:
+    """A server for the length of the block, with the users OWNER and STRANGER and no buckets.
+
+    It answers at the address `host` of this machine; all else of it stays on loopback.
+    """
     missing = [program for program in (*PROGRAMS, "setpriv") if shutil.which(program) is None]
     if missing:
         raise RuntimeError(f"no {', '.join(missing)}: run .ci/install-debian-packages")
     # In /tmp whatever TMPDIR says: the path of a Unix socket has at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="radosgw-", dir="/tmp", ignore_cleanup_errors=True) as directory:
-        server = Radosgw(Path(directory))
+        server = Radosgw(Path(directory), host)
         try:
             server.start()
             yield server
