@@ -4,7 +4,7 @@ SHELL := /bin/bash
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := .venv/bin
 
-.PHONY: help install demo kubernetes-tools cluster test test-s3 test-slow test-browser test-hosts test-image test-kubernetes audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-sweep bench-report bench-generate bench-start clean
+.PHONY: help install demo kubernetes-tools cluster test test-s3 test-slow test-browser test-hosts test-image test-kubernetes test-pods audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-sweep bench-report bench-generate bench-start clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -50,6 +50,9 @@ test-image: install  ## The container image: built by an engine of its own, as r
 
 test-kubernetes: install  ## A Kubernetes control plane with KubeRay's operator, and the chart on it (builds the tools first)
 	$(RUN)/python -m pytest tests/kubernetes
+
+test-pods: install  ## The image's real pods on a real kubelet, killed in mid-run; as root, the first time half an hour
+	$(RUN)/python -m pytest tests/pods --capture=no
 
 audit: install  ## Check the privacy promises: mutants that must be caught, and an empirical audit (minutes)
 	$(RUN)/python -m tests.mutants.run

@@ -1,0 +1,195 @@
+"""The image's real pods on a real kubelet: a whole training on S3, and one whose pods are killed in mid-run."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.run_directory import RunDirectory, Status
+from tests.kubernetes.test_submit import Team, job_status
+from tests.pods.conftest import BUCKET, EPOCHS, SECRET, Storage, training
+from tests.pods.image import IMAGE
+from tests.pods.node import NodeCluster
+from tests.runs import history_of, run_runner, status_of, wait_for, weights_of, write_job
+
+pytestmark = pytest.mark.timeout(7200)
+
+HEAD, WORKER = "ray.io/node-type=head", "ray.io/node-type=worker"
+PATIENCE_S = 900.0  # Ray starts slowly where others use the cores too.
+
+
+class Watch:
+    """Says what happened after how many seconds."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def say(self, what: str) -> None:
+        print(f"{time.monotonic() - self._began:6.0f} s  {what}", flush=True)
+
+
+@pytest.fixture
+def watch() -> Watch:
+    return Watch()
+
+
+@pytest.fixture
+def job(tmp_path: Path, storage: Storage) -> Callable[[str], Path]:
+    """Writes the job file of a run of that name."""
+
+    def write(name: str) -> Path:
+        document = training(name, f"s3://{BUCKET}/records", f"s3://{BUCKET}/runs")
+        document["kubernetes"] = {
+            "image": IMAGE,
+            "image_pull_policy": "Never",
+            "service_account": "runner",
+            "secrets": [SECRET],
+            "environment": storage.settings,
+            "head": {"cpus": 0.75, "memory_gib": 3},
+            "worker": {"memory_gib": 3},
+            "keep_cluster_s": 0,
+        }
+        return write_job(tmp_path / f"{name}.yaml", document)
+
+    return write
+
+
+def uri(run: str) -> str:
+    return f"s3://{BUCKET}/runs/{run}"
+
+
+def status(run: str) -> Status:
+    return RunDirectory.find(uri(run)).current_status()
+
+
+def steps(run: str) -> int:
+    return status(run).progress.get("total_steps", 0)
+
+
+def the_pod(team: Team, kind: str) -> dict[str, Any]:
+    """The one pod of that kind that is not on its way out."""
+    [pod] = wait_for(
+        lambda: [pod for pod in team.list("pods", kind) if "deletionTimestamp" not in pod["metadata"]], PATIENCE_S
+    )
+    return pod
+
+
+def kill(team: Team, kind: str) -> str:
+    """End a pod without notice, as a node that is lost; its uid."""
+    pod = the_pod(team, kind)
+    team.cluster.kubectl("-n", team.namespace, "delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
+    return pod["metadata"]["uid"]
+
+
+def train_past(run: str, step: int) -> int:
+    """Wait until a run has trained more steps than that; how many."""
+
+    def trained() -> int:
+        seen = status(run)
+        assert seen.state not in ("done", "stopped", "failed"), seen
+        return seen.progress.get("total_steps", 0)
+
+    return wait_for(lambda: (now := trained()) > step and now, PATIENCE_S, every_s=0.5)
+
+
+def assert_same(run: Path, other: Path) -> None:
+    assert status_of(run)["state"] == status_of(other)["state"] == "done"
+    assert weights_of(run) == weights_of(other)
+    assert history_of(run) == history_of(other)
+    assert [row["epoch"] for row in history_of(run)] == [str(epoch) for epoch in range(EPOCHS)]
+
+
+@contextmanager
+def submitted(team: Team, job: Path, *options: str) -> Generator[subprocess.Popen[str]]:
+    """`runner submit` for the length of the block; when that fails, what the pods wrote."""
+    submitting = team.submit(job, *options)
+    try:
+        wait_for(lambda: submitting.poll() is not None or team.list("rayjobs"), PATIENCE_S)
+        yield submitting
+    except BaseException:
+        assert isinstance(team.cluster, NodeCluster)
+        for what in (("pods,rayjobs,rayclusters,jobs", "-o", "wide"), ("events", "--sort-by=.lastTimestamp")):
+            print(team.cluster.kubectl("-n", team.namespace, "get", *what)[-8000:])
+        print(team.cluster.container_logs(team.namespace)[-40_000:])
+        print(run_runner("logs", uri(job.stem), expect=None).stdout[-20_000:])
+        raise
+    finally:
+        submitting.kill()
+        submitting.wait()
+
+
+def test_a_whole_training_in_admitted_pods(
+    team: Team, job: Callable[[str], Path], storage: Storage, at_home: Path, tmp_path: Path, watch: Watch
+) -> None:
+    with submitted(team, job("whole")) as submitting:
+        wait_for(lambda: len(team.list("pods", "ray.io/is-ray-node=yes")) == 2, PATIENCE_S)
+        watch.say("pods of head and worker are made")
+        train_past("whole", 0)
+        watch.say("the first step is trained")
+        out, err = submitting.communicate(timeout=PATIENCE_S)
+        watch.say("runner submit has ended")
+        assert submitting.returncode == 0, err
+        assert f"all epochs done: {uri('whole')}" in out
+        wait_for(lambda: job_status(team).get("jobDeploymentStatus") == "Complete", PATIENCE_S)
+        assert job_status(team)["jobStatus"] == "SUCCEEDED"
+        wait_for(lambda: not team.list("rayclusters") and not team.list("pods", "ray.io/is-ray-node=yes"), PATIENCE_S)
+        watch.say("its cluster is gone")
+        run = storage.download("whole", tmp_path)
+        assert_same(run, at_home)
+        assert "all epochs done" in "".join(file.read_text() for file in (run / "logs").iterdir())
+        assert "whole: done" in team.run("status", uri("whole")).stdout
+        assert "removed runner-whole-" in team.run("stop", uri("whole")).stdout
+        wait_for(team.is_empty, PATIENCE_S)
+
+
+def test_a_worker_and_then_the_head_are_killed_and_the_run_ends_the_same(
+    team: Team, job: Callable[[str], Path], storage: Storage, at_home: Path, tmp_path: Path, watch: Watch
+) -> None:
+    with submitted(team, job("struck")) as submitting:
+        seen = train_past("struck", 5)
+        first = status("struck")
+        watch.say(f"the worker's pod is killed after step {seen}, on {first.host}")
+        killed = kill(team, WORKER)
+        assert the_pod(team, WORKER)["metadata"]["uid"] != killed
+        wait_for(lambda: status("struck").host != first.host, PATIENCE_S)
+        seen = train_past("struck", steps("struck") + 5)
+        second = status("struck")
+        watch.say(f"another worker, {second.host}, is at step {seen}; the head's pod is killed")
+        cluster = job_status(team)["rayClusterName"]
+        killed = kill(team, HEAD)
+        wait_for(lambda: status("struck").attempt > second.attempt, PATIENCE_S)
+        watch.say(f"attempt {status('struck').attempt} has begun, after the RayCluster {cluster}")
+        assert the_pod(team, HEAD)["metadata"]["uid"] != killed
+        out, err = submitting.communicate(timeout=PATIENCE_S)
+        watch.say("runner submit has ended")
+        assert submitting.returncode == 0, err
+        assert f"all epochs done: {uri('struck')}" in out
+        run = storage.download("struck", tmp_path)
+        assert status("struck").attempt == 2
+        assert_same(run, at_home)
+        wait_for(lambda: job_status(team).get("jobDeploymentStatus") == "Complete", PATIENCE_S)
+        team.run("stop", uri("struck"))
+        wait_for(team.is_empty, PATIENCE_S)
+        watch.say("nothing is left")
+
+
+def test_stop_in_mid_run_leaves_a_model_and_no_pods(
+    team: Team, job: Callable[[str], Path], storage: Storage, tmp_path: Path, watch: Watch
+) -> None:
+    with submitted(team, job("stopped"), "--detach") as submitting:
+        assert submitting.wait(PATIENCE_S) == 0
+        seen = train_past("stopped", 5)
+        watch.say(f"runner stop at step {seen}")
+        team.run("stop", uri("stopped"))
+        watch.say("it has ended")
+        wait_for(team.is_empty, PATIENCE_S)
+        watch.say("nothing is left")
+        run = storage.download("stopped", tmp_path)
+        assert status_of(run)["state"] == "stopped"
+        assert weights_of(run)
