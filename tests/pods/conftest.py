@@ -20,7 +20,7 @@ from tests.s3.radosgw import OWNER, running_radosgw
 BUCKET = "team"
 SECRET = "s3-keys"
 RECORDS = 3000
-EPOCHS = 6
+EPOCHS = 8
 
 
 @dataclass(frozen=True)
