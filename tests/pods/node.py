@@ -14,11 +14,13 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -33,7 +35,8 @@ from tests.pods.network import ADDRESS, cni_settings, private_network
 PROGRAMS = ("containerd", "ctr", "ip", "mount", "runc", "setpriv", "unshare")
 CNI_PLUGINS = Path("/usr/lib/cni")
 NODE = "node-1"
-CGROUP = "kubepods"
+CGROUPS = Path("/sys/fs/cgroup")
+CGROUP = "kubepods"  # The kubelet's, below the root or below that of each controller.
 CGROUPS_TIMEOUT_S = 60.0
 
 # What a kubelet sets for the whole machine. It sees these values in files of its own, so it changes nothing.
@@ -105,6 +108,14 @@ class NodeCluster(Cluster):
         files = sorted((self._directory / "pod-logs").glob(f"{namespace}_*/*/*.log"))
         return "\n".join(f"--- {file.relative_to(self._directory)}\n{file.read_text()}" for file in files)
 
+    def crash(self, pod: dict[str, Any]) -> None:
+        """Kill all processes of a pod's containers, as when memory runs out: no hook runs, nobody is told before."""
+        ids = [each["containerID"].rpartition("/")[2] for each in pod["status"]["containerStatuses"]]
+        groups = [group for each in ids for group in CGROUPS.glob(f"**/{CGROUP}/**/{each}/cgroup.procs")]
+        for process in {int(line) for group in groups for line in group.read_text().split()}:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
     def _start_nodes(self) -> None:
         self._write_settings()
         kubelet = [tool("kubelet"), f"--config={self._directory}/kubelet.yaml"]
@@ -169,7 +180,7 @@ class NodeCluster(Cluster):
 def _remove_cgroups() -> None:
     """Take away the kubelet's control groups; their processes have been killed, but may take a moment to end."""
     give_up_at = time.monotonic() + CGROUPS_TIMEOUT_S
-    while roots := [root for pattern in (CGROUP, f"*/{CGROUP}") for root in Path("/sys/fs/cgroup").glob(pattern)]:
+    while roots := [root for pattern in (CGROUP, f"*/{CGROUP}") for root in CGROUPS.glob(pattern)]:
         for root in roots:
             for group, _, _ in os.walk(root, topdown=False):
                 with suppress(OSError):

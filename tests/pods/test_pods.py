@@ -68,10 +68,6 @@ def status(run: str) -> Status:
     return RunDirectory.find(uri(run)).current_status()
 
 
-def steps(run: str) -> int:
-    return status(run).progress.get("total_steps", 0)
-
-
 def the_pod(team: Team, kind: str) -> dict[str, Any]:
     """The one pod of that kind that is not on its way out."""
     [pod] = wait_for(
@@ -80,11 +76,15 @@ def the_pod(team: Team, kind: str) -> dict[str, Any]:
     return pod
 
 
-def kill(team: Team, kind: str) -> str:
-    """End a pod without notice, as a node that is lost; its uid."""
+def delete(team: Team, kind: str) -> str:
+    """Take a pod away at once, as when its node is drained without patience; its uid."""
     pod = the_pod(team, kind)
     team.cluster.kubectl("-n", team.namespace, "delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
     return pod["metadata"]["uid"]
+
+
+def restarts(team: Team, kind: str) -> int:
+    return sum(each["restartCount"] for each in the_pod(team, kind)["status"].get("containerStatuses", ()))
 
 
 def train_past(run: str, step: int) -> int:
@@ -148,31 +148,47 @@ def test_a_whole_training_in_admitted_pods(
         wait_for(team.is_empty, PATIENCE_S)
 
 
-def test_a_worker_and_then_the_head_are_killed_and_the_run_ends_the_same(
-    team: Team, job: Callable[[str], Path], storage: Storage, at_home: Path, tmp_path: Path, watch: Watch
+def test_workers_and_head_are_killed_and_the_run_ends_the_same(
+    team: Team,
+    node: NodeCluster,
+    job: Callable[[str], Path],
+    storage: Storage,
+    at_home: Path,
+    tmp_path: Path,
+    watch: Watch,
 ) -> None:
+    """In turn: a worker without notice, a worker's pod with the shortest notice, and the head's pod."""
     with submitted(team, job("struck")) as submitting:
         seen = train_past("struck", 5)
-        first = status("struck")
-        watch.say(f"the worker's pod is killed after step {seen}, on {first.host}")
-        killed = kill(team, WORKER)
-        assert the_pod(team, WORKER)["metadata"]["uid"] != killed
-        wait_for(lambda: status("struck").host != first.host, PATIENCE_S)
-        seen = train_past("struck", steps("struck") + 5)
-        second = status("struck")
-        watch.say(f"another worker, {second.host}, is at step {seen}; the head's pod is killed")
-        cluster = job_status(team)["rayClusterName"]
-        killed = kill(team, HEAD)
-        wait_for(lambda: status("struck").attempt > second.attempt, PATIENCE_S)
-        watch.say(f"attempt {status('struck').attempt} has begun, after the RayCluster {cluster}")
-        assert the_pod(team, HEAD)["metadata"]["uid"] != killed
+        first = job_status(team)["rayClusterName"]
+        watch.say(f"step {seen}: the processes in the worker's pod are killed")
+        node.crash(the_pod(team, WORKER))
+        wait_for(lambda: restarts(team, WORKER) > 0, PATIENCE_S)
+        seen = train_past("struck", seen + 20)
+        assert status("struck").attempt == 1
+        assert job_status(team)["rayClusterName"] == first
+
+        watch.say(f"step {seen}: trained on by Ray Train's new worker; now its pod is deleted by force")
+        deleted = delete(team, WORKER)
+        wait_for(lambda: status("struck").attempt == 2, PATIENCE_S)
+        seen = train_past("struck", seen + 20)
+        assert the_pod(team, WORKER)["metadata"]["uid"] != deleted
+        second = job_status(team)["rayClusterName"]
+        assert second != first
+
+        watch.say(f"step {seen}: trained on in a new cluster; now the head's pod is deleted by force")
+        deleted = delete(team, HEAD)
+        wait_for(lambda: status("struck").attempt == 3, PATIENCE_S)
+        seen = train_past("struck", seen + 20)
+        assert the_pod(team, HEAD)["metadata"]["uid"] != deleted
+        where = "the same cluster" if job_status(team)["rayClusterName"] == second else "another cluster"
+        watch.say(f"step {seen}: trained on by the driver of a new head in {where}")
+
         out, err = submitting.communicate(timeout=PATIENCE_S)
         watch.say("runner submit has ended")
         assert submitting.returncode == 0, err
         assert f"all epochs done: {uri('struck')}" in out
-        run = storage.download("struck", tmp_path)
-        assert status("struck").attempt == 2
-        assert_same(run, at_home)
+        assert_same(storage.download("struck", tmp_path), at_home)
         wait_for(lambda: job_status(team).get("jobDeploymentStatus") == "Complete", PATIENCE_S)
         team.run("stop", uri("struck"))
         wait_for(team.is_empty, PATIENCE_S)
