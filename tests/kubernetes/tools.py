@@ -69,7 +69,6 @@ TOOLS = {
     "kube-apiserver": Tool(KUBERNETES, "cmd/kube-apiserver"),
     "kube-controller-manager": Tool(KUBERNETES, "cmd/kube-controller-manager"),
     "kube-scheduler": Tool(KUBERNETES, "cmd/kube-scheduler"),
-    "kubeconform": Tool("github.com/yannh/kubeconform", "cmd/kubeconform", stamp="main.version"),
     "kubectl": Tool(KUBERNETES, "cmd/kubectl"),
     "kubelet": Tool(KUBERNETES, "cmd/kubelet"),
     "kuberay-operator": Tool(
