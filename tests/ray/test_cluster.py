@@ -67,7 +67,10 @@ def test_a_cluster_that_refuses_the_token_is_one_line_and_nothing_is_written(
 
 @pytest.mark.parametrize(
     ("records_uri", "ends_as", "says"),
-    [("s3://bucket/away/", "FAILED", "check the network and AWS_ENDPOINT_URL"), ("none/", "STOPPED", "error: none/: no Parquet files")],
+    [
+        ("s3://bucket/away/", "FAILED", "check the network and AWS_ENDPOINT_URL"),
+        ("none/", "STOPPED", "error: none/: no Parquet files"),
+    ],
     ids=["what may pass", "what stays wrong"],
 )
 def test_a_rayjob_s_driver_fails_only_where_another_cluster_may_help(
