@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -33,26 +34,22 @@ POD_LABELS = {"app.kubernetes.io/part-of": "runner"}
 NAME_LENGTH = 47
 """KubeRay's limit: it puts suffixes of its own behind a RayJob's name."""
 
-SPOT: dict[str, tuple[dict[str, str], list[Manifest]]] = {
-    "gke": (
-        {"cloud.google.com/gke-spot": "true"},
-        [{"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}],
-    ),
-    "eks": ({"eks.amazonaws.com/capacityType": "SPOT"}, []),
-    "aks": (
-        {"kubernetes.azure.com/scalesetpriority": "spot"},
-        [
-            {
-                "key": "kubernetes.azure.com/scalesetpriority",
-                "operator": "Equal",
-                "value": "spot",
-                "effect": "NoSchedule",
-            }
-        ],
-    ),
-    "karpenter": ({"karpenter.sh/capacity-type": "spot"}, []),
+
+@dataclass(frozen=True)
+class SpotNodes:
+    """How a provider marks nodes that may be taken away: with a label, and maybe a taint of the same name."""
+
+    label: str
+    value: str
+    has_taint: bool
+
+
+SPOT = {
+    "gke": SpotNodes("cloud.google.com/gke-spot", "true", has_taint=True),
+    "eks": SpotNodes("eks.amazonaws.com/capacityType", "SPOT", has_taint=False),
+    "aks": SpotNodes("kubernetes.azure.com/scalesetpriority", "spot", has_taint=True),
+    "karpenter": SpotNodes("karpenter.sh/capacity-type", "spot", has_taint=False),
 }
-"""How providers label and taint nodes that may be taken away: node selector and tolerations."""
 
 
 def object_name(run: str, suffix: str) -> str:
@@ -112,9 +109,13 @@ def ray_job(config: JobConfig, name: str, entrypoint: str) -> Manifest:
     resources = config.resources
     concurrent = (config.sweep.max_concurrent or 1) if config.sweep is not None else 1
     workers = resources.workers * concurrent
-    worker_size = _size(resources.cpus_per_worker or 1, settings.worker.memory_gib)
-    if resources.gpus_per_worker:
-        worker_size["nvidia.com/gpu"] = resources.gpus_per_worker
+    head = _container(settings, "ray-head", _size(settings.head.cpus, settings.head.memory_gib))
+    worker_size = _size(resources.cpus_per_worker or 1, settings.worker.memory_gib, resources.gpus_per_worker)
+    before_end = {"lifecycle": {"preStop": {"exec": {"command": PREEMPT}}}}
+    worker = _container(settings, "ray-worker", worker_size) | before_end
+    worker_fields = _nodes(settings.worker, settings.worker.spot) | {"terminationGracePeriodSeconds": GRACE_S}
+    # It only follows the job's log.
+    submitter = _container(settings, "ray-job-submitter", _size(1, 1), requests=_size(0.1, 0.25))
     spec: Manifest = {
         "entrypoint": entrypoint,
         "submissionMode": "K8sJobMode",
@@ -126,9 +127,7 @@ def ray_job(config: JobConfig, name: str, entrypoint: str) -> Manifest:
             "authOptions": {"mode": "token"},
             "headGroupSpec": {
                 "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},  # noqa: S104 - in its pod
-                "template": _pod(
-                    settings, "ray-head", settings.head, _size(settings.head.cpus, settings.head.memory_gib), name
-                ),
+                "template": _pod(settings, name, head, _nodes(settings.head)),
             },
             "workerGroupSpecs": [
                 {
@@ -137,39 +136,62 @@ def ray_job(config: JobConfig, name: str, entrypoint: str) -> Manifest:
                     "minReplicas": workers,
                     "maxReplicas": workers,
                     "rayStartParams": {},
-                    "template": _pod(settings, "ray-worker", settings.worker, worker_size, name),
+                    "template": _pod(settings, name, worker, worker_fields),
                 }
             ],
         },
-        "submitterPodTemplate": _pod(settings, "ray-job-submitter", PodConfig(), _size(1, 1), name),
+        "submitterPodTemplate": _pod(settings, name, submitter, {"restartPolicy": "Never"}),
     }
-    # It only follows the job's log.
-    spec["submitterPodTemplate"]["spec"]["containers"][0]["resources"]["requests"] = _size(0.1, 0.25)
-    spec["submitterPodTemplate"]["spec"]["restartPolicy"] = "Never"
-    worker = spec["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
-    worker["terminationGracePeriodSeconds"] = GRACE_S
-    worker["containers"][0]["lifecycle"] = {"preStop": {"exec": {"command": PREEMPT}}}
-    metadata = _metadata(name)
-    if settings.deadline_s is not None:
-        spec["activeDeadlineSeconds"] = settings.deadline_s
-    if settings.queue is not None:
-        metadata["labels"] |= {"kueue.x-k8s.io/queue-name": settings.queue}
-        spec["suspend"] = True
-    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": spec}
+    optional: Manifest = {"activeDeadlineSeconds": settings.deadline_s, "suspend": settings.queue is not None}
+    spec |= {field: value for field, value in optional.items() if value}
+    labels = {"kueue.x-k8s.io/queue-name": settings.queue} if settings.queue is not None else {}
+    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": _metadata(name, labels), "spec": spec}
 
 
-def _metadata(name: str) -> Manifest:
-    return {"name": name, "labels": LABELS | {"app.kubernetes.io/instance": name}}
+def _metadata(name: str, more_labels: Mapping[str, str] | None = None) -> Manifest:
+    return {"name": name, "labels": LABELS | {"app.kubernetes.io/instance": name} | dict(more_labels or {})}
 
 
-def _size(cpus: float, memory_gib: float) -> Manifest:
-    return {"cpu": f"{cpus:g}", "memory": f"{memory_gib:g}Gi"}
+def _size(cpus: float, memory_gib: float, gpus: int = 0) -> Manifest:
+    size: Manifest = {"cpu": f"{cpus:g}", "memory": f"{memory_gib:g}Gi"}
+    return size | ({"nvidia.com/gpu": gpus} if gpus else {})
 
 
-def _pod(settings: KubernetesConfig, container: str, kind: PodConfig, size: Manifest, job: str) -> Manifest:
+def _container(settings: KubernetesConfig, name: str, limits: Manifest, requests: Manifest | None = None) -> Manifest:
+    """A container of the job's image; without `requests` it asks for all that it may have."""
+    container: Manifest = {
+        "name": name,
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "env": [
+            {"name": NAMESPACE_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+            *({"name": name, "value": value} for name, value in sorted(settings.environment.items())),
+        ],
+        "resources": {"requests": dict(requests or limits), "limits": dict(limits)},
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+            {"name": "job", "mountPath": JOB_FOLDER, "readOnly": True},
+            *({"name": volume, "mountPath": folder} for volume, _, folder in _claims(settings)),
+        ],
+    }
+    if settings.secrets:
+        container["envFrom"] = [{"secretRef": {"name": secret}} for secret in settings.secrets]
+    return container
+
+
+def _claims(settings: KubernetesConfig) -> list[tuple[str, str, str]]:
+    """The pods' names of volumes, their claims, and the folders where they are mounted."""
+    claims = sorted(settings.volume_claims.items())
+    return [(f"claim-{number}", claim, folder) for number, (claim, folder) in enumerate(claims)]
+
+
+def _pod(settings: KubernetesConfig, job: str, container: Manifest, fields: Manifest) -> Manifest:
     """A pod that the `restricted` Pod Security profile admits: no root, no privileges, nothing to write but /tmp."""
-    selector, tolerations = _spot(kind)
-    claims = list(enumerate(sorted(settings.volume_claims.items())))
     spec: Manifest = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -180,54 +202,36 @@ def _pod(settings: KubernetesConfig, container: str, kind: PodConfig, size: Mani
             "fsGroup": 0,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [
-            {
-                "name": container,
-                "image": settings.image,
-                "imagePullPolicy": settings.image_pull_policy,
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-                "env": [
-                    {"name": NAMESPACE_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
-                    *({"name": name, "value": value} for name, value in sorted(settings.environment.items())),
-                ],
-                "resources": {"requests": dict(size), "limits": dict(size)},
-                "volumeMounts": [
-                    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
-                    {"name": "job", "mountPath": JOB_FOLDER, "readOnly": True},
-                    *({"name": f"claim-{number}", "mountPath": folder} for number, (_, folder) in claims),
-                ],
-            }
-        ],
+        "containers": [container],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
             {"name": "job", "configMap": {"name": job}},
             *(
-                {"name": f"claim-{number}", "persistentVolumeClaim": {"claimName": claim}}
-                for number, (claim, _) in claims
+                {"name": volume, "persistentVolumeClaim": {"claimName": claim}}
+                for volume, claim, _ in _claims(settings)
             ),
         ],
     }
-    [first] = spec["containers"]
     optional: Manifest = {
-        "nodeSelector": kind.node_selector | selector,
-        "tolerations": [each.model_dump(exclude_none=True) for each in kind.tolerations] + tolerations,
         "imagePullSecrets": [{"name": secret} for secret in settings.image_pull_secrets],
         "serviceAccountName": settings.service_account,
         "priorityClassName": settings.priority_class,
     }
-    spec |= {field: value for field, value in optional.items() if value}
-    if settings.secrets:
-        first["envFrom"] = [{"secretRef": {"name": secret}} for secret in settings.secrets]
-    return {"metadata": {"labels": dict(POD_LABELS)}, "spec": spec}
+    given = {field: value for field, value in (optional | fields).items() if value}
+    return {"metadata": {"labels": dict(POD_LABELS)}, "spec": spec | given}
 
 
-def _spot(kind: PodConfig) -> tuple[Manifest, list[Manifest]]:
-    provider = getattr(kind, "spot", None)
-    return SPOT[provider] if provider is not None else ({}, [])
+def _nodes(kind: PodConfig, spot: str | None = None) -> Manifest:
+    """The fields of a pod that say where it may run: as its kind asks, and on this provider's spot nodes."""
+    selector = dict(kind.node_selector)
+    tolerations = [each.model_dump(exclude_none=True) for each in kind.tolerations]
+    if spot is not None:
+        nodes = SPOT[spot]
+        selector[nodes.label] = nodes.value
+        if nodes.has_taint:
+            taint = {"key": nodes.label, "operator": "Equal", "value": nodes.value, "effect": "NoSchedule"}
+            tolerations.append(taint)
+    return {"nodeSelector": selector, "tolerations": tolerations}
 
 
 def _check_uris(config: JobConfig, settings: KubernetesConfig) -> None:
