@@ -32,7 +32,7 @@ class PodConfig(Section):
 
 
 class HeadConfig(PodConfig):
-    """The head: it drives the run, and trains nothing."""
+    """The head: it drives the run, and trains nothing. The pod that submits the job runs on the same nodes."""
 
     cpus: float = Field(default=1, ge=0.1, le=1024, description="CPUs")
     memory_gib: float = Field(default=4, gt=0, le=65_536, description="memory")
@@ -42,7 +42,9 @@ class WorkerConfig(PodConfig):
     """A worker: its CPUs and GPUs are those of `resources`."""
 
     spot: Literal["gke", "eks", "aks", "karpenter"] | None = Field(
-        default=None, description="run on nodes that may be taken away, as this provider labels them; null: do not ask"
+        default=None,
+        description="run on nodes that may be taken away, as this provider labels them, and keep all other pods off "
+        "such nodes; null: do not ask",
     )
 
 

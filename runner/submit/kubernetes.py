@@ -113,7 +113,7 @@ def ray_job(config: JobConfig, name: str, entrypoint: str) -> Manifest:
     worker_size = _size(resources.cpus_per_worker or 1, settings.worker.memory_gib, resources.gpus_per_worker)
     before_end = {"lifecycle": {"preStop": {"exec": {"command": PREEMPT}}}}
     worker = _container(settings, "ray-worker", worker_size) | before_end
-    worker_fields = _nodes(settings.worker, settings.worker.spot) | {"terminationGracePeriodSeconds": GRACE_S}
+    worker_fields = _worker_nodes(settings) | {"terminationGracePeriodSeconds": GRACE_S}
     # It only follows the job's log.
     submitter = _container(settings, "ray-job-submitter", _size(1, 1), requests=_size(0.1, 0.25))
     spec: Manifest = {
@@ -127,7 +127,7 @@ def ray_job(config: JobConfig, name: str, entrypoint: str) -> Manifest:
             "authOptions": {"mode": "token"},
             "headGroupSpec": {
                 "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},  # noqa: S104 - in its pod
-                "template": _pod(settings, name, head, _nodes(settings.head)),
+                "template": _pod(settings, name, head, _head_nodes(settings)),
             },
             "workerGroupSpecs": [
                 {
@@ -140,7 +140,7 @@ def ray_job(config: JobConfig, name: str, entrypoint: str) -> Manifest:
                 }
             ],
         },
-        "submitterPodTemplate": _pod(settings, name, submitter, {"restartPolicy": "Never"}),
+        "submitterPodTemplate": _pod(settings, name, submitter, _head_nodes(settings) | {"restartPolicy": "Never"}),
     }
     optional: Manifest = {"activeDeadlineSeconds": settings.deadline_s, "suspend": settings.queue is not None}
     spec |= {field: value for field, value in optional.items() if value}
@@ -221,17 +221,32 @@ def _pod(settings: KubernetesConfig, job: str, container: Manifest, fields: Mani
     return {"metadata": {"labels": dict(POD_LABELS)}, "spec": spec | given}
 
 
-def _nodes(kind: PodConfig, spot: str | None = None) -> Manifest:
-    """The fields of a pod that say where it may run: as its kind asks, and on this provider's spot nodes."""
-    selector = dict(kind.node_selector)
+def _head_nodes(settings: KubernetesConfig) -> Manifest:
+    """The fields of a pod that say where it may run, for head and submitter: never where workers may be taken away."""
+    fields = _nodes(settings.head)
+    if settings.worker.spot is not None:
+        spot = SPOT[settings.worker.spot]
+        is_kept = {"key": spot.label, "operator": "NotIn", "values": [spot.value]}  # also true without the label
+        required = {"nodeSelectorTerms": [{"matchExpressions": [is_kept]}]}
+        fields["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+    return fields
+
+
+def _worker_nodes(settings: KubernetesConfig) -> Manifest:
+    """The same for workers."""
+    fields = _nodes(settings.worker)
+    if settings.worker.spot is not None:
+        spot = SPOT[settings.worker.spot]
+        fields["nodeSelector"][spot.label] = spot.value
+        if spot.has_taint:
+            taint = {"key": spot.label, "operator": "Equal", "value": spot.value, "effect": "NoSchedule"}
+            fields["tolerations"].append(taint)
+    return fields
+
+
+def _nodes(kind: PodConfig) -> Manifest:
     tolerations = [each.model_dump(exclude_none=True) for each in kind.tolerations]
-    if spot is not None:
-        nodes = SPOT[spot]
-        selector[nodes.label] = nodes.value
-        if nodes.has_taint:
-            taint = {"key": nodes.label, "operator": "Equal", "value": nodes.value, "effect": "NoSchedule"}
-            tolerations.append(taint)
-    return {"nodeSelector": selector, "tolerations": tolerations}
+    return {"nodeSelector": dict(kind.node_selector), "tolerations": tolerations}
 
 
 def _check_uris(config: JobConfig, settings: KubernetesConfig) -> None:

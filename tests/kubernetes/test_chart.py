@@ -41,7 +41,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "gpus": {"resources": {"workers": 4, "cpus_per_worker": 8, "gpus_per_worker": 2}},
     "spot gke": {"kubernetes": {"worker": {"spot": "gke", "node_selector": {"pool": "a"}}}},
-    "spot eks": {"kubernetes": {"worker": {"spot": "eks"}}},
+    "spot eks": {"kubernetes": {"worker": {"spot": "eks"}, "head": {"node_selector": {"disk": "ssd"}}}},
     "spot aks": {
         "kubernetes": {"worker": {"spot": "aks", "tolerations": [{"key": "k", "value": "v", "operator": "Equal"}]}}
     },
@@ -157,6 +157,20 @@ def test_a_schedule_submits_the_job_with_the_rights_for_it(tmp_path: Path) -> No
     assert job.data.since == "last"
     [subject] = the("RoleBinding", objects)["subjects"]
     assert subject == {"kind": "ServiceAccount", "name": pod["serviceAccountName"], "namespace": "team"}
+
+
+def test_all_pods_but_workers_run_on_the_heads_nodes(tmp_path: Path) -> None:
+    nodes = {
+        "node_selector": {"kubernetes.io/arch": "amd64"},
+        "tolerations": [{"key": "infra", "effect": "NoSchedule"}],
+    }
+    job = JOB | {"kubernetes": {"head": nodes, "worker": {"spot": "eks"}}}
+    now, scheduled = (render({"run": run, "job": job}, tmp_path) for run in ("now", "schedule"))
+    head = the("RayJob", now)["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    submits = the("CronJob", scheduled)["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    for pod in (submits, the("Pod", now)["spec"], the("Pod", scheduled)["spec"]):
+        for field in ("nodeSelector", "tolerations", "affinity"):
+            assert pod[field] == head[field]
 
 
 def test_no_job_no_rayjob(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from runner import scheduled
 from runner.config import JobConfig, parse_job
 from runner.errors import ConfigError, JobStoppedError, OvertakenError
 from runner.run_directory import RunDirectory, Status
-from runner.submit.kubernetes import Manifest, manifests, object_name
+from runner.submit.kubernetes import SPOT, Manifest, manifests, object_name
 from runner.submit.plan import plan_submission
 
 ON_S3: dict[str, Any] = {"name": "demo", "data": {"uri": "s3://b/records"}, "storage": {"uri": "s3://b/runs"}}
@@ -81,12 +81,29 @@ def test_a_queue_holds_the_job_until_it_is_admitted() -> None:
     assert run["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
 
 
-def test_spot_is_for_workers_alone() -> None:
-    cluster = manifests(job(kubernetes={"worker": {"spot": "gke"}}), "demo")[1]["spec"]["rayClusterSpec"]
-    assert "nodeSelector" not in cluster["headGroupSpec"]["template"]["spec"]
-    worker = cluster["workerGroupSpecs"][0]["template"]["spec"]
-    assert worker["nodeSelector"] == {"cloud.google.com/gke-spot": "true"}
-    assert worker["tolerations"][0]["key"] == "cloud.google.com/gke-spot"
+@pytest.mark.parametrize("provider", SPOT)
+def test_workers_are_on_spot_nodes_and_no_other_pod_is(provider: str) -> None:
+    submitter, head, worker = pods(manifests(job(kubernetes={"worker": {"spot": provider}}), "demo")[1])
+    [(label, value)] = worker["nodeSelector"].items()
+    assert "affinity" not in worker
+    for pod in (head, submitter):
+        [term] = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        assert term == {"matchExpressions": [{"key": label, "operator": "NotIn", "values": [value]}]}
+        assert "nodeSelector" not in pod
+
+
+def test_a_spot_nodes_taint_is_tolerated_by_workers_alone() -> None:
+    submitter, head, worker = pods(manifests(job(kubernetes={"worker": {"spot": "aks"}}), "demo")[1])
+    assert [each["key"] for each in worker["tolerations"]] == ["kubernetes.azure.com/scalesetpriority"]
+    assert "tolerations" not in head | submitter
+
+
+def test_the_submitter_runs_where_the_head_may() -> None:
+    nodes = {"node_selector": {"kubernetes.io/arch": "amd64"}, "tolerations": [{"key": "infra"}]}
+    submitter, head, worker = pods(manifests(job(kubernetes={"head": nodes}), "demo")[1])
+    for field in ("nodeSelector", "tolerations"):
+        assert submitter[field] == head[field]
+        assert field not in worker
 
 
 def test_secrets_are_named_and_never_held() -> None:

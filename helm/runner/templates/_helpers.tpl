@@ -51,20 +51,50 @@ limits:
   {{- end }}
 {{- end }}
 
-{{/* Node selector and tolerations of nodes that a provider may take away, as YAML with both keys. */}}
+{{/* How a provider marks nodes that may be taken away: with a label, and maybe a taint of the same name. */}}
 {{- define "runner.spot" -}}
-{{- if eq . "gke" }}
-selector: {cloud.google.com/gke-spot: "true"}
-tolerations: [{key: cloud.google.com/gke-spot, operator: Equal, value: "true", effect: NoSchedule}]
-{{- else if eq . "eks" }}
-selector: {eks.amazonaws.com/capacityType: SPOT}
-tolerations: []
-{{- else if eq . "aks" }}
-selector: {kubernetes.azure.com/scalesetpriority: spot}
-tolerations: [{key: kubernetes.azure.com/scalesetpriority, operator: Equal, value: spot, effect: NoSchedule}]
-{{- else if eq . "karpenter" }}
-selector: {karpenter.sh/capacity-type: spot}
-tolerations: []
+{{- if eq . "gke" }}{label: cloud.google.com/gke-spot, value: "true", has_taint: true}
+{{- else if eq . "eks" }}{label: eks.amazonaws.com/capacityType, value: SPOT, has_taint: false}
+{{- else if eq . "aks" }}{label: kubernetes.azure.com/scalesetpriority, value: spot, has_taint: true}
+{{- else if eq . "karpenter" }}{label: karpenter.sh/capacity-type, value: spot, has_taint: false}
+{{- end }}
+{{- end }}
+
+{{/*
+The fields of a pod that say where it may run: workers where they may be taken away, all others never there.
+Arguments: kind (head or worker), spot (of the workers), container.
+*/}}
+{{- define "runner.nodes" -}}
+{{- $isWorker := eq .container "ray-worker" }}
+{{- $selector := deepCopy (.kind.node_selector | default dict) }}
+{{- $tolerations := list }}
+{{- range .kind.tolerations | default list }}
+{{- $toleration := dict "operator" "Exists" }}
+{{- range $field, $value := . }}{{ if not (kindIs "invalid" $value) }}{{ $_ := set $toleration $field $value }}{{ end }}{{ end }}
+{{- $tolerations = append $tolerations $toleration }}
+{{- end }}
+{{- with .spot }}
+{{- $spot := include "runner.spot" . | fromYaml }}
+{{- if not $isWorker }}
+affinity:
+  nodeAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      nodeSelectorTerms:
+        - matchExpressions:
+            # Also true of nodes without the label.
+            - {key: {{ $spot.label }}, operator: NotIn, values: [{{ $spot.value | quote }}]}
+{{- else }}
+{{- $_ := set $selector $spot.label $spot.value }}
+{{- if $spot.has_taint }}
+{{- $tolerations = append $tolerations (dict "key" $spot.label "operator" "Equal" "value" $spot.value "effect" "NoSchedule") }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with $selector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
@@ -83,21 +113,9 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* A pod of the job. Arguments: root, job, configMap, container, kind (head, worker or {}), cpus, memory_gib, gpus. */}}
+{{/* A pod of the job. Arguments: root, job, configMap, container, kind (head or worker), cpus, memory_gib, gpus. */}}
 {{- define "runner.pod" -}}
 {{- $settings := .job.kubernetes }}
-{{- $selector := deepCopy (.kind.node_selector | default dict) }}
-{{- $tolerations := list }}
-{{- range .kind.tolerations | default list }}
-{{- $toleration := dict "operator" "Exists" }}
-{{- range $field, $value := . }}{{ if not (kindIs "invalid" $value) }}{{ $_ := set $toleration $field $value }}{{ end }}{{ end }}
-{{- $tolerations = append $tolerations $toleration }}
-{{- end }}
-{{- with .kind.spot }}
-{{- $spot := include "runner.spot" . | fromYaml }}
-{{- $selector = merge $spot.selector $selector }}
-{{- $tolerations = concat $tolerations $spot.tolerations }}
-{{- end }}
 metadata:
   labels:
     app.kubernetes.io/part-of: runner
@@ -119,11 +137,8 @@ spec:
     - name: {{ . }}
     {{- end }}
   {{- end }}
-  {{- with $selector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with $tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
+  {{- with include "runner.nodes" (dict "kind" .kind "spot" $settings.worker.spot "container" .container) }}
+  {{- . | trim | nindent 2 }}
   {{- end }}
   securityContext: {{- include "runner.podSecurity" . | nindent 4 }}
   containers:
