@@ -29,6 +29,9 @@ PREEMPT = ["python", "-m", "runner.train.preempt"]
 GRACE_S = 120
 """What a worker's pod gets to leave a checkpoint, where its provider allows as much."""
 
+SUBMITTER_RETRIES = 20
+"""An evicted submitter follows its job again; with KubeRay's default, 2, the third eviction would end the cluster."""
+
 POD_LABELS = {"app.kubernetes.io/part-of": "runner"}
 """KubeRay gives pods a name label of its own, which the head's Service selects them by."""
 NAME_LENGTH = 47
@@ -103,7 +106,8 @@ def config_map(name: str, files: Mapping[str, str]) -> Manifest:
 def ray_job(config: JobConfig, name: str, entrypoint: str) -> Manifest:
     """The RayJob: a head that drives and as many workers as the job asks for, all from one image.
 
-    A lost worker is Ray Train's to replace; a lost head costs the cluster, and `retries` makes a new one that resumes.
+    A lost worker is Ray Train's to replace, a lost head KubeRay's, and the submitter hands it the job again. A job that
+    fails costs the cluster, and `retries` makes a new one. All of them resume the run.
     """
     settings = config.kubernetes or KubernetesConfig()
     resources = config.resources
@@ -140,6 +144,7 @@ def ray_job(config: JobConfig, name: str, entrypoint: str) -> Manifest:
                 }
             ],
         },
+        "submitterConfig": {"backoffLimit": SUBMITTER_RETRIES},
         "submitterPodTemplate": _pod(settings, name, submitter, _head_nodes(settings) | {"restartPolicy": "Never"}),
     }
     optional: Manifest = {"activeDeadlineSeconds": settings.deadline_s, "suspend": settings.queue is not None}

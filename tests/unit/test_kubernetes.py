@@ -71,6 +71,10 @@ def test_workers_are_what_the_job_asks_for_and_the_head_trains_nothing() -> None
     assert limits == {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": 2}
 
 
+def test_evictions_of_the_submitter_do_not_end_the_cluster() -> None:
+    assert manifests(job(), "demo")[1]["spec"]["submitterConfig"]["backoffLimit"] >= 20
+
+
 def test_every_cluster_asks_for_its_token() -> None:
     assert manifests(job(), "demo")[1]["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
