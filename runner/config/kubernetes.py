@@ -71,9 +71,22 @@ class KubernetesConfig(Section):
     worker: WorkerConfig = Field(default_factory=WorkerConfig, description="the pods that train")
     queue: Name | None = Field(default=None, description="Kueue LocalQueue that admits the job; null: starts at once")
     priority_class: Name | None = Field(default=None, description="PriorityClass of the pods")
-    retries: int = Field(default=3, ge=0, le=1000, description="new clusters after a lost one; each resumes the run")
-    deadline_s: int | None = Field(default=None, ge=1, description="give up after so many seconds; null: never")
-    keep_cluster_s: int = Field(default=60, ge=0, le=31_536_000, description="seconds that pods stay after the end")
+    retries: int = Field(
+        default=3, ge=0, le=1000, description="new clusters after one whose job failed; each resumes the run"
+    )
+    deadline_s: int | None = Field(
+        default=None,
+        ge=1,
+        description="give up after so many seconds, waiting for nodes included; each of retries has the whole time "
+        "again; null: never",
+    )
+    keep_cluster_s: int = Field(
+        default=60,
+        ge=0,
+        le=31_536_000,
+        description="seconds that head and workers stay after the end; the RayJob, its ConfigMap and the finished "
+        "submitter stay until runner stop",
+    )
 
     @model_validator(mode="after")
     def _volumes_are_mounted_at_folders(self) -> KubernetesConfig:
