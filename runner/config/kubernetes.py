@@ -24,9 +24,15 @@ class TolerationConfig(Section):
 
 
 class PodConfig(Section):
-    """A kind of pod. Its CPUs and memory are both what it asks for and what it may have."""
+    """A kind of pod. Its CPUs, memory and disk are both what it asks for and what it may have."""
 
     memory_gib: float = Field(default=8, gt=0, le=65_536, description="memory")
+    disk_gib: float | None = Field(
+        default=None,
+        gt=0,
+        le=65_536,
+        description="disk for logs and /tmp, where workers keep tokens of up to data.cache_gib; null: not stated",
+    )
     node_selector: dict[str, str] = Field(default={}, description="labels of the nodes it may run on")
     tolerations: tuple[TolerationConfig, ...] = Field(default=(), description="taints of nodes that it puts up with")
 

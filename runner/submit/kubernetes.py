@@ -25,10 +25,14 @@ NAMESPACE_VARIABLE = "RUNNER_NAMESPACE"
 JOB_FOLDER = "/etc/runner"
 DRIVE_JOB = f"python -m runner.scheduled {JOB_FOLDER}/job.yaml"
 LABELS = {"app.kubernetes.io/name": "runner", "app.kubernetes.io/managed-by": "runner"}
+DISK = "ephemeral-storage"
 PREEMPT = ["python", "-m", "runner.train.preempt"]
 GRACE_S = 120
 """What a worker's pod gets to leave a checkpoint, where its provider allows as much."""
 
+SUBMITTER_MAY_USE: Manifest = {"cpu": "1", "memory": "1Gi"}
+SUBMITTER_ASKS_FOR: Manifest = {"cpu": "0.1", "memory": "0.25Gi"}
+"""It only follows the job's log."""
 SUBMITTER_RETRIES = 20
 """An evicted submitter follows its job again; with KubeRay's default, 2, the third eviction would end the cluster."""
 
@@ -113,13 +117,12 @@ def ray_job(config: JobConfig, name: str, entrypoint: str) -> Manifest:
     resources = config.resources
     concurrent = (config.sweep.max_concurrent or 1) if config.sweep is not None else 1
     workers = resources.workers * concurrent
-    head = _container(settings, "ray-head", _size(settings.head.cpus, settings.head.memory_gib))
-    worker_size = _size(resources.cpus_per_worker or 1, settings.worker.memory_gib, resources.gpus_per_worker)
+    head = _container(settings, "ray-head", _size(settings.head.cpus, settings.head))
+    worker_size = _size(resources.cpus_per_worker or 1, settings.worker, resources.gpus_per_worker)
     before_end = {"lifecycle": {"preStop": {"exec": {"command": PREEMPT}}}}
     worker = _container(settings, "ray-worker", worker_size) | before_end
     worker_fields = _worker_nodes(settings) | {"terminationGracePeriodSeconds": GRACE_S}
-    # It only follows the job's log.
-    submitter = _container(settings, "ray-job-submitter", _size(1, 1), requests=_size(0.1, 0.25))
+    submitter = _container(settings, "ray-job-submitter", SUBMITTER_MAY_USE, SUBMITTER_ASKS_FOR)
     spec: Manifest = {
         "entrypoint": entrypoint,
         "submissionMode": "K8sJobMode",
@@ -157,8 +160,10 @@ def _metadata(name: str, more_labels: Mapping[str, str] | None = None) -> Manife
     return {"name": name, "labels": LABELS | {"app.kubernetes.io/instance": name} | dict(more_labels or {})}
 
 
-def _size(cpus: float, memory_gib: float, gpus: int = 0) -> Manifest:
-    size: Manifest = {"cpu": f"{cpus:g}", "memory": f"{memory_gib:g}Gi"}
+def _size(cpus: float, kind: PodConfig, gpus: int = 0) -> Manifest:
+    size: Manifest = {"cpu": f"{cpus:g}", "memory": f"{kind.memory_gib:g}Gi"}
+    if kind.disk_gib is not None:
+        size[DISK] = f"{kind.disk_gib:g}Gi"
     return size | ({"nvidia.com/gpu": gpus} if gpus else {})
 
 
@@ -197,6 +202,7 @@ def _claims(settings: KubernetesConfig) -> list[tuple[str, str, str]]:
 
 def _pod(settings: KubernetesConfig, job: str, container: Manifest, fields: Manifest) -> Manifest:
     """A pod that the `restricted` Pod Security profile admits: no root, no privileges, nothing to write but /tmp."""
+    limits = container["resources"]["limits"]
     spec: Manifest = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -209,7 +215,7 @@ def _pod(settings: KubernetesConfig, job: str, container: Manifest, fields: Mani
         },
         "containers": [container],
         "volumes": [
-            {"name": "tmp", "emptyDir": {}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": limits[DISK]} if DISK in limits else {}},
             {"name": "job", "configMap": {"name": job}},
             *(
                 {"name": volume, "persistentVolumeClaim": {"claimName": claim}}

@@ -68,6 +68,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
             "worker": {"memory_gib": 0.5, "tolerations": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]},
         }
     },
+    "disks": {"kubernetes": {"head": {"disk_gib": 2.5}, "worker": {"disk_gib": 65536}}},
     "a sweep": {
         "resources": {"workers": 2},
         "sweep": {"parameters": {"model.rnn_units": {"choice": [8, 16]}}, "max_concurrent": 3},

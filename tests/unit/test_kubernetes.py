@@ -71,6 +71,18 @@ def test_workers_are_what_the_job_asks_for_and_the_head_trains_nothing() -> None
     assert limits == {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": 2}
 
 
+def test_a_pod_asks_for_its_disk_and_may_fill_no_more() -> None:
+    kinds = {"head": {"disk_gib": 2.5}, "worker": {"disk_gib": 60}}
+    submitter, head, worker = pods(manifests(job(kubernetes=kinds), "demo")[1])
+    for pod, size in ((head, "2.5Gi"), (worker, "60Gi")):
+        resources = pod["containers"][0]["resources"]
+        assert resources["requests"]["ephemeral-storage"] == resources["limits"]["ephemeral-storage"] == size
+        assert pod["volumes"][0] == {"name": "tmp", "emptyDir": {"sizeLimit": size}}
+    for pod in (submitter, *pods(manifests(job(), "demo")[1])):
+        assert pod["volumes"][0] == {"name": "tmp", "emptyDir": {}}
+        assert "ephemeral-storage" not in pod["containers"][0]["resources"]["requests"]
+
+
 def test_evictions_of_the_submitter_do_not_end_the_cluster() -> None:
     assert manifests(job(), "demo")[1]["spec"]["submitterConfig"]["backoffLimit"] >= 20
 

@@ -35,17 +35,23 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- toYaml $job }}
 {{- end }}
 
-{{/* Requests and limits. Arguments: cpus, memory_gib, gpus, and what a pod asks for where it may have more. */}}
+{{/* Requests and limits. Arguments: cpus, memory_gib, disk_gib, gpus, and what a pod asks for where it may have more. */}}
 {{- define "runner.resources" -}}
 requests:
   cpu: {{ .asks_cpus | default .cpus | quote }}
   memory: {{ .asks_memory_gib | default .memory_gib }}Gi
+  {{- with .disk_gib }}
+  ephemeral-storage: {{ . }}Gi
+  {{- end }}
   {{- with .gpus }}
   nvidia.com/gpu: {{ int64 . }}
   {{- end }}
 limits:
   cpu: {{ .cpus | quote }}
   memory: {{ .memory_gib }}Gi
+  {{- with .disk_gib }}
+  ephemeral-storage: {{ . }}Gi
+  {{- end }}
   {{- with .gpus }}
   nvidia.com/gpu: {{ int64 . }}
   {{- end }}
@@ -113,7 +119,7 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* A pod of the job. Arguments: root, job, configMap, container, kind (head or worker), cpus, memory_gib, gpus. */}}
+{{/* A pod of the job. Arguments: root, job, configMap, container, kind (head or worker), and those of runner.resources. */}}
 {{- define "runner.pod" -}}
 {{- $settings := .job.kubernetes }}
 metadata:
@@ -178,7 +184,7 @@ spec:
         {{- end }}
   volumes:
     - name: tmp
-      emptyDir: {}
+      emptyDir: {{ with .disk_gib }}{sizeLimit: {{ . }}Gi}{{ else }}{}{{ end }}
     - name: job
       configMap: {name: {{ .configMap }}}
     {{- $number := 0 }}
