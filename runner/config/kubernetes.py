@@ -2,25 +2,104 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from runner.config.section import Section
 
-Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]+([.-]+[a-z0-9]+)*$")]
+NAME = r"^[a-z0-9]+([.-]+[a-z0-9]+)*$"
+Name = Annotated[str, Field(min_length=1, max_length=253, pattern=NAME)]
 """The name of a Kubernetes object."""
+
+DOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+LABEL_KEY = f"({DOMAIN}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?"
+LABEL_VALUE = "([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
+VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
+FOLDER = "(/[^/:]+)+/?"
+TAKEN_VARIABLES = (
+    "FQ_RAY_IP",
+    "KUBERAY_GEN_RAY_START_CMD",
+    "RAY_ADDRESS",
+    "RAY_AUTH_MODE",
+    "RAY_AUTH_TOKEN",
+    "RAY_CLOUD_INSTANCE_ID",
+    "RAY_CLUSTER_NAME",
+    "RAY_CLUSTER_NAMESPACE",
+    "RAY_DASHBOARD_ADDRESS",
+    "RAY_IP",
+    "RAY_JOB_SUBMISSION_ID",
+    "RAY_NODE_TYPE_NAME",
+    "RAY_PORT",
+    "RUNNER_NAMESPACE",
+)
+"""Environment variables that the pods get from their manifest, or from KubeRay."""
+TAKEN_FOLDERS = ("/tmp", "/etc/runner")  # noqa: S108
+"""Where the pods' manifest mounts volumes of its own."""
+
+
+HAS_KEY: dict[str, Any] = {"required": ["key"], "properties": {"key": {"type": "string"}}}
+HAS_VALUE: dict[str, Any] = {"required": ["value"], "properties": {"value": {"type": "string"}}}
+IS_EQUAL: dict[str, Any] = {"required": ["operator"], "properties": {"operator": {"const": "Equal"}}}
 
 
 class TolerationConfig(Section):
     """A taint that pods put up with."""
 
-    key: str | None = Field(default=None, min_length=1, description="the taint's key; null: every one")
-    operator: Literal["Equal", "Exists"] = Field(default="Exists", description="Equal compares value, Exists does not")
-    value: str | None = Field(default=None, description="the taint's value")
+    # For editors and the chart: what `_is_one_that_a_pod_may_have` says.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "allOf": [
+                {"if": HAS_VALUE, "then": {"properties": {"operator": {"const": "Equal"}}}},
+                {"if": {"anyOf": [HAS_VALUE, IS_EQUAL]}, "then": HAS_KEY},
+            ]
+        }
+    )
+
+    key: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the taint's key; null: every one",
+        json_schema_extra={"pattern": f"^{LABEL_KEY}$"},
+    )
+    operator: Literal["Equal", "Exists"] = Field(
+        default="Exists", description="Equal compares value, and is the default where one is given; Exists does not"
+    )
+    value: str | None = Field(
+        default=None, description="the taint's value", json_schema_extra={"pattern": f"^{LABEL_VALUE}$"}
+    )
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
         default=None, description="the taint's effect; null: every one"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_value_is_compared(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("value") is not None:
+            return {"operator": "Equal"} | values
+        return values
+
+    @model_validator(mode="after")
+    def _is_one_that_a_pod_may_have(self) -> TolerationConfig:
+        if self.operator == "Exists" and self.value is not None:
+            raise ValueError(f"operator Exists compares no value; leave out value {self.value}, or use Equal")
+        if self.operator == "Equal" and self.key is None:
+            raise ValueError("operator Equal needs a key; name the taint's, or use Exists for every taint")
+        if self.key is not None:
+            check_label(self.key, self.value or "")
+        return self
+
+
+def check_label(key: str, value: str) -> None:
+    """Raises ValueError: Kubernetes has no such label or taint."""
+    if not re.fullmatch(LABEL_KEY, key):
+        raise ValueError(f"{key!r} is not the key of a label or taint; write it as name or example.com/name")
+    if not re.fullmatch(LABEL_VALUE, value):
+        raise ValueError(
+            f"{key}: {value!r} is not the value of a label or taint: at most 63 letters, digits, '.', '_' and '-', "
+            "with a letter or digit at both ends"
+        )
 
 
 class PodConfig(Section):
@@ -33,8 +112,22 @@ class PodConfig(Section):
         le=65_536,
         description="disk for logs and /tmp, where workers keep tokens of up to data.cache_gib; null: not stated",
     )
-    node_selector: dict[str, str] = Field(default={}, description="labels of the nodes it may run on")
+    node_selector: dict[str, str] = Field(
+        default={},
+        description="labels of the nodes it may run on",
+        json_schema_extra={
+            "propertyNames": {"pattern": f"^{LABEL_KEY}$"},
+            "additionalProperties": {"type": "string", "pattern": f"^{LABEL_VALUE}$"},
+        },
+    )
     tolerations: tuple[TolerationConfig, ...] = Field(default=(), description="taints of nodes that it puts up with")
+
+    @field_validator("node_selector")
+    @classmethod
+    def _nodes_can_have_the_labels(cls, labels: dict[str, str]) -> dict[str, str]:
+        for key, value in labels.items():
+            check_label(key, value)
+        return labels
 
 
 class HeadConfig(PodConfig):
@@ -69,9 +162,18 @@ class KubernetesConfig(Section):
     secrets: tuple[Name, ...] = Field(
         default=(), description="Secrets whose keys become environment variables, as AWS_ACCESS_KEY_ID"
     )
-    environment: dict[str, str] = Field(default={}, description="environment variables that are no secrets")
+    environment: dict[str, str] = Field(
+        default={},
+        description="environment variables that are no secrets",
+        json_schema_extra={"propertyNames": {"pattern": f"^{VARIABLE}$", "not": {"enum": list(TAKEN_VARIABLES)}}},
+    )
     volume_claims: dict[Name, str] = Field(
-        default={}, description="from a PersistentVolumeClaim to the folder where pods see it"
+        default={},
+        description="from a PersistentVolumeClaim to the folder where pods see it",
+        json_schema_extra={
+            "patternProperties": {NAME: {"type": "string", "pattern": f"^{FOLDER}$"}},
+            "additionalProperties": False,
+        },
     )
     head: HeadConfig = Field(default_factory=HeadConfig, description="the pod that drives the run")
     worker: WorkerConfig = Field(default_factory=WorkerConfig, description="the pods that train")
@@ -94,9 +196,25 @@ class KubernetesConfig(Section):
         "submitter stay until runner stop",
     )
 
-    @model_validator(mode="after")
-    def _volumes_are_mounted_at_folders(self) -> KubernetesConfig:
-        for claim, folder in self.volume_claims.items():
-            if not folder.startswith("/") or folder.rstrip("/") in ("", "/tmp", "/etc/runner"):  # noqa: S108
-                raise ValueError(f"volume_claims.{claim}: {folder} cannot be mounted on; name a folder such as /data")
-        return self
+    @field_validator("environment")
+    @classmethod
+    def _variables_are_free(cls, environment: dict[str, str]) -> dict[str, str]:
+        for name in environment:
+            if not re.fullmatch(VARIABLE, name):
+                raise ValueError(f"{name!r} is not a variable's name: letters, digits and '_', with no digit first")
+            if name in TAKEN_VARIABLES:
+                raise ValueError(f"pods get {name} from their manifest or from KubeRay; leave it out")
+        return environment
+
+    @field_validator("volume_claims")
+    @classmethod
+    def _volumes_are_mounted_at_folders(cls, claims: dict[str, str]) -> dict[str, str]:
+        mounted: dict[str, str] = {}
+        for claim, folder in claims.items():
+            place = folder.rstrip("/")
+            if not re.fullmatch(FOLDER, folder) or place in TAKEN_FOLDERS:
+                raise ValueError(f"{claim}: {folder} cannot be mounted on; name a folder such as /data")
+            if place in mounted:
+                raise ValueError(f"{claim}: {mounted[place]} is mounted on {folder} already; name another folder")
+            mounted[place] = claim
+        return claims

@@ -19,6 +19,11 @@ CI_VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 JOB: dict[str, Any] = {"name": "demo", "data": {"uri": "s3://b/records/"}, "storage": {"uri": "s3://b/runs/"}}
 
 
+def kubernetes(**settings: Any) -> dict[str, Any]:
+    """Values of a release that runs a job with such pods."""
+    return {"run": "now", "job": JOB | {"kubernetes": settings}}
+
+
 def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([tools.build("helm"), *arguments], capture_output=True, text=True, check=False)
 
@@ -43,7 +48,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "spot gke": {"kubernetes": {"worker": {"spot": "gke", "node_selector": {"pool": "a"}}}},
     "spot eks": {"kubernetes": {"worker": {"spot": "eks"}, "head": {"node_selector": {"disk": "ssd"}}}},
     "spot aks": {
-        "kubernetes": {"worker": {"spot": "aks", "tolerations": [{"key": "k", "value": "v", "operator": "Equal"}]}}
+        "kubernetes": {"worker": {"spot": "aks", "tolerations": [{"key": "k", "value": "v", "effect": None}]}}
     },
     "spot karpenter": {"kubernetes": {"worker": {"spot": "karpenter"}}},
     "kueue": {"kubernetes": {"queue": "team-queue", "priority_class": "low"}},
@@ -63,7 +68,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
                 "cpus": 0.25,
                 "memory_gib": 2.5,
                 "node_selector": {"disk": "ssd"},
-                "tolerations": [{"key": "a"}, {}],
+                "tolerations": [{"key": "a"}, {}, {"key": "a", "operator": "Equal"}, {"key": "a", "value": ""}],
             },
             "worker": {"memory_gib": 0.5, "tolerations": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]},
         }
@@ -134,6 +139,21 @@ def test_the_chart_packages(tmp_path: Path) -> None:
         ({"run": "now", "job": JOB | {"trainin": {}}}, "'/job': additional properties 'trainin' not allowed"),
         ({"run": "now", "job": JOB | {"training": {"epochs": 0}}}, "'/job/training/epochs': minimum"),
         ({"run": "now", "job": JOB | {"kubernetes": {"worker": {"spot": "ovh"}}}}, "'/job/kubernetes"),
+        (
+            kubernetes(head={"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}),
+            "0/operator': value must",
+        ),
+        (kubernetes(head={"tolerations": [{"operator": "Equal"}]}), "tolerations/0': missing property 'key'"),
+        (kubernetes(head={"tolerations": [{"value": "b"}]}), "tolerations/0': missing property 'key'"),
+        (kubernetes(head={"tolerations": [{"key": "a b"}]}), "tolerations/0/key': 'a b' does not match pattern"),
+        (kubernetes(head={"node_selector": {"a b": "c"}}), "invalid propertyName 'a b'"),
+        (kubernetes(head={"node_selector": {"a": "b c"}}), "node_selector/a': 'b c' does not match pattern"),
+        (kubernetes(environment={"1A": "x"}), "invalid propertyName '1A'"),
+        (kubernetes(environment={"RUNNER_NAMESPACE": "x"}), "invalid propertyName 'RUNNER_NAMESPACE'"),
+        (kubernetes(volume_claims={"a": "data"}), "volume_claims/a': 'data' does not match pattern"),
+        (kubernetes(volume_claims={"A": "/data"}), "volume_claims': additional properties 'A' not allowed"),
+        (kubernetes(volume_claims={"a": "/tmp/"}), "volume_claims.a: /tmp/ is mounted on already"),
+        (kubernetes(volume_claims={"a": "/data", "b": "/data/"}), "volume_claims.b: /data/ is mounted on already"),
         ({"run": "later"}, "'/run': value must be one of"),
         ({"run": "schedule", "job": JOB, "schedule": {"cron": "every day"}}, "'/schedule/cron': "),
         ({"networkPolicy": {"enable": True}}, "'/networkPolicy': additional properties 'enable' not allowed"),

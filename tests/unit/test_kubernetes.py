@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 import threading
 import time
 from collections.abc import Callable
@@ -120,6 +121,63 @@ def test_the_submitter_runs_where_the_head_may() -> None:
     for field in ("nodeSelector", "tolerations"):
         assert submitter[field] == head[field]
         assert field not in worker
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({"key": "a", "value": "b"}, {"key": "a", "operator": "Equal", "value": "b"}),
+        ({"key": "a", "value": ""}, {"key": "a", "operator": "Equal", "value": ""}),
+        ({"key": "a"}, {"key": "a", "operator": "Exists"}),
+        ({"effect": "NoExecute"}, {"operator": "Exists", "effect": "NoExecute"}),
+    ],
+)
+def test_a_toleration_with_a_value_compares_it(given: dict[str, str], sent: dict[str, str]) -> None:
+    for pod in pods(
+        manifests(job(kubernetes={kind: {"tolerations": [given]} for kind in ("head", "worker")}), "demo")[1]
+    ):
+        assert pod["tolerations"] == [sent]
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"worker": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}}, "Exists compares no value"),
+        ({"worker": {"tolerations": [{"value": "b"}]}}, "Equal needs a key"),
+        ({"worker": {"tolerations": [{"operator": "Equal"}]}}, "Equal needs a key"),
+        ({"worker": {"tolerations": [{"key": "a b"}]}}, "'a b' is not the key of a label or taint"),
+        ({"worker": {"tolerations": [{"key": "a", "value": "b c"}]}}, "a: 'b c' is not the value of a label or taint"),
+        ({"head": {"node_selector": {"pool/": "a"}}}, "'pool/' is not the key of a label or taint"),
+        ({"head": {"node_selector": {"a..b/pool": "a"}}}, r"'a\.\.b/pool' is not the key of a label or taint"),
+        ({"head": {"node_selector": {"pool": "-a"}}}, "pool: '-a' is not the value of a label or taint"),
+        ({"head": {"node_selector": {"pool": "a" * 64}}}, "is not the value of a label or taint"),
+        ({"environment": {"1A": "x"}}, "'1A' is not a variable's name"),
+        ({"environment": {"A=B": "x"}}, "'A=B' is not a variable's name"),
+        ({"environment": {"RUNNER_NAMESPACE": "x"}}, "pods get RUNNER_NAMESPACE from their manifest"),
+        ({"environment": {"RAY_AUTH_TOKEN": "x"}}, "pods get RAY_AUTH_TOKEN from their manifest"),
+        ({"volume_claims": {"a": "/data", "b": "/data/"}}, "b: a is mounted on /data/ already"),
+        ({"volume_claims": {"a": "/tmp/"}}, "a: /tmp/ cannot be mounted on"),
+        ({"volume_claims": {"a": "/etc/runner"}}, "a: /etc/runner cannot be mounted on"),
+        ({"volume_claims": {"a": "data"}}, "a: data cannot be mounted on"),
+        ({"volume_claims": {"a": "/data:ro"}}, "a: /data:ro cannot be mounted on"),
+    ],
+)
+def test_what_no_pod_can_have_is_refused_in_one_line(settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError, match=line) as error:
+        job(kubernetes=settings)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@given(st.text(max_size=70))
+def test_a_label_that_is_accepted_is_one_of_kubernetes(text: str) -> None:
+    """Its own rules, of `k8s.io/apimachinery/pkg/util/validation`, in other words."""
+    try:
+        job(kubernetes={"head": {"node_selector": {"key": text}}})
+    except ConfigError:
+        return
+    assert len(text) <= 63
+    assert not set(text) - set(string.ascii_letters + string.digits + "-_.")
+    assert not text or (text[0].isalnum() and text[-1].isalnum())
 
 
 def test_secrets_are_named_and_never_held() -> None:

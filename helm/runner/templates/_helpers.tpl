@@ -25,6 +25,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{/* The job as its pods get it: in the release's namespace, with the release's account. */}}
 {{- define "runner.job" -}}
 {{- $job := deepCopy .Values.job }}
+{{- include "runner.checkFolders" $job.kubernetes.volume_claims }}
 {{- $_ := set $job.kubernetes "namespace" .Release.Namespace }}
 {{- if not $job.kubernetes.service_account }}
 {{- $_ := set $job.kubernetes "service_account" (include "runner.serviceAccount" . | default nil) }}
@@ -33,6 +34,18 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- $_ := set $job.data "since" "last" }}
 {{- end }}
 {{- toYaml $job }}
+{{- end }}
+
+{{/* Fails where volumes cannot be mounted: the rules that the schema of the values cannot have. */}}
+{{- define "runner.checkFolders" -}}
+{{- $mounted := dict }}
+{{- range $claim, $folder := . }}
+{{- $place := trimSuffix "/" $folder }}
+{{- if or (has $place (list "/tmp" "/etc/runner")) (hasKey $mounted $place) }}
+{{- fail (printf "job.kubernetes.volume_claims.%s: %s is mounted on already; name another folder" $claim $folder) }}
+{{- end }}
+{{- $_ := set $mounted $place $claim }}
+{{- end }}
 {{- end }}
 
 {{/* Requests and limits. Arguments: cpus, memory_gib, disk_gib, gpus, and what a pod asks for where it may have more. */}}
@@ -75,7 +88,7 @@ Arguments: kind (head or worker), spot (of the workers), container.
 {{- $selector := deepCopy (.kind.node_selector | default dict) }}
 {{- $tolerations := list }}
 {{- range .kind.tolerations | default list }}
-{{- $toleration := dict "operator" "Exists" }}
+{{- $toleration := dict "operator" (kindIs "invalid" .value | ternary "Exists" "Equal") }}
 {{- range $field, $value := . }}{{ if not (kindIs "invalid" $value) }}{{ $_ := set $toleration $field $value }}{{ end }}{{ end }}
 {{- $tolerations = append $tolerations $toleration }}
 {{- end }}
