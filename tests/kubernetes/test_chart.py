@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,11 @@ def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([tools.build("helm"), *arguments], capture_output=True, text=True, check=False)
 
 
-def render(values: dict[str, Any], folder: Path) -> list[Manifest]:
-    """The objects of a release in the namespace `team`."""
+def render(values: dict[str, Any], folder: Path, *, release: str = "demo", namespace: str = "team") -> list[Manifest]:
+    """The objects of a release."""
     file = folder / "values.yaml"
     file.write_text(yaml.safe_dump(values))
-    done = helm("template", "demo", CHART, "--namespace", "team", "--values", file)
+    done = helm("template", release, CHART, "--namespace", namespace, "--values", file)
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
@@ -119,6 +120,25 @@ def test_another_job_is_another_rayjob(tmp_path: Path) -> None:
         for epochs in (1, 2)
     }
     assert len(names) == 2
+
+
+@pytest.mark.parametrize("release", ["2024.claims", "7", "a.b-runner", "x" + 40 * "-" + "y", 52 * "1", 53 * "a"])
+def test_every_releases_name_makes_names_that_kuberay_accepts(release: str, tmp_path: Path) -> None:
+    """A DNS-1035 label of at most 47 characters, in KubeRay's `ValidateRayJobMetadata`."""
+    name = the("RayJob", render(kubernetes(), tmp_path, release=release))["metadata"]["name"]
+    assert re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", name)
+    assert len(name) <= 47
+    cron = the("CronJob", render(kubernetes() | {"run": "schedule"}, tmp_path, release=release))["metadata"]["name"]
+    assert re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", cron)
+
+
+def test_without_an_account_of_its_own_a_release_has_the_namespaces(tmp_path: Path) -> None:
+    for run in ("now", "schedule"):
+        objects = render(kubernetes() | {"run": run, "serviceAccount": {"create": False}}, tmp_path)
+        job = parse_job(yaml.safe_load(the("ConfigMap", objects)["data"]["job.yaml"]), environment={})
+        assert job.kubernetes is not None
+        assert job.kubernetes.service_account == "default"
+        assert the("Pod", objects)["spec"]["serviceAccountName"] == "default"
 
 
 @pytest.mark.parametrize("values", CI_VALUES, ids=lambda path: path.name)

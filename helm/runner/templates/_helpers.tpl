@@ -1,7 +1,12 @@
-{{/* The name that all objects of a release have. */}}
+{{/*
+The name that all objects of a release have. KubeRay wants a letter first, no dots and, with the job's suffix behind it,
+no more than 47 characters.
+*/}}
 {{- define "runner.fullname" -}}
-{{- if contains "runner" .Release.Name }}{{ .Release.Name | trunc 38 | trimSuffix "-" }}
-{{- else }}{{ printf "%s-runner" .Release.Name | trunc 38 | trimSuffix "-" }}{{ end }}
+{{- $name := .Release.Name | replace "." "-" }}
+{{- if not (regexMatch "^[a-z]" $name) }}{{ $name = printf "runner-%s" $name }}{{ end }}
+{{- if not (contains "runner" $name) }}{{ $name = printf "%s-runner" $name }}{{ end }}
+{{- $name | trunc 38 | trimAll "-" }}
 {{- end }}
 
 {{/* The name of the RayJob: another job is another RayJob. */}}
@@ -19,7 +24,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{- define "runner.serviceAccount" -}}
 {{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "runner.fullname" .) }}
-{{- else }}{{ .Values.serviceAccount.name }}{{ end }}
+{{- else }}{{ .Values.serviceAccount.name | default "default" }}{{ end }}
 {{- end }}
 
 {{/* The job as its pods get it: in the release's namespace, with the release's account. */}}
@@ -28,7 +33,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- include "runner.checkFolders" $job.kubernetes.volume_claims }}
 {{- $_ := set $job.kubernetes "namespace" .Release.Namespace }}
 {{- if not $job.kubernetes.service_account }}
-{{- $_ := set $job.kubernetes "service_account" (include "runner.serviceAccount" . | default nil) }}
+{{- $_ := set $job.kubernetes "service_account" (include "runner.serviceAccount" .) }}
 {{- end }}
 {{- if and (eq .Values.run "schedule") .Values.schedule.since_last }}
 {{- $_ := set $job.data "since" "last" }}
