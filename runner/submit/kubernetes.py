@@ -95,8 +95,13 @@ class _Dumper(yaml.SafeDumper):
     pass
 
 
+NUMBER_ELSEWHERE = r"[-+]?(0o[0-7_]+|(\d+\.?\d*|\.\d+)[eE][-+]?\d+)"
+"""Numbers of YAML 1.2, which kubectl reads; 1.1, which Python writes, takes them for texts, as 1e3."""
+
+
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, "|" if "\n" in text else None)
+    style = "'" if re.fullmatch(NUMBER_ELSEWHERE, text) else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
 
 
 _Dumper.add_representer(str, _represent_text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -32,7 +33,7 @@ def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def render(values: dict[str, Any], folder: Path, *, release: str = "demo", namespace: str = "team") -> list[Manifest]:
     """The objects of a release."""
     file = folder / "values.yaml"
-    file.write_text(yaml.safe_dump(values))
+    file.write_text(json.dumps(values))  # which is YAML, too, in which every text has quotes
     done = helm("template", release, CHART, "--namespace", namespace, "--values", file)
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
@@ -60,6 +61,21 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "data": {"uri": "/data/records"},
         "storage": {"uri": "/runs"},
         "kubernetes": {"volume_claims": {"b": "/runs", "a": "/data"}},
+    },
+    "texts that YAML reads as something else": {
+        "data": {"uri": "/data, readOnly/records"},
+        "storage": {"uri": "/#runs"},
+        "kubernetes": {
+            "service_account": "007",
+            "priority_class": "0x1f",
+            "image_pull_secrets": ["1.5"],
+            "secrets": ["123", "null", "true"],
+            "queue": "1e3",
+            "environment": {"true": "yes", "QUOTES": "\"'\\ {{ }}", "LINES": "a\nb: c", "TIME": "12:30"},
+            "volume_claims": {"c": "/data, readOnly", "1": "/#runs", "0b1": "/{{ x }}"},
+            "head": {"node_selector": {"1": "1", "on": "off"}, "tolerations": [{"key": "1", "value": "1"}]},
+            "worker": {"node_selector": {"1": "1e3"}, "tolerations": [{"key": "null", "value": "null"}]},
+        },
     },
     "nodes": {
         "kubernetes": {
@@ -139,6 +155,28 @@ def test_without_an_account_of_its_own_a_release_has_the_namespaces(tmp_path: Pa
         assert job.kubernetes is not None
         assert job.kubernetes.service_account == "default"
         assert the("Pod", objects)["spec"]["serviceAccountName"] == "default"
+
+
+def test_names_that_look_like_numbers_stay_names(tmp_path: Path) -> None:
+    values = {
+        "serviceAccount": {"name": "007"},
+        "networkPolicy": {"operatorNamespace": "1e3"},
+        "rbac": {
+            "submitters": [{"kind": "User", "name": "42"}, {"kind": "ServiceAccount", "name": "1", "namespace": "2"}]
+        },
+        "schedule": {"time_zone": "123"},
+    }
+    objects = render(kubernetes() | values | {"run": "schedule"}, tmp_path, release="7", namespace="123")
+    assert {each["metadata"]["namespace"] for each in objects} == {"123"}
+    assert {each["metadata"]["labels"]["app.kubernetes.io/instance"] for each in objects} == {"7"}
+    assert "007" in {each["metadata"]["name"] for each in objects if each["kind"] == "ServiceAccount"}
+    assert the("CronJob", objects)["spec"]["timeZone"] == "123"
+    user, account, *_ = the("RoleBinding", objects)["subjects"]
+    assert (user["name"], account["name"], account["namespace"]) == ("42", "1", "2")
+    peers = [
+        peer for each in objects if each["kind"] == "NetworkPolicy" for peer in each["spec"]["ingress"][-1]["from"]
+    ]
+    assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "1e3"}}} in peers
 
 
 @pytest.mark.parametrize("values", CI_VALUES, ids=lambda path: path.name)

@@ -16,10 +16,10 @@ no more than 47 characters.
 
 {{- define "runner.labels" -}}
 app.kubernetes.io/name: runner
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- end }}
 
 {{- define "runner.serviceAccount" -}}
@@ -150,15 +150,15 @@ spec:
   terminationGracePeriodSeconds: 120
   {{- end }}
   {{- with $settings.service_account }}
-  serviceAccountName: {{ . }}
+  serviceAccountName: {{ . | quote }}
   {{- end }}
   {{- with $settings.priority_class }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   {{- with $settings.image_pull_secrets }}
   imagePullSecrets:
     {{- range . }}
-    - name: {{ . }}
+    - name: {{ . | quote }}
     {{- end }}
   {{- end }}
   {{- with include "runner.nodes" (dict "kind" .kind "spot" $settings.worker.spot "container" .container) }}
@@ -188,7 +188,7 @@ spec:
       {{- with $settings.secrets }}
       envFrom:
         {{- range . }}
-        - secretRef: {name: {{ . }}}
+        - secretRef: {name: {{ . | quote }}}
         {{- end }}
       {{- end }}
       resources: {{- include "runner.resources" . | nindent 8 }}
@@ -197,7 +197,7 @@ spec:
         - {name: job, mountPath: /etc/runner, readOnly: true}
         {{- $number := 0 }}
         {{- range $claim, $folder := $settings.volume_claims }}
-        - {name: claim-{{ $number }}, mountPath: {{ $folder }}}
+        - {name: claim-{{ $number }}, mountPath: {{ $folder | quote }}}
         {{- $number = add $number 1 }}
         {{- end }}
   volumes:
@@ -208,7 +208,7 @@ spec:
     {{- $number := 0 }}
     {{- range $claim, $folder := $settings.volume_claims }}
     - name: claim-{{ $number }}
-      persistentVolumeClaim: {claimName: {{ $claim }}}
+      persistentVolumeClaim: {claimName: {{ $claim | quote }}}
     {{- $number = add $number 1 }}
     {{- end }}
 {{- end }}
