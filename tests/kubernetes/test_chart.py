@@ -231,11 +231,28 @@ def test_a_schedule_submits_the_job_with_the_rights_for_it(tmp_path: Path) -> No
     assert (cron["schedule"], cron["timeZone"], cron["concurrencyPolicy"]) == ("0 3 * * *", "Europe/Berlin", "Forbid")
     pod = cron["jobTemplate"]["spec"]["template"]["spec"]
     assert pod["containers"][0]["command"] == ["runner", "submit", "/etc/runner/job.yaml", "--on", "kubernetes"]
-    assert pod["automountServiceAccountToken"]
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("demo-runner-schedule", True)
     job = parse_job(yaml.safe_load(the("ConfigMap", objects)["data"]["job.yaml"]), environment={})
     assert job.data.since == "last"
     [subject] = the("RoleBinding", objects)["subjects"]
     assert subject == {"kind": "ServiceAccount", "name": pod["serviceAccountName"], "namespace": "team"}
+    assert job.kubernetes is not None
+    assert job.kubernetes.service_account == "demo-runner"  # has no rights: it is the account of the pods that train
+
+
+@pytest.mark.parametrize("creates", [True, False])
+def test_a_schedule_has_an_account_of_its_own_and_its_cloud_identity(creates: bool, tmp_path: Path) -> None:
+    annotations = {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/runner"}
+    account = {"create": creates, "name": "mine", "annotations": annotations}
+    values = {"run": "schedule", "job": JOB | {"kubernetes": {"service_account": "theirs"}}, "serviceAccount": account}
+    accounts = [each for each in render(values, tmp_path) if each["kind"] == "ServiceAccount"]
+    names = {each["metadata"]["name"] for each in accounts}
+    assert names == ({"mine", "demo-runner-schedule"} if creates else {"demo-runner-schedule"})
+    for each in accounts:
+        assert each["metadata"]["annotations"] == annotations
+        assert each["automountServiceAccountToken"] is False
+    now = render(values | {"run": "now"}, tmp_path)
+    assert "demo-runner-schedule" not in {each["metadata"]["name"] for each in now}
 
 
 def test_all_pods_but_workers_run_on_the_heads_nodes(tmp_path: Path) -> None:

@@ -27,21 +27,7 @@ def test_the_manifests_are_in_step_with_chart_and_code(tmp_path: Path) -> None:
 
 def test_a_dry_runs_texts_are_texts_to_tools_in_go_too(tmp_path: Path) -> None:
     """Their YAML knows numbers that Python's takes for texts."""
-    texts = [
-        "1e3",
-        "1.5e3",
-        ".1e1",
-        "0o17",
-        "0x1f",
-        "1_000",
-        "012",
-        "12:30",
-        "y",
-        "off",
-        "null",
-        "2001-01-01",
-        ".5",
-    ]
+    texts = ["1e3", "1.5e3", ".1e1", "0o17", "0x1f", "1_000", "012", "12:30", ".5", "y", "off", "null", "2001-01-01"]
     environment = {f"TEXT_{number}": text for number, text in enumerate(texts)}
     job = {"name": "demo", "data": {"uri": "s3://b/r"}, "storage": {"uri": "s3://b/r"}}
     config = parse_job(job | {"kubernetes": {"environment": environment}}, environment={})

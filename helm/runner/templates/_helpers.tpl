@@ -27,6 +27,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- else }}{{ .Values.serviceAccount.name | default "default" }}{{ end }}
 {{- end }}
 
+{{/* The account of the pod that a schedule submits with: the pods that train have no rights. */}}
+{{- define "runner.scheduleAccount" -}}
+{{ include "runner.fullname" . }}-schedule
+{{- end }}
+
 {{/* The job as its pods get it: in the release's namespace, with the release's account. */}}
 {{- define "runner.job" -}}
 {{- $job := deepCopy .Values.job }}
@@ -137,19 +142,22 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* A pod of the job. Arguments: root, job, configMap, container, kind (head or worker), and those of runner.resources. */}}
+{{/*
+A pod of the job. Arguments: job, configMap, container, kind (head or worker), those of runner.resources; and where it is
+not one of the Ray cluster's: command, and submitsAs, an account whose token it gets.
+*/}}
 {{- define "runner.pod" -}}
 {{- $settings := .job.kubernetes }}
 metadata:
   labels:
     app.kubernetes.io/part-of: runner
 spec:
-  automountServiceAccountToken: false
+  automountServiceAccountToken: {{ hasKey . "submitsAs" }}
   enableServiceLinks: false
   {{- if eq .container "ray-worker" }}
   terminationGracePeriodSeconds: 120
   {{- end }}
-  {{- with $settings.service_account }}
+  {{- with .submitsAs | default $settings.service_account }}
   serviceAccountName: {{ . | quote }}
   {{- end }}
   {{- with $settings.priority_class }}
