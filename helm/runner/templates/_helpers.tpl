@@ -36,6 +36,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- define "runner.job" -}}
 {{- $job := deepCopy .Values.job }}
 {{- include "runner.checkFolders" $job.kubernetes.volume_claims }}
+{{- with $job.kubernetes.namespace }}
+{{- if ne . $.Release.Namespace }}
+{{- fail (printf "job.kubernetes.namespace: a release's job runs in its namespace, %s, not in %s; leave it out" $.Release.Namespace .) }}
+{{- end }}
+{{- end }}
 {{- $_ := set $job.kubernetes "namespace" .Release.Namespace }}
 {{- if not $job.kubernetes.service_account }}
 {{- $_ := set $job.kubernetes "service_account" (include "runner.serviceAccount" .) }}
