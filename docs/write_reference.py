@@ -175,6 +175,8 @@ def values_schema() -> str:
     flag, text = {"type": "boolean"}, {"type": "string"}
     texts = {"type": "object", "additionalProperties": text}
     subject = {"kind": {"enum": ["User", "Group", "ServiceAccount"]}, "name": text, "namespace": text}
+    selector = {"type": "object"}
+    peer = closed(podSelector=selector, namespaceSelector=selector, ipBlock=selector) | {"minProperties": 1}
     properties: dict[str, Any] = {
         "run": {"enum": ["never", "now", "schedule"]},
         "job": {"type": "object"},
@@ -186,7 +188,9 @@ def values_schema() -> str:
         ),
         "serviceAccount": closed(create=flag, name=text, annotations=texts),
         "rbac": closed(create=flag, submitters={"type": "array", "items": closed(**subject)}),
-        "networkPolicy": closed(enabled=flag, operatorNamespace=text | {"minLength": 1}),
+        "networkPolicy": closed(
+            enabled=flag, operatorNamespace=text | {"minLength": 1}, alsoFrom={"type": "array", "items": peer}
+        ),
         "podDisruptionBudget": closed(enabled=flag),
         "global": {"type": "object"},
     }

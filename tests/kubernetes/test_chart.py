@@ -173,9 +173,7 @@ def test_names_that_look_like_numbers_stay_names(tmp_path: Path) -> None:
     assert the("CronJob", objects)["spec"]["timeZone"] == "123"
     user, account, *_ = the("RoleBinding", objects)["subjects"]
     assert (user["name"], account["name"], account["namespace"]) == ("42", "1", "2")
-    peers = [
-        peer for each in objects if each["kind"] == "NetworkPolicy" for peer in each["spec"]["ingress"][-1]["from"]
-    ]
+    peers = [peer for each in network_policies(objects) for peer in each["spec"]["ingress"][-1]["from"]]
     assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "1e3"}}} in peers
 
 
@@ -212,6 +210,9 @@ def test_the_chart_packages(tmp_path: Path) -> None:
         (kubernetes(volume_claims={"A": "/data"}), "volume_claims': additional properties 'A' not allowed"),
         (kubernetes(volume_claims={"a": "/tmp/"}), "volume_claims.a: /tmp/ is mounted on already"),
         (kubernetes(volume_claims={"a": "/data", "b": "/data/"}), "volume_claims.b: /data/ is mounted on already"),
+        (kubernetes(namespace="elsewhere"), "job runs in its namespace, default, not in elsewhere; leave it out"),
+        ({"networkPolicy": {"alsoFrom": [{"podSelecter": {}}]}}, "alsoFrom/0': additional properties 'podSelecter'"),
+        ({"networkPolicy": {"alsoFrom": [{}]}}, "alsoFrom/0': minProperties"),
         ({"run": "later"}, "'/run': value must be one of"),
         ({"run": "schedule", "job": JOB, "schedule": {"cron": "every day"}}, "'/schedule/cron': "),
         ({"networkPolicy": {"enable": True}}, "'/networkPolicy': additional properties 'enable' not allowed"),
@@ -267,6 +268,25 @@ def test_all_pods_but_workers_run_on_the_heads_nodes(tmp_path: Path) -> None:
     for pod in (submits, the("Pod", now)["spec"], the("Pod", scheduled)["spec"]):
         for field in ("nodeSelector", "tolerations", "affinity"):
             assert pod[field] == head[field]
+
+
+def test_whoever_else_is_named_reaches_metrics_and_dashboard_and_nothing_else(tmp_path: Path) -> None:
+    peers = [{"namespaceSelector": {"matchLabels": {"a": "b"}}, "podSelector": {}}, {"ipBlock": {"cidr": "10.0.0.0/8"}}]
+    without, given = (render({"networkPolicy": {"alsoFrom": also}}, tmp_path) for also in ([], peers))
+    for node, ports in (("head", [8080, 8265]), ("worker", [8080])):
+        before, after = (
+            next(each["spec"]["ingress"] for each in objects if each["metadata"]["name"] == f"demo-runner-{node}")
+            for objects in (network_policies(without), network_policies(given))
+        )
+        assert after == [*before, {"from": peers, "ports": [{"protocol": "TCP", "port": port} for port in ports]}]
+
+
+def network_policies(objects: list[Manifest]) -> list[Manifest]:
+    return [each for each in objects if each["kind"] == "NetworkPolicy"]
+
+
+def test_a_job_may_name_the_releases_own_namespace(tmp_path: Path) -> None:
+    the("RayJob", render(kubernetes(namespace="team"), tmp_path))
 
 
 def test_no_job_no_rayjob(tmp_path: Path) -> None:
