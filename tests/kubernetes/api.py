@@ -20,6 +20,7 @@ TIMEOUT_S = 60.0
 CORE = "/api/v1"
 APPS = "/apis/apps/v1"
 BATCH = "/apis/batch/v1"
+POLICY = "/apis/policy/v1"
 RAY = "/apis/ray.io/v1"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 NOT_YET = 429

@@ -14,7 +14,9 @@ import yaml
 from runner.config import KubernetesConfig, ResourcesConfig, parse_job
 from runner.submit.kubernetes import Manifest, manifests
 from tests.kubernetes import tools
-from tests.runs import ROOT
+from tests.kubernetes.api import CORE, POLICY, ApiError
+from tests.kubernetes.cluster import Cluster
+from tests.runs import ROOT, wait_for
 
 CHART = ROOT / "helm" / "runner"
 CI_VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
@@ -292,6 +294,37 @@ def test_a_job_may_name_the_releases_own_namespace(tmp_path: Path) -> None:
 def test_no_job_no_rayjob(tmp_path: Path) -> None:
     kinds = {each["kind"] for each in render({}, tmp_path)}
     assert kinds == {"ServiceAccount", "Role", "NetworkPolicy", "PodDisruptionBudget"}
+
+
+def test_no_drain_takes_the_head_of_a_run_and_none_is_confused(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    """Two releases in a namespace, as the documentation has them: what jobs need, and a job."""
+    for release, values in (("runner", {}), ("claims", kubernetes())):
+        objects = render(values, tmp_path, release=release, namespace=namespace)
+        cluster.kubectl(
+            "create", "-f", "-", stdin=yaml.safe_dump_all(each for each in objects if each["kind"] != "Pod")
+        )
+    pods, budgets = f"{CORE}/namespaces/{namespace}/pods", f"{POLICY}/namespaces/{namespace}/poddisruptionbudgets"
+
+    def ready(kind: str) -> list[str]:
+        found = cluster.admin.get(f"{pods}?labelSelector=ray.io/node-type={kind}")["items"]
+        return [each["metadata"]["name"] for each in found if each["status"]["phase"] == "Running"]
+
+    def evict(pod: str) -> None:
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+        cluster.admin.create(f"{pods}/{pod}/eviction", eviction)
+
+    [head] = wait_for(lambda: ready("head"))
+    [worker] = wait_for(lambda: ready("worker"))
+    [budget] = cluster.admin.get(budgets)["items"]
+    path = f"{budgets}/{budget['metadata']['name']}"
+    status = wait_for(lambda: (found := cluster.admin.get(path)["status"]).get("currentHealthy") == 1 and found)
+    assert [each["reason"] for each in status["conditions"]] == ["InsufficientPods"]
+    with pytest.raises(ApiError, match="would violate the pod's disruption budget") as refusal:
+        evict(head)
+    assert refusal.value.status == 429
+    evict(worker)
 
 
 def test_no_secret_is_in_what_is_rendered(tmp_path: Path) -> None:
