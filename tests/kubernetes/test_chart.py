@@ -72,7 +72,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
             "priority_class": "0x1f",
             "image_pull_secrets": ["1.5"],
             "secrets": ["123", "null", "true"],
-            "queue": "1e3",
+            "queue": "123",
             "environment": {"true": "yes", "QUOTES": "\"'\\ {{ }}", "LINES": "a\nb: c", "TIME": "12:30"},
             "volume_claims": {"c": "/data, readOnly", "1": "/#runs", "0b1": "/{{ x }}"},
             "head": {"node_selector": {"1": "1", "on": "off"}, "tolerations": [{"key": "1", "value": "1"}]},
