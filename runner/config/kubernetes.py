@@ -9,11 +9,10 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from runner.config.section import Section
 
-NAME = r"^[a-z0-9]+([.-]+[a-z0-9]+)*$"
-Name = Annotated[str, Field(min_length=1, max_length=253, pattern=NAME)]
+DOMAIN = r"[a-z0-9]+(-+[a-z0-9]+)*(\.[a-z0-9]+(-+[a-z0-9]+)*)*"
+Name = Annotated[str, Field(min_length=1, max_length=253, pattern=f"^{DOMAIN}$")]
 """The name of a Kubernetes object."""
 
-DOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 LABEL_KEY = f"({DOMAIN}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?"
 LABEL_VALUE = "([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
 VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
@@ -37,7 +36,6 @@ TAKEN_VARIABLES = (
 """Environment variables that the pods get from their manifest, or from KubeRay."""
 TAKEN_FOLDERS = ("/tmp", "/etc/runner")  # noqa: S108
 """Where the pods' manifest mounts volumes of its own."""
-
 
 HAS_KEY: dict[str, Any] = {"required": ["key"], "properties": {"key": {"type": "string"}}}
 HAS_VALUE: dict[str, Any] = {"required": ["value"], "properties": {"value": {"type": "string"}}}
@@ -171,7 +169,7 @@ class KubernetesConfig(Section):
         default={},
         description="from a PersistentVolumeClaim to the folder where pods see it",
         json_schema_extra={
-            "patternProperties": {NAME: {"type": "string", "pattern": f"^{FOLDER}$"}},
+            "patternProperties": {f"^{DOMAIN}$": {"type": "string", "pattern": f"^{FOLDER}$"}},
             "additionalProperties": False,
         },
     )

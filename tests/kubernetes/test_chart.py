@@ -212,7 +212,7 @@ def test_the_chart_packages(tmp_path: Path) -> None:
         (kubernetes(volume_claims={"A": "/data"}), "volume_claims': additional properties 'A' not allowed"),
         (kubernetes(volume_claims={"a": "/tmp/"}), "volume_claims.a: /tmp/ is mounted on already"),
         (kubernetes(volume_claims={"a": "/data", "b": "/data/"}), "volume_claims.b: /data/ is mounted on already"),
-        (kubernetes(namespace="elsewhere"), "job runs in its namespace, default, not in elsewhere; leave it out"),
+        (kubernetes(namespace="elsewhere"), "runs in default, its release's namespace, not in elsewhere"),
         ({"networkPolicy": {"alsoFrom": [{"podSelecter": {}}]}}, "alsoFrom/0': additional properties 'podSelecter'"),
         ({"networkPolicy": {"alsoFrom": [{}]}}, "alsoFrom/0': minProperties"),
         ({"run": "later"}, "'/run': value must be one of"),

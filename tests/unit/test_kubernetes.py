@@ -155,6 +155,7 @@ def test_a_toleration_with_a_value_compares_it(given: dict[str, str], sent: dict
         ({"environment": {"A=B": "x"}}, "'A=B' is not a variable's name"),
         ({"environment": {"RUNNER_NAMESPACE": "x"}}, "pods get RUNNER_NAMESPACE from their manifest"),
         ({"environment": {"RAY_AUTH_TOKEN": "x"}}, "pods get RAY_AUTH_TOKEN from their manifest"),
+        ({"secrets": ["a..b"]}, "'a..b' does not have the form"),
         ({"volume_claims": {"a": "/data", "b": "/data/"}}, "b: a is mounted on /data/ already"),
         ({"volume_claims": {"a": "/tmp/"}}, "a: /tmp/ cannot be mounted on"),
         ({"volume_claims": {"a": "/etc/runner"}}, "a: /etc/runner cannot be mounted on"),

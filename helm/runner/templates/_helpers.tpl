@@ -35,12 +35,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{/* The job as its pods get it: in the release's namespace, with the release's account. */}}
 {{- define "runner.job" -}}
 {{- $job := deepCopy .Values.job }}
-{{- include "runner.checkFolders" $job.kubernetes.volume_claims }}
-{{- with $job.kubernetes.namespace }}
-{{- if ne . $.Release.Namespace }}
-{{- fail (printf "job.kubernetes.namespace: a release's job runs in its namespace, %s, not in %s; leave it out" $.Release.Namespace .) }}
-{{- end }}
-{{- end }}
+{{- include "runner.checkJob" . }}
 {{- $_ := set $job.kubernetes "namespace" .Release.Namespace }}
 {{- if not $job.kubernetes.service_account }}
 {{- $_ := set $job.kubernetes "service_account" (include "runner.serviceAccount" .) }}
@@ -51,15 +46,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- toYaml $job }}
 {{- end }}
 
-{{/* Fails where volumes cannot be mounted: the rules that the schema of the values cannot have. */}}
-{{- define "runner.checkFolders" -}}
-{{- $mounted := dict }}
-{{- range $claim, $folder := . }}
+{{/* Fails on what the values' schema cannot refuse. */}}
+{{- define "runner.checkJob" -}}
+{{- $settings := .Values.job.kubernetes }}
+{{- if not (has $settings.namespace (list nil .Release.Namespace)) }}
+{{- fail (printf "job.kubernetes.namespace: the job runs in %s, its release's namespace, not in %s; leave it out" .Release.Namespace $settings.namespace) }}
+{{- end }}
+{{- $mounted := list "/tmp" "/etc/runner" }}
+{{- range $claim, $folder := $settings.volume_claims }}
 {{- $place := trimSuffix "/" $folder }}
-{{- if or (has $place (list "/tmp" "/etc/runner")) (hasKey $mounted $place) }}
+{{- if has $place $mounted }}
 {{- fail (printf "job.kubernetes.volume_claims.%s: %s is mounted on already; name another folder" $claim $folder) }}
 {{- end }}
-{{- $_ := set $mounted $place $claim }}
+{{- $mounted = append $mounted $place }}
 {{- end }}
 {{- end }}
 
