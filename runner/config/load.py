@@ -18,6 +18,13 @@ from runner.errors import ConfigError
 ENVIRONMENT_PREFIX = "RUNNER_"
 
 
+class _Loader(yaml.SafeLoader):
+    """Takes `=` for a text, as all of YAML but its version 1.1 does."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:value", _Loader.construct_scalar)
+
+
 def load_job(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> JobConfig:
     """Read and check a job file; `overrides` are `a.b=value`, as given to `--set`.
 
@@ -31,7 +38,7 @@ def load_job(path: Path, overrides: Sequence[str] = (), environment: Mapping[str
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     try:
-        document = yaml.safe_load(text)
+        document = _Loader(text).get_single_data()
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(document, dict):
@@ -86,7 +93,7 @@ def _parse_value(text: str) -> Any:
     if not any(character.isalnum() or character in "[{\"'" for character in text):
         return text or None
     try:
-        return yaml.safe_load(text)
+        return _Loader(text).get_single_data()
     except yaml.YAMLError:
         return text
 

@@ -387,6 +387,15 @@ def test_a_section_with_nothing_in_it_has_its_defaults(tmp_path: Path) -> None:
 # Precedence
 
 
+def test_a_delimiter_that_old_yaml_gives_a_meaning_is_itself(tmp_path: Path) -> None:
+    """Helm writes it like this."""
+    path = tmp_path / "job.yaml"
+    path.write_text("name: a\ndata: {uri: r/, field_delimiter: =}\nstorage: {uri: s/}\n")
+    config = load_job(path, environment={})
+    assert config.data.field_delimiter == "="
+    assert parse_job(yaml.safe_load(config.to_yaml()), environment={}) == config
+
+
 def test_the_command_line_beats_the_environment_beats_the_file_beats_the_default(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("name: demo\ndata: {uri: r}\ntraining: {epochs: 2, batch_size: 2, seed: 2}\n")
