@@ -30,7 +30,8 @@ RUN uv export --frozen --script second_opinion.py --output-file second_opinion.t
     && rm -rf /opt/second-opinion/.lock /opt/second-opinion/lib/python3*/site-packages/tensorflow/include
 
 # What this project runs in. Compiled, because on a read-only file system Python could not keep what it compiles.
-# Without libclang, which nothing here imports, and Ray's jars, which are for programs in Java.
+# Without libclang and the asynchronous Kubernetes client, which nothing here imports, and Ray's jars, which are for
+# programs in Java.
 COPY pyproject.toml uv.lock ./
 ARG DEVICE=cpu
 RUN set -- --extra mlflow --extra optuna \
@@ -39,7 +40,7 @@ RUN set -- --extra mlflow --extra optuna \
     && uv venv /opt/runner \
     && uv pip sync --python /opt/runner --compile-bytecode --require-hashes runner.txt \
     && rm -rf /opt/runner/.lock /opt/runner/lib/python3*/site-packages/tensorflow/include \
-        /opt/runner/lib/python3*/site-packages/ray/jars
+        /opt/runner/lib/python3*/site-packages/ray/jars /opt/runner/lib/python3*/site-packages/kubernetes/aio
 
 FROM dependencies AS project
 ARG PIP_INDEX_URL
