@@ -8,6 +8,7 @@ follow_job(api, plan, directory, quiet=False)
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from runner.errors import ClusterError, last_line
 from runner.run_directory import RunDirectory
@@ -57,6 +60,9 @@ def connect(namespace: str | None) -> Api:
                 f"no Kubernetes cluster is set up: {last_line(error)}; set KUBECONFIG, and try `kubectl get pods`"
             ) from error
         here = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
+        path = os.environ.get("KUBECONFIG", "~/.kube/config")
+        raise ClusterError(f"{path}: not a kubeconfig: {last_line(error)}; try `kubectl config view`") from error
     api = Api(client.CoreV1Api(), client.CustomObjectsApi(), namespace or here or "default")
     with _in_one_line(api):
         client.VersionApi().get_code(_request_timeout=10)
