@@ -80,7 +80,7 @@ def submission_of(environment: Mapping[str, str]) -> dict[str, str]:
 def _take_over(directory: RunDirectory, config: JobConfig, submission: dict[str, str]) -> Status:
     """Make a run that was begun ours to go on with; its status says whether there is anything left to do."""
     status = directory.current_status()
-    if status.state == "pending" and status.submission == submission:
+    if status.state == "pending" and submission.items() <= status.submission.items():
         return status  # `runner submit` or `resume` claimed it for us.
     if submission["id"] != status.submission.get("id") and submission["id"] in status.earlier:
         raise OvertakenError(

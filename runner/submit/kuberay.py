@@ -32,23 +32,51 @@ CHECK_EVERY_S = 2.0
 
 @dataclass(frozen=True)
 class Api:
-    """The two APIs that are used, and the namespace that they are used in."""
+    """The two APIs that are used, and the namespace that they are used in. `is_inside`: this is a pod there."""
 
     core: Any
     custom: Any
     namespace: str
+    is_inside: bool = False
+
+    @property
+    def server(self) -> str:
+        """The API server's address, as this process knows it."""
+        return self.core.api_client.configuration.host
+
+    def submission(self, name: str) -> dict[str, str]:
+        """What a run remembers of its RayJob. A pod knows the server by an address that only pods know."""
+        server = {} if self.is_inside else {"server": self.server}
+        return {"namespace": self.namespace, "id": name} | server
 
 
-def connect(namespace: str | None) -> Api:
+def connect(namespace: str | None, *, server: str | None = None) -> Api:
     """The API server of the current context, or of the cluster that this process runs in.
 
+    `server`: the address that it must have, where that can be told.
+
     Raises:
-        ClusterError: there is no such context, or nothing answers.
+        ClusterError: there is no such context, it is another cluster's, or nothing answers.
     """
+    from kubernetes import client
+
+    api = _load_api(namespace)
+    if server is not None and not api.is_inside and server != api.server:
+        raise ClusterError(
+            f"the job was sent to {server}, but the current context is that of {api.server}; "
+            "choose another with `kubectl config use-context`, or set KUBECONFIG"
+        )
+    with _in_one_line(api):
+        client.VersionApi(api.core.api_client).get_code(_request_timeout=10)
+    return api
+
+
+def _load_api(namespace: str | None) -> Api:
     from kubernetes import client, config
     from kubernetes.config import ConfigException
     from kubernetes.config.kube_config import list_kube_config_contexts
 
+    is_inside = False
     try:
         config.load_kube_config()
         here = list_kube_config_contexts()[1]["context"].get("namespace")
@@ -60,13 +88,11 @@ def connect(namespace: str | None) -> Api:
                 f"no Kubernetes cluster is set up: {last_line(error)}; set KUBECONFIG, and try `kubectl get pods`"
             ) from error
         here = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text()
+        is_inside = True
     except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
         path = os.environ.get("KUBECONFIG", "~/.kube/config")
         raise ClusterError(f"{path}: not a kubeconfig: {last_line(error)}; try `kubectl config view`") from error
-    api = Api(client.CoreV1Api(), client.CustomObjectsApi(), namespace or here or "default")
-    with _in_one_line(api):
-        client.VersionApi().get_code(_request_timeout=10)
-    return api
+    return Api(client.CoreV1Api(), client.CustomObjectsApi(), namespace or here or "default", is_inside)
 
 
 def send(plan: Plan, api: Api) -> None:
@@ -141,18 +167,25 @@ def waits_for(api: Api, status: Manifest) -> str:
     return "; ".join(f"{count} pod{'s wait' if count > 1 else ' waits'}: {why}" for why, count in reasons.items())
 
 
-def delete_job(api: Api, name: str) -> None:
-    """Remove the RayJob, and with it its cluster, pods and ConfigMap; nothing to do when it is gone."""
+def delete_job(api: Api, name: str) -> bool:
+    """Remove the RayJob, and with it its cluster, pods and ConfigMap; False: it was not there."""
     from kubernetes.client import ApiException
 
     with _in_one_line(api):
         try:
             api.custom.delete_namespaced_custom_object(
-                GROUP, VERSION, api.namespace, PLURAL, name, propagation_policy="Background"
+                GROUP,
+                VERSION,
+                api.namespace,
+                PLURAL,
+                name,
+                propagation_policy="Background",
             )
         except ApiException as error:
             if error.status != 404:
                 raise
+            return False
+        return True
 
 
 @contextmanager
@@ -161,14 +194,13 @@ def _in_one_line(api: Api) -> Iterator[None]:
     from kubernetes.client import ApiException
     from urllib3.exceptions import HTTPError
 
-    where = api.core.api_client.configuration.host
     try:
         yield
     except ApiException as error:
-        raise ClusterError(f"{where}: {_explain(error, api.namespace)}") from error
+        raise ClusterError(f"{api.server}: {_explain(error, api.namespace)}") from error
     except HTTPError as error:
         raise ClusterError(
-            f"{where}: no Kubernetes API server answers here; try `kubectl get pods`: {last_line(error)}"
+            f"{api.server}: no Kubernetes API server answers here; try `kubectl get pods`: {last_line(error)}"
         ) from error
 
 

@@ -119,8 +119,7 @@ def _send_unseen(plan: Plan, client: Any, launch: Launch) -> Answer:
             "here; add --detach, or use s3://bucket/prefix"
         )
     kuberay.send(plan, client)
-    submission = {"namespace": client.namespace, "id": str(plan.submission_id)}
-    return submission | {"run": plan.run_uri}, (
+    return client.submission(str(plan.submission_id)) | {"run": plan.run_uri}, (
         f"submitted as {plan.submission_id}; `kubectl --namespace {client.namespace} get rayjob {plan.submission_id}` "
         "shows how far it is"
     )
@@ -131,38 +130,42 @@ def stop_run(directory: RunDirectory, status: Status) -> str:
     withdrawn, and one on Kubernetes is removed once it has stopped."""
     on_kubernetes = "namespace" in status.submission
     if not status.is_active:
-        removed = ""
-        if on_kubernetes:
-            _withdraw(status)
-            removed = f"; removed {status.submission['id']} from the cluster"
-        return f"{directory.uri}: nothing to stop, the run is {status.state}{removed}"
+        withdrawn = f"; {_withdraw(status)}" if on_kubernetes else ""
+        return f"{directory.uri}: nothing to stop, the run is {status.state}{withdrawn}"
     directory.request_stop()
     if status.state == "pending" and status.submission:
-        _withdraw(status)
+        withdrawn = f"; {_withdraw(status)}"
         directory.update_status(state="stopped", message="withdrawn before it began")
-        return f"{directory.uri}: withdrawn before it began"
+        return f"{directory.uri}: withdrawn before it began{withdrawn}"
     again = (
         "the same command continues it" if directory.is_generation else f"`runner resume {directory.uri}` continues it"
     )
     if on_kubernetes:
         directory.wait_until_left(STOPS_WITHIN_S)
-        _withdraw(status)
-        return f"{directory.uri}: stopped, and removed from the cluster; {again}"
+        return f"{directory.uri}: stopped; {_withdraw(status)}; {again}"
     step = "shard" if directory.is_generation else "step"
     return f"{directory.uri}: stops {'after' if directory.is_generation else 'at'} its next {step}; {again}"
 
 
-def _withdraw(status: Status) -> None:
-    """Take a job from its cluster."""
-    submission = status.submission
-    if "namespace" in submission:
-        from runner.submit import kuberay
+def _withdraw(status: Status) -> str:
+    """Take a job from its cluster; returns what came of it, in words.
 
-        kuberay.delete_job(kuberay.connect(submission["namespace"]), submission["id"])
-    else:
+    Raises:
+        ClusterError: the current context is another cluster's, or the cluster does not let us.
+    """
+    submission = status.submission
+    if "namespace" not in submission:
         from runner.submit import ray_jobs
 
         ray_jobs.stop_job(submission["address"], submission["id"])
+        return f"stopped {submission['id']} on the cluster"
+    from runner.submit import kuberay
+
+    namespace, name = submission["namespace"], submission["id"]
+    api = kuberay.connect(namespace, server=submission.get("server"))
+    if kuberay.delete_job(api, name):
+        return f"removed {name} from the cluster"
+    return f"RayJob {name} was not there: namespace {namespace} of {api.server}"
 
 
 def _plan(config: JobConfig, launch: Launch) -> Plan:
@@ -189,7 +192,7 @@ def run_on_cluster(plan: Plan, client: Any, directory: RunDirectory, launch: Lau
     if plan.target == "kubernetes":
         from runner.submit import kuberay as cluster
 
-        submission = {"namespace": client.namespace, "id": str(plan.submission_id)}
+        submission = client.submission(str(plan.submission_id))
     else:
         from runner.submit import ray_jobs as cluster
 

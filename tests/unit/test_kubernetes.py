@@ -278,9 +278,12 @@ def test_a_run_that_was_killed_goes_on(bring: Bring, driven: list[str], tmp_path
     assert driven == ["pending demo", "pending demo"]
 
 
-def test_a_run_that_a_submitter_claimed_is_begun(bring: Bring, driven: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("server", [{}, {"server": "https://from-outside"}], ids=["in a pod", "outside"])
+def test_a_run_that_a_submitter_claimed_is_begun(
+    bring: Bring, driven: list[str], tmp_path: Path, server: dict[str, str]
+) -> None:
     bring()
-    change(tmp_path, state="pending", submission=HERE, pid=0)
+    change(tmp_path, state="pending", submission=HERE | server, pid=0)
     status = bring()
     assert status is not None
     assert status.attempt == 1
