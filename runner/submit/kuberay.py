@@ -28,6 +28,8 @@ from runner.submit.plan import Plan
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
 FINAL = ("Complete", "Failed")
 CHECK_EVERY_S = 2.0
+TIMEOUT_S = (10.0, 30.0)
+"""For a connection to the API server, and for an answer."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def connect(namespace: str | None, *, server: str | None = None) -> Api:
             "choose another with `kubectl config use-context`, or set KUBECONFIG"
         )
     with _in_one_line(api):
-        client.VersionApi(api.core.api_client).get_code(_request_timeout=10)
+        client.VersionApi(api.core.api_client).get_code(_request_timeout=TIMEOUT_S)
     return api
 
 
@@ -99,23 +101,49 @@ def send(plan: Plan, api: Api) -> None:
     """Create the RayJob, and the ConfigMap as a part of it: who deletes the RayJob deletes both.
 
     Raises:
-        ClusterError: the cluster does not take it; nothing of it is left there.
+        ClusterError: the cluster does not take it; nothing of it is left there, or the message says what may be.
     """
     job, run = plan.manifests
-    with _in_one_line(api):
-        made = api.custom.create_namespaced_custom_object(GROUP, VERSION, api.namespace, PLURAL, run)
-        owner = {
-            "apiVersion": run["apiVersion"],
-            "kind": run["kind"],
-            "name": made["metadata"]["name"],
-            "uid": made["metadata"]["uid"],
-        }
-        job = job | {"metadata": job["metadata"] | {"ownerReferences": [owner]}}
-        try:
-            api.core.create_namespaced_config_map(api.namespace, job)
-        except Exception:
-            delete_job(api, owner["name"])
-            raise
+    patiently = {"_request_timeout": TIMEOUT_S}
+    made = None
+    try:
+        with _in_one_line(api):
+            made = api.custom.create_namespaced_custom_object(GROUP, VERSION, api.namespace, PLURAL, run, **patiently)
+            api.core.create_namespaced_config_map(api.namespace, _owned_by(made, job), **patiently)
+    except BaseException as error:
+        # Where only the answer was lost, the server has kept what it was sent.
+        if made is not None or not _is_refusal(error):
+            _take_back(api, run["metadata"]["name"], error)
+        raise
+
+
+def _owned_by(owner: Manifest, manifest: Manifest) -> Manifest:
+    reference = {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+    }
+    return manifest | {"metadata": manifest["metadata"] | {"ownerReferences": [reference]}}
+
+
+def _take_back(api: Api, name: str, why: BaseException) -> None:
+    """Remove a RayJob that could not be sent whole.
+
+    Raises:
+        ClusterError: that failed, too; it says `why` first.
+    """
+    try:
+        delete_job(api, name)
+    except ClusterError:
+        raise ClusterError(
+            f"{str(why) or 'interrupted'}; RayJob {name} may be left there: {how_to_remove(api.namespace, name)}"
+        ) from why
+
+
+def how_to_remove(namespace: str, name: str) -> str:
+    """What the user can do where we cannot."""
+    return f"`kubectl --namespace {namespace} delete rayjob {name}` removes it"
 
 
 def follow_job(api: Api, plan: Plan, directory: RunDirectory, *, quiet: bool) -> None:
@@ -180,6 +208,7 @@ def delete_job(api: Api, name: str) -> bool:
                 PLURAL,
                 name,
                 propagation_policy="Background",
+                _request_timeout=TIMEOUT_S,
             )
         except ApiException as error:
             if error.status != 404:
@@ -202,6 +231,16 @@ def _in_one_line(api: Api) -> Iterator[None]:
         raise ClusterError(
             f"{api.server}: no Kubernetes API server answers here; try `kubectl get pods`: {last_line(error)}"
         ) from error
+
+
+def _code_of(error: BaseException) -> int:
+    """The HTTP code of an answer that became this error; 0: there was no answer."""
+    return getattr(error.__cause__, "status", None) or 0
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the server said no: it has kept nothing."""
+    return 400 <= _code_of(error) < 500
 
 
 def _explain(error: Any, namespace: str) -> str:

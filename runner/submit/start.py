@@ -201,8 +201,8 @@ def run_on_cluster(plan: Plan, client: Any, directory: RunDirectory, launch: Lau
     directory.update_status(submission=submission, host="", pid=0)
     try:
         cluster.send(plan, client)
-    except RunnerError as error:
-        directory.update_status(state="failed", error=str(error))
+    except BaseException as error:
+        directory.update_status(state="failed", error=str(error) or "interrupted before it was sent")
         raise
     if launch.detach:
         return submission | {"run": plan.run_uri}, (

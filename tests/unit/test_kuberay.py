@@ -15,12 +15,16 @@ from runner.run_directory import RunDirectory, Status
 from runner.storage import open_folder
 from runner.submit import kuberay, start
 from runner.submit.kuberay import Api
-from tests.unit.api_server import ApiServer
+from runner.submit.kubernetes import manifests
+from runner.submit.launch import Launch
+from runner.submit.plan import Plan
+from tests.unit.api_server import CUT, ApiServer, refusal
 
 KUBECONFIG = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
 ON_S3: dict[str, Any] = {"name": "demo", "data": {"uri": "s3://b/records"}, "storage": {"uri": "s3://b/runs"}}
 JOB = parse_job(ON_S3, environment={})
 MINE = {"namespace": "team", "id": "demo-1"}
+REMOVES_IT = "`kubectl --namespace team delete rayjob demo-1` removes it"
 
 
 @pytest.fixture
@@ -36,6 +40,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[ApiServ
 @pytest.fixture
 def api(server: ApiServer) -> Api:
     return kuberay.connect(None)
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return Plan("kubernetes", "s3://b/runs/demo", {}, submission_id="demo-1", manifests=manifests(JOB, "demo-1"))
 
 
 @pytest.fixture
@@ -79,6 +88,71 @@ def test_a_job_of_another_cluster_is_not_looked_for_in_this_one(server: ApiServe
 def test_a_run_knows_its_server_unless_a_pod_has_sent_it(server: ApiServer, api: Api) -> None:
     assert api.submission("demo-1") == MINE | {"server": server.url}
     assert replace(api, is_inside=True).submission("demo-1") == MINE
+
+
+# Sending
+
+
+def test_a_refused_rayjob_is_all_that_is_said(server: ApiServer, api: Api, plan: Plan) -> None:
+    server.objects.clear()
+    server.fail_next("POST rayjobs", refusal(403, "no rights"))
+    server.fail_next("DELETE rayjobs", refusal(403, "no rights"))
+    with pytest.raises(ClusterError, match=r"you may not do this in namespace team: no rights$"):
+        kuberay.send(plan, api)
+
+
+@pytest.mark.parametrize("answer", [CUT, refusal(504, "timeout"), refusal(403, "no rights")])
+def test_a_config_map_that_fails_takes_its_rayjob_along(
+    answer: tuple[int, dict[str, Any]], server: ApiServer, api: Api, plan: Plan
+) -> None:
+    server.fail_next("POST configmaps", answer)
+    with pytest.raises(ClusterError):
+        kuberay.send(plan, api)
+    assert "rayjobs/demo-1" not in server.objects
+
+
+@pytest.mark.parametrize("answer", [CUT, refusal(504, "timeout")])
+def test_a_rayjob_whose_answer_is_lost_is_removed(
+    answer: tuple[int, dict[str, Any]], server: ApiServer, api: Api, plan: Plan
+) -> None:
+    server.fail_next("POST rayjobs", answer)
+    with pytest.raises(ClusterError):
+        kuberay.send(plan, api)
+    assert "DELETE" in server.requests[-1]
+    assert server.objects == {}
+
+
+def test_a_rayjob_whose_answer_is_late_is_removed(
+    server: ApiServer, api: Api, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kuberay, "TIMEOUT_S", (1.0, 0.5))
+    server.is_slow_to = "POST rayjobs"
+    with pytest.raises(ClusterError, match="no Kubernetes API server answers here"):
+        kuberay.send(plan, api)
+    assert server.objects == {}
+
+
+def test_ctrl_c_between_the_two_leaves_nothing(
+    server: ApiServer, api: Api, plan: Plan, directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api.core, "create_namespaced_config_map", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        start.run_on_cluster(plan, api, directory, Launch("kubernetes"))
+    assert server.objects == {}
+    assert (status_of(directory).state, status_of(directory).error) == ("failed", "interrupted before it was sent")
+
+
+def test_what_cannot_be_cleaned_up_is_named_after_the_error_itself(server: ApiServer, api: Api, plan: Plan) -> None:
+    server.fail_next("POST configmaps", refusal(403, "no rights"))
+    server.fail_next("DELETE rayjobs", refusal(500, "no leader"))
+    with pytest.raises(ClusterError) as error:
+        kuberay.send(plan, api)
+    assert str(error.value) == (
+        f"{server.url}: you may not do this in namespace team: no rights; RayJob demo-1 may be left there: {REMOVES_IT}"
+    )
 
 
 # Following
