@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -104,12 +105,12 @@ def send(plan: Plan, api: Api) -> None:
         ClusterError: the cluster does not take it; nothing of it is left there, or the message says what may be.
     """
     job, run = plan.manifests
-    patiently = {"_request_timeout": TIMEOUT_S}
+    strictly = {"field_validation": "Strict", "_request_timeout": TIMEOUT_S}
     made = None
     try:
         with _in_one_line(api):
-            made = api.custom.create_namespaced_custom_object(GROUP, VERSION, api.namespace, PLURAL, run, **patiently)
-            api.core.create_namespaced_config_map(api.namespace, _owned_by(made, job), **patiently)
+            made = api.custom.create_namespaced_custom_object(GROUP, VERSION, api.namespace, PLURAL, run, **strictly)
+            api.core.create_namespaced_config_map(api.namespace, _owned_by(made, job), **strictly)
     except BaseException as error:
         # Where only the answer was lost, the server has kept what it was sent.
         if made is not None or not _is_refusal(error):
@@ -254,4 +255,9 @@ def _explain(error: Any, namespace: str) -> str:
         return f"you may not do this in namespace {namespace}: {said}"
     if (error.status == 404 and "could not find the requested resource" in said) or said == "404 page not found":
         return "this cluster has no RayJobs; install the KubeRay operator, version 1.5.1 or later"
+    if fields := re.findall(r'unknown field "([^"]+)"', said):
+        return (
+            f"this cluster's KubeRay is too old: it does not know {', '.join(fields)}; "
+            f"install version 1.5.1 or later: {said}"
+        )
     return said

@@ -5,10 +5,11 @@ The pods' containers are played: what the head would run, a test runs in a proce
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,8 +20,8 @@ import yaml
 
 from runner.run_directory import RunDirectory
 from runner.scheduled import submission_of
-from tests.kubernetes.api import CORE, RAY
-from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.api import CORE, RAY, ApiError
+from tests.kubernetes.cluster import DEFINITIONS, Cluster
 from tests.kubernetes.test_chart import CHART, CI_VALUES, the
 from tests.kubernetes.tools import build
 from tests.runs import ROOT, run_runner, small_job, start_runner, wait_for, write_job, write_records
@@ -243,6 +244,41 @@ def test_a_namespace_that_is_not_there_is_named(cluster: Cluster, job: Callable[
     path = job(kubernetes={"namespace": "nowhere"})
     done = run_runner("submit", path, "--on", "kubernetes", expect=3, KUBECONFIG=str(cluster.admin_kubeconfig))
     assert 'namespaces "nowhere" not found' in refusal(done)
+
+
+@pytest.fixture
+def old_kuberay(team: Team) -> Generator[None]:
+    """The cluster as an operator older than 1.5.1 leaves it: its RayJobs have no `authOptions`."""
+    admin, definition = team.cluster.admin, f"{DEFINITIONS}/rayjobs.ray.io"
+    versions = admin.get(definition)["spec"]["versions"]
+    older = copy.deepcopy(versions)
+    for version in older:
+        spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+        spec["rayClusterSpec"]["properties"].pop("authOptions", None)
+
+    def knows_it() -> bool:
+        cluster = {"authOptions": {"mode": "token"}}
+        made = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "asks"}}
+        try:
+            admin.create(
+                f"{RAY}/namespaces/{team.namespace}/rayjobs", made | {"spec": {"rayClusterSpec": cluster}}, dry_run=True
+            )
+        except ApiError as error:
+            return "authOptions" not in error.message
+        return True
+
+    admin.patch(definition, {"spec": {"versions": older}})
+    wait_for(lambda: not knows_it())
+    yield
+    admin.patch(definition, {"spec": {"versions": versions}})
+    wait_for(knows_it)
+
+
+@pytest.mark.usefixtures("old_kuberay")
+def test_a_kuberay_that_would_leave_out_the_token_is_too_old(team: Team, job: Callable[..., Path]) -> None:
+    done = team.run("submit", job(), "--on", "kubernetes", expect=3)
+    assert "this cluster's KubeRay is too old: it does not know spec.rayClusterSpec.authOptions" in refusal(done)
+    assert team.is_empty()
 
 
 def test_a_submitter_may_submit_and_nothing_else(team: Team) -> None:

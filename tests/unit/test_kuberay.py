@@ -93,6 +93,15 @@ def test_a_run_knows_its_server_unless_a_pod_has_sent_it(server: ApiServer, api:
 # Sending
 
 
+def test_what_is_sent_is_checked_strictly_and_goes_with_the_rayjob(server: ApiServer, api: Api, plan: Plan) -> None:
+    kuberay.send(plan, api)
+    [owner] = server.objects["configmaps/demo-1"]["metadata"]["ownerReferences"]
+    assert owner == {"apiVersion": "ray.io/v1", "kind": "RayJob", "name": "demo-1", "uid": "1"}
+    posts = [request for request in server.requests if request.startswith("POST")]
+    assert len(posts) == 2
+    assert all("fieldValidation=Strict" in request for request in posts)
+
+
 def test_a_refused_rayjob_is_all_that_is_said(server: ApiServer, api: Api, plan: Plan) -> None:
     server.objects.clear()
     server.fail_next("POST rayjobs", refusal(403, "no rights"))
@@ -152,6 +161,17 @@ def test_what_cannot_be_cleaned_up_is_named_after_the_error_itself(server: ApiSe
         kuberay.send(plan, api)
     assert str(error.value) == (
         f"{server.url}: you may not do this in namespace team: no rights; RayJob demo-1 may be left there: {REMOVES_IT}"
+    )
+
+
+def test_a_cluster_that_is_too_old_is_told_from_a_mistake(server: ApiServer, api: Api, plan: Plan) -> None:
+    said = 'strict decoding error: unknown field "spec.rayClusterSpec.authOptions"'
+    server.fail_next("POST rayjobs", refusal(400, said))
+    with pytest.raises(ClusterError) as error:
+        kuberay.send(plan, api)
+    assert str(error.value) == (
+        f"{server.url}: this cluster's KubeRay is too old: it does not know spec.rayClusterSpec.authOptions; "
+        f"install version 1.5.1 or later: {said}"
     )
 
 
