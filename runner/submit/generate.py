@@ -27,7 +27,7 @@ from runner.storage import Folder, open_folder
 from runner.submit.follow import duration, live_line
 from runner.submit.launch import Launch
 from runner.submit.plan import plan_generation
-from runner.submit.start import Answer, connect_to, modules_of, run_on_cluster
+from runner.submit.start import Answer, connect_to, modules_of, remove_earlier, run_on_cluster
 
 MOST_IN_MEMORY = 10_000_000
 LINE_EVERY_S = 0.25
@@ -145,6 +145,7 @@ def _into_folder(folder: Folder, generation: Generation, config: JobConfig, laun
     claim_folder(folder, generation)
     books = RunDirectory(folder.child(GENERATION))
     books.wait_until_left(KILLED_RUN_ENDS_WITHIN_S)
+    remove_earlier(books.current_status())
     books.clear_stop()
     now = {"created": time.time(), "heartbeat": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
     name, job_folder = folder.uri.rpartition("/")[2], os.environ[JOB_FOLDER_VARIABLE]

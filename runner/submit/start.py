@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import sysconfig
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import yaml
 
 from runner.config import JobConfig, parse_job
-from runner.errors import ConfigError, JobFailedError, JobStoppedError, NothingNewError, RunnerError
+from runner.errors import ClusterError, ConfigError, JobFailedError, JobStoppedError, NothingNewError, RunnerError
 from runner.run_directory import JOB_FOLDER_VARIABLE, KILLED_RUN_ENDS_WITHIN_S, RunDirectory, Status
 from runner.submit.kubernetes import NAMESPACE_VARIABLE
 from runner.submit.launch import Launch
@@ -23,6 +24,8 @@ STOPS_WITHIN_S = 300.0
 """What `runner stop` waits for the last checkpoint of a run on Kubernetes."""
 
 Answer = tuple[dict[str, Any], str]
+
+log = logging.getLogger(__name__)
 
 
 def start_run(config: JobConfig, launch: Launch) -> Answer:
@@ -42,7 +45,7 @@ def start_run(config: JobConfig, launch: Launch) -> Answer:
     if launch.dry_run:
         return plan.to_dict(), plan.to_yaml().rstrip()
 
-    from runner.driver import check, check_free, claim
+    from runner.driver import check, check_free
 
     client = connect_to(plan)
     if in_pods and _is_unseen(config.storage.uri):
@@ -52,7 +55,7 @@ def start_run(config: JobConfig, launch: Launch) -> Answer:
         checked = None if in_pods and _is_unseen(config.data.uri) else check(config)
     except NothingNewError as nothing:
         return {"run": None, "state": "nothing new", "message": str(nothing)}, f"nothing to do: {nothing}"
-    directory = claim(config, launch.target)
+    directory = _claim(config, launch.target)
     if plan.target == "local":
         from runner.driver import drive
         from runner.submit.local import run_here
@@ -92,6 +95,8 @@ def resume_run(directory: RunDirectory, overrides: Sequence[str], launch: Launch
     if status.state == "done" and config == before:
         return _finished(directory, status)
     client = connect_to(plan)
+    remove_earlier(status)
+    directory.wait_until_left(KILLED_RUN_ENDS_WITHIN_S)  # It may have come back just before.
     if config != before:
         directory.write_config(config)
     directory.begin_again(launch.target)
@@ -102,6 +107,42 @@ def resume_run(directory: RunDirectory, overrides: Sequence[str], launch: Launch
         return _finished(directory, run_here(directory, lambda stop: drive(directory.uri, stop), quiet=launch.quiet))
     answer = run_on_cluster(plan, client, directory, launch)
     return answer or _finished(directory, directory.current_status())
+
+
+def _claim(config: JobConfig, target: str) -> RunDirectory:
+    """Take the run's name, also from a run that `storage.overwrite` replaces.
+
+    Raises:
+        RunExistsError: another submitter was faster.
+    """
+    from runner.driver import claim
+
+    earlier = RunDirectory.of(config).status() if config.storage.overwrite else None
+    if earlier is not None:
+        remove_earlier(earlier)
+    return claim(config, target)
+
+
+def remove_earlier(status: Status) -> None:
+    """Remove the RayJob of a run's earlier attempt: with retries left it would take the run over.
+
+    It may be on a cluster that is out of reach from here; that is a warning.
+    """
+    if "namespace" not in status.submission:
+        return
+    try:
+        _withdraw(status)
+    except ClusterError as error:
+        from runner.submit.kuberay import how_to_remove
+
+        namespace, name = status.submission["namespace"], status.submission["id"]
+        log.warning(
+            "the run's earlier RayJob %s/%s may be left on its cluster, and would take the run over: %s; %s",
+            namespace,
+            name,
+            error,
+            how_to_remove(namespace, name),
+        )
 
 
 def _is_unseen(uri: str) -> bool:

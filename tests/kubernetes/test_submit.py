@@ -203,6 +203,33 @@ def test_the_user_hears_what_pods_wait_for(team: Team, job: Callable[..., Path],
     assert submitting.returncode != 0
 
 
+def test_a_resumed_run_has_one_rayjob_and_a_stop_names_the_wrong_cluster(
+    team: Team, job: Callable[..., Path], bucket: str, tmp_path: Path
+) -> None:
+    run = f"s3://{bucket}/runs/demo"
+    team.run("submit", job(), "--on", "kubernetes", "--detach")
+    first = team.the_job()["metadata"]["name"]
+    RunDirectory.find(run).update_status(state="failed", host="", pid=0)
+    team.run("resume", run, "--on", "kubernetes", "--detach")
+    wait_for(lambda: len(team.list("rayjobs")) == 1)
+    second = team.the_job()["metadata"]["name"]
+    assert second != first
+    assert RunDirectory.find(run).current_status().submission == {
+        "namespace": team.namespace,
+        "id": second,
+        "server": team.cluster.url,
+    }
+
+    config = yaml.safe_load(team.kubeconfig.read_text())
+    config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:9"
+    (tmp_path / "other").write_text(yaml.safe_dump(config))
+    refused = run_runner("stop", run, expect=3, KUBECONFIG=str(tmp_path / "other"))
+    assert refusal(refused).startswith(f"error: the job was sent to {team.cluster.url}, but the current context is ")
+    assert team.the_job()["metadata"]["name"] == second
+    assert f"removed {second} from the cluster" in team.run("stop", run).stdout
+    wait_for(team.is_empty)
+
+
 # Refusals: one line, and nothing left
 
 

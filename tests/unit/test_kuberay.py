@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from runner.config import parse_job
-from runner.errors import ClusterError
-from runner.run_directory import RunDirectory, Status
+from runner.config import JobConfig, parse_job
+from runner.errors import ClusterError, JobStoppedError
+from runner.generation.records import SamplingSettings
+from runner.generation.shards import Generation, claim_folder
+from runner.run_directory import GENERATION, RunDirectory, Status
 from runner.storage import open_folder
-from runner.submit import kuberay, start
+from runner.submit import generate, kuberay, start
 from runner.submit.kuberay import Api
 from runner.submit.kubernetes import manifests
 from runner.submit.launch import Launch
@@ -205,3 +207,64 @@ def test_a_stop_refuses_another_cluster(server: ApiServer, directory: RunDirecto
     with pytest.raises(ClusterError, match="the job was sent to https://other"):
         start.stop_run(directory, status_of(directory))
     assert "rayjobs/demo-1" in server.objects
+
+
+@pytest.fixture
+def here(tmp_path: Path, directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> JobConfig:
+    """A job whose run has failed on Kubernetes, where what trains here ends at once."""
+
+    def run_here(directory: RunDirectory, *_: Any, **__: Any) -> Status:
+        return directory.update_status(state="done", message="all epochs done")
+
+    monkeypatch.setattr("runner.submit.local.run_here", run_here)
+    directory.update_status(state="failed")
+    config = parse_job(ON_S3 | {"storage": {"uri": str(tmp_path / "runs"), "overwrite": True}}, environment={})
+    directory.write_config(config)
+    return config
+
+
+def test_a_run_that_goes_on_here_leaves_no_rayjob_that_would_take_it_over(
+    server: ApiServer, directory: RunDirectory, here: JobConfig
+) -> None:
+    put(server, "Retrying")
+    start.resume_run(directory, (), Launch("local"))
+    assert server.objects == {}
+    assert status_of(directory).state == "done"
+    start.resume_run(directory, ("training.epochs=30",), Launch("local"))  # There is none any more.
+
+
+def test_a_run_that_is_replaced_leaves_no_rayjob(server: ApiServer, directory: RunDirectory, here: JobConfig) -> None:
+    put(server, "Retrying")
+    start._claim(here, "local")
+    assert server.objects == {}
+    assert status_of(directory).submission == {}
+
+
+def test_a_generation_that_goes_on_here_leaves_no_rayjob(
+    server: ApiServer, here: JobConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_here(*_: Any, **__: Any) -> None:
+        raise JobStoppedError("stopped")
+
+    monkeypatch.setattr("runner.submit.local.run_here", run_here)
+    monkeypatch.setenv("RUNNER_JOB_FOLDER", "")
+    put(server, "Retrying")
+    folder = open_folder(str(tmp_path / "out"))
+    generation = Generation("s3://b/runs/demo", "digest", SamplingSettings(1.0, None, 1.0, 0, ("",), 10), 10)
+    claim_folder(folder, generation)
+    RunDirectory(folder.child(GENERATION)).write_status(Status("out", "failed", "kubernetes", submission=MINE))
+    with pytest.raises(JobStoppedError):
+        generate._into_folder(folder, generation, here, Launch("local"))
+    assert server.objects == {}
+
+
+def test_a_cluster_out_of_reach_is_a_warning_and_no_reason_not_to_go_on(
+    server: ApiServer, directory: RunDirectory, here: JobConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(server, "Retrying")
+    directory.update_status(submission=MINE | {"server": "https://other"})
+    start.resume_run(directory, (), Launch("local"))
+    [line] = caplog.messages
+    assert line.startswith("the run's earlier RayJob team/demo-1 may be left on its cluster")
+    assert line.endswith(REMOVES_IT)
+    assert status_of(directory).state == "done"
