@@ -8,6 +8,7 @@ follow_job(api, plan, directory, quiet=False)
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -25,12 +26,20 @@ from runner.run_directory import RunDirectory
 from runner.submit.follow import follow_run
 from runner.submit.kubernetes import Manifest
 from runner.submit.plan import Plan
+from runner.submit.waiting import FINAL, state_of, why_it_waits
 
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
-FINAL = ("Complete", "Failed")
 CHECK_EVERY_S = 2.0
 TIMEOUT_S = (10.0, 30.0)
 """For a connection to the API server, and for an answer."""
+AWAY_FOR_S = 300.0
+"""How long a job is followed while its API server does not answer."""
+WAITS_QUIETLY_S = 4.0
+"""A job that has waited for longer is told of: pods need a moment in any case."""
+TAKEN_UP_WITHIN_S = 30.0
+"""The same, for an operator that has not seen the job yet."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,7 @@ def _load_api(namespace: str | None) -> Api:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
         path = os.environ.get("KUBECONFIG", "~/.kube/config")
         raise ClusterError(f"{path}: not a kubeconfig: {last_line(error)}; try `kubectl config view`") from error
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # It tells of every retry.
     return Api(client.CoreV1Api(), client.CustomObjectsApi(), namespace or here or "default", is_inside)
 
 
@@ -148,52 +158,131 @@ def how_to_remove(namespace: str, name: str) -> str:
 
 
 def follow_job(api: Api, plan: Plan, directory: RunDirectory, *, quiet: bool) -> None:
-    """Show the run's progress, and what its pods wait for, until the RayJob has ended.
+    """Show the run's progress, and what its pods wait for, until the RayJob has ended or is gone.
 
     Raises:
-        ClusterError: it ended without leaving a word in the run directory.
+        ClusterError: it ended without leaving a word in the run directory, or cannot be followed any more.
     """
-    checked_at, shown = 0.0, ""
-    status: Manifest = {}
+    watch = _Watch(api, str(plan.submission_id), quiet=quiet)
+    try:
+        follow_run(directory, watch.is_over, quiet=quiet)
+    except ClusterError as error:
+        raise ClusterError(f"{error}; the job goes on, `runner status {plan.run_uri}` shows how far it is") from error
+    _judge(api, plan, directory, watch)
 
-    def is_over() -> bool:
-        nonlocal checked_at, shown, status
-        if time.monotonic() - checked_at > CHECK_EVERY_S:
-            with _in_one_line(api):
-                status = job_status(api, str(plan.submission_id))
-                waiting = "" if quiet else waits_for(api, status)
-            if waiting not in ("", shown):
-                print(waiting, file=sys.stderr, flush=True)
-            shown, checked_at = waiting, time.monotonic()
-        return status.get("jobDeploymentStatus") in FINAL
 
-    follow_run(directory, is_over, quiet=quiet)
+def _judge(api: Api, plan: Plan, directory: RunDirectory, watch: _Watch) -> None:
+    """See that the run directory says how the run ended; where its driver never ran, that is for us to say."""
     left = directory.status()
-    if left is None or left.state not in ("done", "stopped", "failed"):
+    if left is not None and left.state in ("done", "stopped", "failed"):
+        return
+    said = f"{api.namespace}/{plan.submission_id}: {watch.last_words()}"
+    mine = {"namespace": api.namespace, "id": str(plan.submission_id)}
+    if left is not None and left.state == "pending" and mine.items() <= left.submission.items():
+        if watch.is_gone and directory.stop_requested():
+            directory.update_status(state="stopped", message="withdrawn before it began")
+            return
+        directory.update_status(state="failed", error=said, exit_code=ClusterError.exit_code)
+    raise ClusterError(said)
+
+
+class _Watch:
+    """A RayJob as it is followed: it is asked for every few seconds, and what it waits for is told."""
+
+    def __init__(self, api: Api, name: str, *, quiet: bool) -> None:
+        self.is_gone = False
+        self._api = api
+        self._name = name
+        self._quiet = quiet
+        self._job: Manifest = {}
+        self._asked_at = float("-inf")
+        self._away_since: float | None = None
+        self._waits_since = time.monotonic()
+        self._told = ""
+
+    def is_over(self) -> bool:
+        """Whether the RayJob has ended, or somebody has removed it.
+
+        Raises:
+            ClusterError: the API server refuses to tell, or has been away for too long.
+        """
+        if not self.is_gone and time.monotonic() - self._asked_at > CHECK_EVERY_S:
+            self._ask()
+            self._asked_at = time.monotonic()
+        return self.is_gone or state_of(self._job) in FINAL
+
+    def last_words(self) -> str:
+        """How it ended, and why."""
+        if self.is_gone:
+            return "removed from the cluster before the run had ended"
+        status = self._job["status"]
         said = status.get("message") or status.get("reason") or "no reason given"
-        raise ClusterError(f"{api.namespace}/{plan.submission_id}: ended as {status['jobDeploymentStatus']}: {said}")
+        return f"ended as {state_of(self._job)}: {said}"
+
+    def _ask(self) -> None:
+        try:
+            with _in_one_line(self._api):
+                job = get_job(self._api, self._name)
+                waits_for = "" if self._quiet else why_it_waits(job, _list_pods(self._api, job))
+        except ClusterError as error:
+            self._bear(error)
+        else:
+            self._away_since = None
+            if state_of(job) != state_of(self._job):
+                self._waits_since = time.monotonic()
+            self._job = job
+            self._tell(waits_for)
+
+    def _bear(self, error: ClusterError) -> None:
+        """Put up with a server that is away for a while; any other error is raised again."""
+        code = _code_of(error)
+        if code == 404:
+            self.is_gone = True
+        elif 400 <= code < 500 and code != 429:
+            raise error
+        elif self._away_since is None:
+            self._away_since = time.monotonic()
+            log.warning("%s; asking again for %.0f minutes", error, AWAY_FOR_S / 60)
+        elif time.monotonic() - self._away_since > AWAY_FOR_S:
+            raise error
+
+    def _tell(self, waits_for: str) -> None:
+        """Print what the job waits for, once it has waited for a while."""
+        if not waits_for:
+            self._waits_since, self._told = time.monotonic(), ""
+        patience = WAITS_QUIETLY_S if state_of(self._job) else TAKEN_UP_WITHIN_S
+        if waits_for != self._told and time.monotonic() - self._waits_since >= patience:
+            print(waits_for, file=sys.stderr, flush=True)
+            self._told = waits_for
 
 
-def job_status(api: Api, name: str) -> Manifest:
-    """The RayJob's status, as the operator keeps it; empty before it has seen the job."""
-    job = api.custom.get_namespaced_custom_object(GROUP, VERSION, api.namespace, PLURAL, name)
-    return job.get("status") or {}
+def get_job(api: Api, name: str) -> Manifest:
+    """The RayJob, with its status as the operator keeps it."""
+    return api.custom.get_namespaced_custom_object(
+        GROUP, VERSION, api.namespace, PLURAL, name, _request_timeout=TIMEOUT_S
+    )
 
 
-def waits_for(api: Api, status: Manifest) -> str:
-    """Why pods of the job do not run yet, in one line; empty when they do, or nothing is known."""
-    if status.get("jobDeploymentStatus") not in ("Initializing", "Waiting") or not status.get("rayClusterName"):
-        return ""
-    pods = api.core.list_namespaced_pod(api.namespace, label_selector=f"ray.io/cluster={status['rayClusterName']}")
-    reasons: dict[str, int] = {}
-    for pod in pods.items:
-        containers = [each.state.waiting for each in pod.status.container_statuses or () if each.state.waiting]
-        conditions = [
-            each for each in pod.status.conditions or () if each.type == "PodScheduled" and each.status == "False"
-        ]
-        for reason in [each.message or each.reason for each in (*containers, *conditions)]:
-            reasons[reason] = reasons.get(reason, 0) + 1
-    return "; ".join(f"{count} pod{'s wait' if count > 1 else ' waits'}: {why}" for why, count in reasons.items())
+def _list_pods(api: Api, job: Manifest) -> list[Any]:
+    """The pods of the RayJob's Ray cluster, and the one that submits to it; none for a user who may not list them."""
+    from kubernetes.client import ApiException
+
+    status = job.get("status") or {}
+    if not status.get("rayClusterName") or state_of(job) in FINAL:
+        return []
+    selectors = [f"ray.io/cluster={status['rayClusterName']}"]
+    if not status.get("jobStatus"):
+        selectors.append(f"job-name={job['metadata']['name']}")
+    try:
+        return [pod for selector in selectors for pod in _select_pods(api, selector)]
+    except ApiException as error:
+        if error.status != 403:
+            raise
+        return []
+
+
+def _select_pods(api: Api, selector: str) -> list[Any]:
+    return api.core.list_namespaced_pod(api.namespace, label_selector=selector, _request_timeout=TIMEOUT_S).items
 
 
 def delete_job(api: Api, name: str) -> bool:

@@ -24,6 +24,7 @@ Manifest = dict[str, Any]
 NAMESPACE_VARIABLE = "RUNNER_NAMESPACE"
 JOB_FOLDER = "/etc/runner"
 DRIVE_JOB = f"python -m runner.scheduled {JOB_FOLDER}/job.yaml"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 LABELS = {"app.kubernetes.io/name": "runner", "app.kubernetes.io/managed-by": "runner"}
 DISK = "ephemeral-storage"
 PREEMPT = ["python", "-m", "runner.train.preempt"]
@@ -157,7 +158,7 @@ def ray_job(config: JobConfig, name: str, entrypoint: str) -> Manifest:
     }
     optional: Manifest = {"activeDeadlineSeconds": settings.deadline_s, "suspend": settings.queue is not None}
     spec |= {field: value for field, value in optional.items() if value}
-    labels = {"kueue.x-k8s.io/queue-name": settings.queue} if settings.queue is not None else {}
+    labels = {QUEUE_LABEL: settings.queue} if settings.queue is not None else {}
     return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": _metadata(name, labels), "spec": spec}
 
 

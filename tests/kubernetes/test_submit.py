@@ -199,8 +199,44 @@ def test_the_user_hears_what_pods_wait_for(team: Team, job: Callable[..., Path],
     line = next(line for line in submitting.stderr if "Insufficient nvidia.com/gpu" in line)
     assert line.startswith("1 pod waits: ")
     team.run("stop", f"s3://{bucket}/runs/demo")
+    assert submitting.stderr.read().endswith(
+        f"error: s3://{bucket}/runs/demo: stopped; `runner resume s3://{bucket}/runs/demo` continues it\n"
+    )
+    assert submitting.wait(120) == 1
+
+
+def test_the_user_hears_that_pods_are_refused(team: Team, job: Callable[..., Path], bucket: str) -> None:
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    team.cluster.admin.create(f"{CORE}/namespaces/{team.namespace}/resourcequotas", quota)
+    submitting = team.submit(job())
+    assert submitting.stderr is not None
+    line = next(line for line in submitting.stderr if "cannot create pods" in line)
+    assert line.startswith("KubeRay cannot create pods: forbidden: exceeded quota: none, requested: pods=1")
+    team.run("stop", f"s3://{bucket}/runs/demo")
     submitting.communicate(timeout=120)
-    assert submitting.returncode != 0
+
+
+def test_the_user_hears_that_a_queue_has_not_admitted_the_job(
+    team: Team, job: Callable[..., Path], bucket: str
+) -> None:
+    submitting = team.submit(job(kubernetes={"queue": "gpus"}))
+    assert submitting.stderr is not None
+    assert next(line for line in submitting.stderr if "Kueue has not admitted the RayJob to queue gpus yet" in line)
+    team.run("stop", f"s3://{bucket}/runs/demo")
+    submitting.communicate(timeout=120)
+
+
+def test_a_job_that_kuberay_finds_invalid_has_failed(team: Team, job: Callable[..., Path], bucket: str) -> None:
+    submitting = team.submit(job())
+    wait_for(lambda: team.list("rayjobs"))
+    rayjob = f"{RAY}/namespaces/{team.namespace}/rayjobs/{team.the_job()['metadata']['name']}"
+    team.cluster.admin.patch(rayjob, {"spec": {"shutdownAfterJobFinishes": False}})
+    _, err = submitting.communicate(timeout=120)
+    assert submitting.returncode == 3
+    assert "ended as ValidationFailed: " in err.splitlines()[-1]
+    status = RunDirectory.find(f"s3://{bucket}/runs/demo").current_status()
+    assert status.state == "failed"
+    assert "ValidationFailed" in str(status.error)
 
 
 def test_a_resumed_run_has_one_rayjob_and_a_stop_names_the_wrong_cluster(

@@ -20,6 +20,7 @@ from runner.submit.kuberay import Api
 from runner.submit.kubernetes import manifests
 from runner.submit.launch import Launch
 from runner.submit.plan import Plan
+from runner.submit.waiting import why_it_waits
 from tests.unit.api_server import CUT, ApiServer, refusal
 
 KUBECONFIG = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
@@ -35,6 +36,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[ApiServ
     running = ApiServer()
     monkeypatch.setattr(KUBECONFIG, str(running.write_kubeconfig(tmp_path / "kubeconfig")))
     monkeypatch.setattr(kuberay, "CHECK_EVERY_S", 0.0)
+    monkeypatch.setattr(kuberay, "WAITS_QUIETLY_S", 0.0)
     yield running
     running.stop()
 
@@ -186,6 +188,219 @@ def put(server: ApiServer, state: str, **status: Any) -> None:
         "metadata": {"name": "demo-1", "namespace": "team"},
         "status": {"jobDeploymentStatus": state, **status},
     }
+
+
+@pytest.mark.parametrize("state", ["Failed", "ValidationFailed", "Complete"])
+def test_a_job_that_ends_before_its_driver_ran_has_failed(
+    state: str, server: ApiServer, api: Api, plan: Plan, directory: RunDirectory
+) -> None:
+    put(server, state, message="spec is wrong")
+    with pytest.raises(ClusterError) as error:
+        kuberay.follow_job(api, plan, directory, quiet=True)
+    assert str(error.value) == f"team/demo-1: ended as {state}: spec is wrong"
+    status = status_of(directory)
+    assert (status.state, status.error, status.exit_code) == ("failed", str(error.value), 3)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"submission": MINE | {"id": "demo-2"}}, {"submission": {}}, {"state": "training"}], ids=str
+)
+def test_a_run_that_is_anothers_or_has_begun_is_left_as_it_is(
+    changes: dict[str, Any], server: ApiServer, api: Api, plan: Plan, directory: RunDirectory
+) -> None:
+    directory.write_status(replace(status_of(directory), **changes))
+    before = directory.status()
+    put(server, "Failed", reason="DeadlineExceeded")
+    with pytest.raises(ClusterError, match="ended as Failed: DeadlineExceeded"):
+        kuberay.follow_job(api, plan, directory, quiet=True)
+    assert directory.status() == before
+
+
+def test_a_server_that_is_away_for_a_while_is_one_warning(
+    server: ApiServer, api: Api, plan: Plan, directory: RunDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(server, "Complete")
+    directory.update_status(state="done")
+    server.fail_next("GET rayjobs", refusal(503, "restarting"), refusal(429, "too many"), refusal(500, "leader"))
+    kuberay.follow_job(api, plan, directory, quiet=False)
+    assert caplog.messages == [f"{server.url}: restarting; asking again for 5 minutes"]
+
+
+def test_a_lost_connection_is_borne(
+    server: ApiServer, api: Api, plan: Plan, directory: RunDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(server, "Complete")
+    directory.update_status(state="done")
+    server.fail_next("GET rayjobs", *([CUT] * 8))  # The client itself asks four times.
+    kuberay.follow_job(api, plan, directory, quiet=True)
+    assert len(caplog.messages) == 1
+
+
+def test_a_server_that_stays_away_ends_the_following_and_not_the_job(
+    server: ApiServer, api: Api, plan: Plan, directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kuberay, "AWAY_FOR_S", 0.2)
+    server.fail_next("GET rayjobs", *([refusal(503, "restarting")] * 1000))
+    with pytest.raises(ClusterError, match="restarting; the job goes on, `runner status s3://b/runs/demo` shows"):
+        kuberay.follow_job(api, plan, directory, quiet=True)
+    assert status_of(directory).state == "pending"
+
+
+def test_a_user_who_may_not_ask_is_told_at_once(
+    server: ApiServer, api: Api, plan: Plan, directory: RunDirectory
+) -> None:
+    server.fail_next("GET rayjobs", refusal(401, "expired"))
+    with pytest.raises(ClusterError, match=r"does not accept your credentials.*; the job goes on"):
+        kuberay.follow_job(api, plan, directory, quiet=True)
+
+
+def test_a_user_who_may_not_list_pods_follows_all_the_same(
+    server: ApiServer, api: Api, plan: Plan, directory: RunDirectory
+) -> None:
+    put(server, "Running", rayClusterName="demo-1-abcde")
+    server.fail_next("GET pods", *([refusal(403, "no rights")] * 1000))
+    running = server.objects["rayjobs/demo-1"]
+    directory.update_status(state="done")
+    server.fail_next("GET rayjobs", (200, running), (200, running))
+    put(server, "Complete")
+    kuberay.follow_job(api, plan, directory, quiet=False)
+
+
+def test_a_job_that_a_stop_removed_has_stopped(
+    server: ApiServer, api: Api, plan: Plan, directory: RunDirectory
+) -> None:
+    directory.request_stop()
+    kuberay.follow_job(api, plan, directory, quiet=True)
+    assert status_of(directory).state == "stopped"
+    kuberay.follow_job(api, plan, directory, quiet=True)
+
+
+@pytest.mark.parametrize(("state", "left"), [("pending", "failed"), ("training", "training")])
+def test_a_job_that_someone_removed_is_said(
+    state: str, left: str, server: ApiServer, api: Api, plan: Plan, directory: RunDirectory
+) -> None:
+    directory.write_status(replace(status_of(directory), state=state))
+    with pytest.raises(ClusterError, match="team/demo-1: removed from the cluster before the run had ended"):
+        kuberay.follow_job(api, plan, directory, quiet=True)
+    assert status_of(directory).state == left
+
+
+# What it waits for
+
+
+CLUSTER = {"ray.io/cluster": "demo-1-abcde"}
+SUBMITTER = {"job-name": "demo-1"}
+
+
+def pod(labels: dict[str, str] = CLUSTER, **status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "a", "labels": labels}, "status": {"phase": "Pending", **status}}
+
+
+def container(name: str, reason: str, message: str | None = None) -> dict[str, Any]:
+    waiting = {"reason": reason, "message": message}
+    return {
+        "name": name,
+        "state": {"waiting": waiting},
+        "image": "",
+        "imageID": "",
+        "ready": False,
+        "restartCount": 0,
+    }
+
+
+def wait_of(api: Api, server: ApiServer) -> str:
+    job = server.objects["rayjobs/demo-1"]
+    return why_it_waits(job, kuberay._list_pods(api, job))
+
+
+def test_pods_say_why_they_wait_also_when_one_is_replaced(server: ApiServer, api: Api) -> None:
+    unscheduled = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}
+    starting = container("ray-worker", "PodInitializing")
+    server.pods = [
+        pod(conditions=[unscheduled]),
+        pod(conditions=[unscheduled]),
+        pod(containerStatuses=[starting], initContainerStatuses=[container("wait", "ErrImagePull", "no such image")]),
+        pod(phase="Running"),
+        pod({"ray.io/cluster": "anothers"}, conditions=[unscheduled]),
+    ]
+    for state in ("Initializing", "Running"):
+        put(server, state, rayClusterName="demo-1-abcde")
+        assert wait_of(api, server) == "2 pods wait: 0/3 nodes are available; 1 pod waits: no such image"
+    put(server, "Complete", rayClusterName="demo-1-abcde")
+    assert wait_of(api, server) == ""
+
+
+def test_the_pod_that_submits_says_why_it_waits_until_it_has(server: ApiServer, api: Api) -> None:
+    server.pods = [pod(SUBMITTER, containerStatuses=[container("ray-job-submitter", "ImagePullBackOff")])]
+    put(server, "Running", rayClusterName="demo-1-abcde")
+    assert wait_of(api, server) == "1 pod waits: ImagePullBackOff"
+    put(server, "Running", rayClusterName="demo-1-abcde", jobStatus="RUNNING")
+    assert wait_of(api, server) == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            'FailedCreateHeadPod\npods "demo-1-head-x2k" is forbidden: exceeded quota: one',
+            "forbidden: exceeded quota: one",
+        ),
+        ('FailedCreateWorkerPod\nPod "a" is invalid: spec.x: wrong', "invalid: spec.x: wrong"),
+        ("FailedCreateHeadPod\nsomething else", "FailedCreateHeadPod something else"),
+    ],
+)
+def test_pods_that_cannot_be_made_say_why(said: str, told: str, server: ApiServer, api: Api) -> None:
+    condition = {"type": "ReplicaFailure", "status": "True", "message": said}
+    put(server, "Initializing", rayClusterStatus={"conditions": [condition]})
+    assert wait_of(api, server) == f"KubeRay cannot create pods: {told}"
+
+
+def test_a_suspended_job_names_its_queue(server: ApiServer, api: Api) -> None:
+    put(server, "Suspended")
+    assert wait_of(api, server) == "the RayJob is suspended until someone sets its spec.suspend to false"
+    server.objects["rayjobs/demo-1"]["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpus"}
+    assert wait_of(api, server) == (
+        "Kueue has not admitted the RayJob to queue gpus yet; `kubectl --namespace team get workloads`"
+    )
+
+
+def test_what_a_job_waits_for_is_told_once_and_not_before_a_moment(
+    server: ApiServer,
+    api: Api,
+    plan: Plan,
+    directory: RunDirectory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    directory.update_status(state="done")
+    suspended = {"metadata": {"namespace": "team"}, "status": {"jobDeploymentStatus": "Suspended"}}
+    put(server, "Complete")
+    server.fail_next("GET rayjobs", *([(200, suspended)] * 5))
+    kuberay.follow_job(api, plan, directory, quiet=False)
+    assert capsys.readouterr().err.count("the RayJob is suspended") == 1
+    monkeypatch.setattr(kuberay, "WAITS_QUIETLY_S", 60.0)
+    server.fail_next("GET rayjobs", *([(200, suspended)] * 5))
+    kuberay.follow_job(api, plan, directory, quiet=False)
+    assert "suspended" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("patience_s", "told"), [(0.0, True), (30.0, False)])
+def test_a_job_that_no_operator_takes_up_is_told_of_later(
+    patience_s: float,
+    told: bool,
+    server: ApiServer,
+    api: Api,
+    plan: Plan,
+    directory: RunDirectory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kuberay, "TAKEN_UP_WITHIN_S", patience_s)
+    directory.update_status(state="done")
+    put(server, "Complete")
+    server.fail_next("GET rayjobs", *([(200, {"metadata": {}})] * 3))
+    kuberay.follow_job(api, plan, directory, quiet=False)
+    assert ("no KubeRay operator has taken up the RayJob yet" in capsys.readouterr().err) == told
 
 
 # Stopping, and starting again
