@@ -75,10 +75,10 @@ def manifests(config: JobConfig, name: str, entrypoint: str = DRIVE_JOB) -> tupl
     """The ConfigMap with the job and the RayJob that runs it, both called `name`.
 
     Raises:
-        ConfigError: records or runs are in a folder that pods do not see.
+        ConfigError: records, runs or a tokenizer are in a folder that pods do not see.
     """
     settings = config.kubernetes or KubernetesConfig()
-    _check_uris(config, settings)
+    _check_uris(config, settings, trains=entrypoint == DRIVE_JOB)
     job = config_map(name, {"job.yaml": config.to_yaml()})
     run = ray_job(config, name, entrypoint)
     if settings.namespace is not None:
@@ -266,11 +266,14 @@ def _nodes(kind: PodConfig) -> Manifest:
     return {"nodeSelector": dict(kind.node_selector), "tolerations": tolerations}
 
 
-def _check_uris(config: JobConfig, settings: KubernetesConfig) -> None:
+def _check_uris(config: JobConfig, settings: KubernetesConfig, *, trains: bool) -> None:
     folders = [folder.rstrip("/") for folder in settings.volume_claims.values()]
-    for field, uri in (("data.uri", config.data.uri), ("storage.uri", config.storage.uri)):
+    uris = {"data.uri": config.data.uri, "storage.uri": config.storage.uri}
+    if trains and config.tokenizer.uri is not None:  # What generates takes it from the run.
+        uris["tokenizer.uri"] = config.tokenizer.uri
+    for field, uri in uris.items():
         if "://" not in uri and not any(f"{uri}/".startswith(f"{folder}/") for folder in folders):
             raise ConfigError(
-                f"{field}: {uri} is a folder that pods do not see; use s3://bucket/prefix, or a folder of a volume "
-                "in kubernetes.volume_claims"
+                f"{field}: pods do not see {uri}; use s3://bucket/prefix, or a folder of a volume in "
+                "kubernetes.volume_claims"
             )

@@ -9,6 +9,7 @@ Planning is pure: nothing is imported, read or written, but for the environment 
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,11 +18,13 @@ from typing import Any, Literal
 
 import yaml
 
-from runner.config import JobConfig
+from runner.config import JobConfig, KubernetesConfig
 from runner.errors import ConfigError
 from runner.submit.kubernetes import DRIVE_JOB, manifests, object_name, to_yaml
 
 Target = Literal["local", "ray", "kubernetes"]
+
+log = logging.getLogger(__name__)
 
 PACKAGE_FOLDER = str(Path(__file__).resolve().parent.parent)
 """The `runner` package itself: it travels with the job, so that the cluster runs the code that planned it."""
@@ -60,7 +63,7 @@ def plan_submission(
     environment: Mapping[str, str],
     modules: tuple[str, ...] = (),
 ) -> Plan:
-    """The request for a job. `modules`: folders or files with the user's callbacks, which travel too.
+    """The request for a job. `modules`: folders or files with the user's callbacks, which travel to Ray clusters too.
 
     Raises:
         ConfigError: an unknown target, or no address for a cluster.
@@ -71,6 +74,7 @@ def plan_submission(
     if target == "local":
         return Plan("local", run_uri, job)
     if target == "kubernetes":
+        _warn_of_modules(config, modules)
         return _on_kubernetes(config, address, run_uri, job, object_name(config.name, suffix), DRIVE_JOB)
     return Plan(
         "ray",
@@ -98,6 +102,7 @@ def plan_generation(
     if target == "local":
         return Plan("local", output, dict(generation))
     if target == "kubernetes":
+        _warn_of_modules(config, modules)
         name = object_name(f"generate-{config.name}", suffix)
         return _on_kubernetes(config, address, output, dict(generation), name, entrypoint)
     return Plan(
@@ -118,6 +123,16 @@ def _on_kubernetes(
         raise ConfigError("--address is for --on ray; --on kubernetes uses the current context (`kubectl config`)")
     objects = manifests(config, name, entrypoint)
     return Plan("kubernetes", uri, job, submission_id=name, entrypoint=entrypoint, manifests=objects)
+
+
+def _warn_of_modules(config: JobConfig, modules: tuple[str, ...]) -> None:
+    """Pods import the user's modules from their image: whether it has them cannot be seen from here."""
+    if modules:
+        log.warning(
+            "%s: not sent to Kubernetes; the image %s must have it installed (docs/kubernetes.md)",
+            ", ".join(Path(module).name for module in modules),
+            (config.kubernetes or KubernetesConfig()).image,
+        )
 
 
 def _jobs_api(target: str, address: str | None, environment: Mapping[str, str]) -> str:

@@ -52,7 +52,7 @@ def start_run(config: JobConfig, launch: Launch) -> Answer:
         return _send_unseen(plan, client, launch)
     check_free(config)
     try:
-        checked = None if in_pods and _is_unseen(config.data.uri) else check(config)
+        checked = None if in_pods and _has_unseen_inputs(config) else check(config)
     except NothingNewError as nothing:
         return {"run": None, "state": "nothing new", "message": str(nothing)}, f"nothing to do: {nothing}"
     directory = _claim(config, launch.target)
@@ -148,6 +148,10 @@ def remove_earlier(status: Status) -> None:
 def _is_unseen(uri: str) -> bool:
     """Whether this is a folder of a volume, and we are not in a pod that mounts it."""
     return "://" not in uri and NAMESPACE_VARIABLE not in os.environ
+
+
+def _has_unseen_inputs(config: JobConfig) -> bool:
+    return _is_unseen(config.data.uri) or (config.tokenizer.uri is not None and _is_unseen(config.tokenizer.uri))
 
 
 def _send_unseen(plan: Plan, client: Any, launch: Launch) -> Answer:

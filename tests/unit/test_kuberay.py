@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runner.config import JobConfig, parse_job
-from runner.errors import ClusterError, JobStoppedError
+from runner.errors import ClusterError, ConfigError, JobStoppedError
 from runner.generation.records import SamplingSettings
 from runner.generation.shards import Generation, claim_folder
 from runner.run_directory import GENERATION, RunDirectory, Status
@@ -19,7 +19,7 @@ from runner.submit import generate, kuberay, start
 from runner.submit.kuberay import Api
 from runner.submit.kubernetes import manifests
 from runner.submit.launch import Launch
-from runner.submit.plan import Plan
+from runner.submit.plan import Plan, plan_submission
 from runner.submit.waiting import why_it_waits
 from tests.unit.api_server import CUT, ApiServer, refusal
 
@@ -483,3 +483,24 @@ def test_a_cluster_out_of_reach_is_a_warning_and_no_reason_not_to_go_on(
     assert line.startswith("the run's earlier RayJob team/demo-1 may be left on its cluster")
     assert line.endswith(REMOVES_IT)
     assert status_of(directory).state == "done"
+
+
+# What pods need
+
+
+def test_a_tokenizer_that_pods_do_not_see_is_refused() -> None:
+    job = parse_job(ON_S3 | {"tokenizer": {"uri": "my.model"}}, environment={})
+    with pytest.raises(ConfigError, match=r"tokenizer\.uri: pods do not see my\.model; use s3://"):
+        manifests(job, "demo")
+    manifests(job, "demo", "python -m runner.generation.drive s3://b/out")
+    claims = {"volume_claims": {"disk": "/disk"}}
+    manifests(parse_job(ON_S3 | {"tokenizer": {"uri": "/disk/my.model"}, "kubernetes": claims}, environment={}), "demo")
+
+
+def test_modules_that_do_not_travel_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    plan_submission(JOB, "kubernetes", environment={}, modules=("/work/my_rules.py", "/work/pack"))
+    assert caplog.messages == [
+        "my_rules.py, pack: not sent to Kubernetes; the image runner:0.1.0 must have it installed (docs/kubernetes.md)"
+    ]
+    plan_submission(JOB, "kubernetes", environment={})
+    assert len(caplog.messages) == 1

@@ -189,7 +189,7 @@ def test_secrets_are_named_and_never_held() -> None:
 
 @pytest.mark.parametrize("section", ["data", "storage"])
 def test_a_folder_that_pods_do_not_see_is_refused(section: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{section}\.uri: runs/ is a folder that pods do not see"):
+    with pytest.raises(ConfigError, match=rf"{section}\.uri: pods do not see runs/; use s3://"):
         manifests(job(**{section: {"uri": "runs/"}}), "demo")
     claim = {"volume_claims": {"disk": "/disk"}}
     manifests(job(**{section: {"uri": "/disk/x"}, "kubernetes": claim}), "demo")
