@@ -96,6 +96,8 @@ def _take_over(directory: RunDirectory, config: JobConfig, submission: dict[str,
         return directory.update_status(state="stopped", message="killed while it was asked to stop")
     if config != before:
         directory.write_config(config)
+    if submission.items() <= status.submission.items():
+        submission = status.submission  # It may also say which server has us.
     return directory.begin_again("kubernetes", submission)
 
 

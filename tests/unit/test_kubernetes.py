@@ -271,10 +271,11 @@ def test_a_run_that_is_not_there_is_begun_and_one_that_is_done_is_left_alone(
 
 def test_a_run_that_was_killed_goes_on(bring: Bring, driven: list[str], tmp_path: Path) -> None:
     bring()
-    change(tmp_path, state="training", host="elsewhere", heartbeat=time.time() - 1000)
+    sent = HERE | {"server": "https://1.2.3.4"}
+    change(tmp_path, state="training", host="elsewhere", heartbeat=time.time() - 1000, submission=sent)
     status = bring("aaaaa")
     assert status is not None
-    assert status.attempt == 2
+    assert (status.attempt, status.submission) == (2, sent)
     assert driven == ["pending demo", "pending demo"]
 
 
