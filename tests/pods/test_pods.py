@@ -22,6 +22,7 @@ from tests.runs import history_of, run_runner, status_of, wait_for, weights_of, 
 pytestmark = pytest.mark.timeout(7200)
 
 HEAD, WORKER = "ray.io/node-type=head", "ray.io/node-type=worker"
+STEPS_OF_AN_EPOCH = 75
 PATIENCE_S = 900.0  # Ray starts slowly where others use the cores too.
 
 
@@ -205,7 +206,7 @@ def test_stop_in_mid_run_leaves_a_model_and_no_pods(
 ) -> None:
     with submitted(team, job("stopped"), "--detach") as submitting:
         assert submitting.wait(PATIENCE_S) == 0
-        seen = train_past("stopped", 5)
+        seen = train_past("stopped", STEPS_OF_AN_EPOCH)  # There is no model before.
         watch.say(f"runner stop at step {seen}")
         team.run("stop", uri("stopped"))
         watch.say("it has ended")
