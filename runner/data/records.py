@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from runner.config import DataConfig
-from runner.errors import DataError
+from runner.errors import DataError, RunnerError, StorageError
 from runner.storage import LocalFolder, arrow_filesystem, open_folder
 
 ROWS_PER_UNIT = 262_144
@@ -170,7 +170,7 @@ def read_unit(data: DataConfig, unit: Unit) -> Iterator[pa.Array]:
                 if row >= unit.stop:
                     return
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{_where(data, unit.file)}: corrupt Parquet near row {row}: {error}") from error
+            raise _read_error(f"{_where(data, unit.file)}: corrupt Parquet near row {row}", error) from error
 
 
 def _survey_unit(data: DataConfig, unit: Unit) -> tuple[int, int, int, set[str]]:
@@ -237,7 +237,12 @@ def _open_parquet(filesystem: Any, root: str, data: DataConfig, file: str) -> pq
     try:
         return pq.ParquetFile(f"{root}/{file}", filesystem=filesystem, pre_buffer=True)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{_where(data, file)}: not a readable Parquet file: {error}") from error
+        raise _read_error(f"{_where(data, file)}: not a readable Parquet file", error) from error
+
+
+def _read_error(what: str, error: Exception) -> RunnerError:
+    """Arrow tells of storage that is away by the same type of error as of a file that is corrupt."""
+    return StorageError(f"{what}: {error}") if "AWS Error" in str(error) else DataError(f"{what}: {error}")
 
 
 def _row_groups(metadata: pq.FileMetaData, unit: Unit) -> tuple[list[int], int]:

@@ -168,6 +168,18 @@ def test_a_torn_file_is_named(folder: Path) -> None:
     assert refusal(DataConfig(uri=str(folder))).startswith(f"{folder}/a.parquet: not a readable Parquet file")
 
 
+def test_storage_that_is_away_is_no_fault_of_the_records(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow's own words, seen where nothing answered at the endpoint."""
+    write(folder / "a.parquet", texts(["a"]))
+
+    def away(*_: Any, **__: Any) -> None:
+        raise OSError("When reading information for key 'a.parquet': AWS Error NETWORK_CONNECTION: curlCode: 7")
+
+    monkeypatch.setattr(records.pq, "ParquetFile", away)
+    with pytest.raises(StorageError, match="NETWORK_CONNECTION"):
+        survey(DataConfig(uri=str(folder)))
+
+
 def test_a_damaged_page_is_found_and_its_file_named(folder: Path) -> None:
     write(folder / "a.parquet", texts(["x"]))
     rows = texts([f"record {number}" for number in range(20_000)])
