@@ -15,12 +15,10 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from runner.config import JobConfig, load_job
+from runner.config import NAMESPACE_VARIABLE, JobConfig, load_job
 from runner.driver import check, check_changes, check_free, claim, drive
 from runner.errors import JobStoppedError, NothingNewError, OvertakenError
 from runner.run_directory import LOST_AFTER_S, RunDirectory, Status
-from runner.submit.kubernetes import NAMESPACE_VARIABLE
-from runner.submit.ray_jobs import stop_own_job
 from runner.train.background import run_as_job
 
 CLUSTER_VARIABLE = "RAY_CLUSTER_NAME"
@@ -80,11 +78,12 @@ def submission_of(environment: Mapping[str, str]) -> dict[str, str]:
 def _take_over(directory: RunDirectory, config: JobConfig, submission: dict[str, str]) -> Status:
     """Make a run that was begun ours to go on with; its status says whether there is anything left to do."""
     status = directory.current_status()
-    if status.state == "pending" and submission.items() <= status.submission.items():
+    if status.state == "pending" and status.has(submission):
         return status  # `runner submit` or `resume` claimed it for us.
-    if submission["id"] != status.submission.get("id") and submission["id"] in status.earlier:
+    if status.had(submission) and not status.has(submission):
         raise OvertakenError(
-            f"{directory.uri}: the run was continued {_by_whom(status)} after {submission['id']} had it; this job ends"
+            f"{directory.uri}: the run was continued {_by_whom(status)} after {submission['id']} had it; "
+            f"`runner resume {directory.uri}` goes on from there"
         )
     before = directory.read_config()
     check_changes(before, config)
@@ -96,7 +95,7 @@ def _take_over(directory: RunDirectory, config: JobConfig, submission: dict[str,
         return directory.update_status(state="stopped", message="killed while it was asked to stop")
     if config != before:
         directory.write_config(config)
-    if submission.items() <= status.submission.items():
+    if status.has(submission):
         submission = status.submission  # It may also say which server has us.
     return directory.begin_again("kubernetes", submission)
 
@@ -106,5 +105,4 @@ def _by_whom(status: Status) -> str:
 
 
 if __name__ == "__main__":
-    # KubeRay starts a job that has FAILED again, on a new cluster, and leaves a STOPPED one alone.
-    run_as_job(bring_about, give_up=stop_own_job)
+    run_as_job(bring_about)

@@ -14,13 +14,14 @@ Every field has a bound and a one-line description; `runner init` writes the des
 
 from runner.config.generation import ColumnRule, GenerationConfig
 from runner.config.job import JobConfig
-from runner.config.kubernetes import KubernetesConfig, PodConfig
+from runner.config.kubernetes import NAMESPACE_VARIABLE, KubernetesConfig, PodConfig
 from runner.config.load import json_schema, load_job, parse_job
 from runner.config.section import Section
 from runner.config.sweep import ParameterConfig, SweepConfig
 from runner.config.training import DataConfig, EarlyStoppingConfig, ResourcesConfig, TrainingConfig
 
 __all__ = [
+    "NAMESPACE_VARIABLE",
     "ColumnRule",
     "DataConfig",
     "EarlyStoppingConfig",

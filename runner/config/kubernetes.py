@@ -17,6 +17,8 @@ LABEL_KEY = f"({DOMAIN}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?"
 LABEL_VALUE = "([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
 VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
 FOLDER = "(/[^/:]+)+/?"
+NAMESPACE_VARIABLE = "RUNNER_NAMESPACE"
+"""Tells pods their namespace, and that they are a RayJob's."""
 TAKEN_VARIABLES = (
     "FQ_RAY_IP",
     "KUBERAY_GEN_RAY_START_CMD",
@@ -31,7 +33,7 @@ TAKEN_VARIABLES = (
     "RAY_JOB_SUBMISSION_ID",
     "RAY_NODE_TYPE_NAME",
     "RAY_PORT",
-    "RUNNER_NAMESPACE",
+    NAMESPACE_VARIABLE,
 )
 """Environment variables that the pods get from their manifest, or from KubeRay."""
 TAKEN_FOLDERS = ("/tmp", "/etc/runner")  # noqa: S108

@@ -49,8 +49,7 @@ def drive_generation(folder_uri: str, stop: threading.Event, *, local: bool = Tr
         RunnerError: what went wrong, which `status.json` says too.
     """
     folder = open_folder(folder_uri)
-    directory = RunDirectory(folder.child(GENERATION))
-    with told_in_status(directory):
+    with told_in_status(RunDirectory(folder.child(GENERATION))) as (directory, _):
         with signs_of_life(directory):
             summary = _drive(folder, directory, stop, local=local)
         if summary is not None:
@@ -153,9 +152,18 @@ def _say(directory: RunDirectory, message: str) -> None:
     directory.update_status(state="preparing", message=message)
 
 
+def _drive_as_job(folder_uri: str, stop: threading.Event) -> None:
+    """What a user asked to stop ends well: a RayJob that fails is started again."""
+    try:
+        drive_generation(folder_uri, stop, local=False)
+    except JobStoppedError:
+        if not RunDirectory(open_folder(folder_uri).child(GENERATION)).stop_requested():
+            raise
+
+
 def main() -> None:
     """The entry point of a cluster's job."""
-    run_as_job(lambda uri, stop: drive_generation(uri, stop, local=False))
+    run_as_job(_drive_as_job)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,11 @@ from typing import Any
 
 import yaml
 
-from runner.config import JobConfig, KubernetesConfig, PodConfig
+from runner.config import NAMESPACE_VARIABLE, JobConfig, KubernetesConfig, PodConfig
 from runner.errors import ConfigError
 
 Manifest = dict[str, Any]
 
-NAMESPACE_VARIABLE = "RUNNER_NAMESPACE"
 JOB_FOLDER = "/etc/runner"
 DRIVE_JOB = f"python -m runner.scheduled {JOB_FOLDER}/job.yaml"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"

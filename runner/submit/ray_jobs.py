@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -17,11 +15,7 @@ from runner.run_directory import RunDirectory
 from runner.submit.follow import follow_run
 from runner.submit.plan import Plan
 
-log = logging.getLogger(__name__)
-
 CLUSTER_STARTS_WITHIN_S = 60.0
-
-STOPS_WITHIN_S = 60.0
 
 FINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 
@@ -101,17 +95,6 @@ def stop_job(address: str, submission_id: str) -> None:
     """End a job that has not begun to train, or does not react."""
     with _in_one_line(address):
         connect(address).stop_job(submission_id)
-
-
-def stop_own_job() -> None:
-    """End the job that this process is the driver of as STOPPED, and not as FAILED; returns when it could not."""
-    job = json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"])["metadata"]["job_submission_id"]
-    try:
-        stop_job(os.environ["RAY_ADDRESS"], job)
-    except ClusterError as error:
-        log.warning("cannot stop this job: %s", error)
-    else:
-        time.sleep(STOPS_WITHIN_S)  # Ray kills this process.
 
 
 @contextmanager

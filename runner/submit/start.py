@@ -13,10 +13,9 @@ from typing import Any
 
 import yaml
 
-from runner.config import JobConfig, parse_job
+from runner.config import NAMESPACE_VARIABLE, JobConfig, parse_job
 from runner.errors import ClusterError, ConfigError, JobFailedError, JobStoppedError, NothingNewError, RunnerError
 from runner.run_directory import JOB_FOLDER_VARIABLE, KILLED_RUN_ENDS_WITHIN_S, RunDirectory, Status
-from runner.submit.kubernetes import NAMESPACE_VARIABLE
 from runner.submit.launch import Launch
 from runner.submit.plan import Plan, plan_submission, with_absolute_paths
 

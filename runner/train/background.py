@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from runner.errors import RunnerError
+from runner.config import NAMESPACE_VARIABLE
+from runner.errors import RunnerError, last_line
 from runner.train.heartbeat import log_to_screen
+
+STOPS_WITHIN_S = 60.0
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -47,10 +54,11 @@ def run_in_thread(run: Callable[[], Any]) -> tuple[threading.Thread, list[BaseEx
     return thread, errors
 
 
-def run_as_job(drive: Callable[[str, threading.Event], Any], give_up: Callable[[], None] | None = None) -> None:
+def run_as_job(drive: Callable[[str, threading.Event], Any]) -> None:
     """A cluster's job: drive what the command line names, and exit as `runner` would.
 
-    `give_up` is called before the exit when to start the job again would be in vain.
+    KubeRay starts a RayJob whose job has FAILED again, on a new cluster, and leaves a STOPPED one alone: that is what
+    it ends as when to start it again would be in vain.
     """
     uri = sys.argv[1]
     log_to_screen(logging.INFO)
@@ -62,6 +70,19 @@ def run_as_job(drive: Callable[[str, threading.Event], Any], give_up: Callable[[
     if errors:
         error = errors[0]
         print(f"error: {error}", file=sys.stderr, flush=True)
-        if give_up is not None and isinstance(error, RunnerError) and not error.may_pass:
-            give_up()
+        if NAMESPACE_VARIABLE in os.environ and isinstance(error, RunnerError) and not error.may_pass:
+            _stop_own_job()
         sys.exit(error.exit_code if isinstance(error, RunnerError) else 1)
+
+
+def _stop_own_job() -> None:
+    """Have Ray end the job that this process is the driver of; returns when it does not."""
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        job = json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"])["metadata"]["job_submission_id"]
+        JobSubmissionClient(os.environ["RAY_ADDRESS"]).stop_job(job)
+    except Exception as error:  # noqa: BLE001 - whatever it is, there is another way to end
+        log.warning("cannot stop this job: %s", last_line(error))
+    else:
+        time.sleep(STOPS_WITHIN_S)  # Ray kills this process.

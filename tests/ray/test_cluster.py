@@ -80,7 +80,7 @@ def test_a_rayjob_s_driver_fails_only_where_another_cluster_may_help(
     job = write_job(tmp_path / "job.yaml", small_job("driven", records_uri, tmp_path / "runs"))
     nowhere = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_EC2_METADATA_DISABLED": "true"}
-    variables = {"PYTHONPATH": str(ROOT), **nowhere, **keys}
+    variables = {"RUNNER_NAMESPACE": "team", "PYTHONPATH": str(ROOT), **nowhere, **keys}
     asked = {"entrypoint": f"python -m runner.scheduled {job}", "runtime_env": {"env_vars": variables}}
     submitted = call_jobs_api(cluster, "", asked)["submission_id"]
     wait_for(lambda: call_jobs_api(cluster, submitted)["status"] not in ("PENDING", "RUNNING"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.config import GenerationConfig
-from runner.errors import ConfigError, DataError, JobFailedError, RunnerError
+from runner.errors import ConfigError, DataError, JobFailedError, JobStoppedError, RunnerError
+from runner.generation import drive
 from runner.generation import shards as shards_module
 from runner.generation.records import MOST_REASONS, Generated, RecordMaker, SamplingSettings, hash_texts
 from runner.generation.shards import (
@@ -33,7 +36,7 @@ from runner.generation.training_records import hash_records
 from runner.generation.validators import Validator
 from runner.model.artifact import TrainedModel, describe_model, load_model
 from runner.model.sampling import Sampler
-from runner.run_directory import RunDirectory
+from runner.run_directory import GENERATION, RunDirectory
 from runner.storage import Folder, open_folder
 from runner.submit.generate import Request, generate
 from runner.submit.launch import Launch
@@ -463,3 +466,17 @@ def test_a_generation_that_fails_says_so_in_its_folder_and_goes_on_when_it_can(
     assert (status.state, status.exit_code) == ("failed", 1)
     monkeypatch.setattr("tests.generation.complain", lambda record: None)
     assert ask(run, 10, tmp_path / "out", overrides=overrides)["records"] == 10
+
+
+@pytest.mark.parametrize("is_asked_to", [True, False])
+def test_a_rayjob_s_generation_fails_on_a_stop_only_when_nobody_asked_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked_to: bool
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise JobStoppedError("stopped")
+
+    monkeypatch.setattr(drive, "drive_generation", stopped)
+    if is_asked_to:
+        RunDirectory(open_folder(str(tmp_path)).child(GENERATION)).request_stop()
+    with contextlib.nullcontext() if is_asked_to else pytest.raises(JobStoppedError):
+        drive._drive_as_job(str(tmp_path), threading.Event())

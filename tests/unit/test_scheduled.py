@@ -111,7 +111,7 @@ def test_a_job_whose_run_was_continued_since_comes_too_late(bring: Bring, driven
     bring()
     bring(job_id="demo-2", training={"epochs": 30})
     change(tmp_path, state="training", host="elsewhere", heartbeat=time.time() - 1000)
-    with pytest.raises(OvertakenError, match="the run was continued by demo-2 after demo-1 had it"):
+    with pytest.raises(OvertakenError, match="continued by demo-2 after demo-1 had it; `runner resume"):
         bring("aaaaa")
     bring("aaaaa", job_id="demo-2", training={"epochs": 30})
     directory = change(tmp_path, state="failed")
