@@ -59,6 +59,7 @@ class Status:
     message: str = ""
     error: str | None = None
     exit_code: int = 0
+    may_pass: bool = False
     job_folder: str = ""
     host: str = ""
     pid: int = 0
@@ -84,10 +85,19 @@ class Status:
             return replace(self, state="lost", message=f"no sign of life for {time.time() - self.heartbeat:.0f} s")
         return self
 
+    def has(self, submission: Mapping[str, str]) -> bool:
+        """Whether this cluster's job has the run; the status may know more of it, such as its server."""
+        return submission.items() <= self.submission.items()
+
+    def had(self, submission: Mapping[str, str]) -> bool:
+        """Whether it has, or had in an earlier attempt."""
+        return self.has(submission) or submission["id"] in self.earlier
+
     def to_error(self) -> RunnerError:
         """The error that ended the run, with its exit code."""
         error = JobFailedError(self.error or self.state)
         error.exit_code = self.exit_code or JobFailedError.exit_code
+        error.may_pass = self.may_pass
         return error
 
     def _is_lost(self) -> bool:
@@ -164,6 +174,7 @@ class RunDirectory:
             RunExistsError: it is taken and `storage.overwrite` is off, or another submitter was faster.
         """
         self.check_free(overwrite=config.storage.overwrite)
+        before = self.status()
         if config.storage.overwrite:
             self.folder.delete_tree()
         if not self.folder.create("job.yaml", config.to_yaml().encode()):
@@ -176,11 +187,11 @@ class RunDirectory:
             job_folder=os.environ.get(JOB_FOLDER_VARIABLE, ""),
             host=socket.gethostname(),
             pid=os.getpid(),
-            created=now,
+            # Later than what it replaces, also where another machine's clock was ahead.
+            created=max(now, before.created + 1e-3) if before is not None else now,
             heartbeat=now,
         )
-        self.write_status(status)
-        self.enter(status.term)
+        self.enter(status.term).write_status(status)
 
     def enter(self, term: str | None = None) -> RunDirectory:
         """The directory for an attempt, by default the latest: all that an earlier one started can then write no more.
@@ -188,8 +199,12 @@ class RunDirectory:
         Raises:
             OvertakenError: a later attempt has begun.
         """
-        term = term or self.current_status().term
+        term = term or self._latest_term()
         return RunDirectory(FencedFolder.enter(self.folder, WRITER, term), term)
+
+    def _latest_term(self) -> str:
+        """The status alone may be an earlier attempt's: the last thing that it wrote."""
+        return max(self.current_status().term, FencedFolder.latest_term(self.folder, WRITER))
 
     def take_over(self, term: str) -> RunDirectory:
         """The directory for an attempt's one writer: a worker that was thought lost, and is not, is then shut out, too.
@@ -249,6 +264,12 @@ class RunDirectory:
         self.write_status(status)
         return status
 
+    def write_failure(self, error: RunnerError) -> Status:
+        """Say what ended the run."""
+        return self.update_status(
+            state="failed", message="", error=str(error), exit_code=error.exit_code, may_pass=error.may_pass
+        )
+
     def request_stop(self) -> None:
         """Ask the run to stop at its next step, with a checkpoint."""
         self.folder.write("stop", b"")
@@ -264,18 +285,18 @@ class RunDirectory:
     def begin_again(self, target: str, submission: Mapping[str, str] | None = None) -> Status:
         """Make a run that has ended pending, for another attempt, by a cluster's job or without one."""
         before = self.current_status()
-        self.clear_stop()
-        status = self.update_status(
+        attempt = int(self._latest_term().rpartition("-")[2]) + 1
+        entered = self.enter(replace(before, attempt=attempt).term)
+        entered.clear_stop()
+        return entered.update_status(
             state="pending",
             target=target,
-            attempt=before.attempt + 1,
+            attempt=attempt,
             message="",
             error=None,
             submission=dict(submission or {}),
             earlier=sorted({*before.earlier, *filter(None, [before.submission.get("id")])}),
         )
-        self.enter(status.term)
-        return status
 
     def logs(self) -> dict[str, bytes]:
         """The text of every process's log, by name."""

@@ -62,6 +62,11 @@ class FencedFolder(Folder):
 
         return cls(folder, check)
 
+    @staticmethod
+    def latest_term(folder: Folder, name: str) -> str:
+        """The term that began last; empty where none did."""
+        return _read(folder, name)[0]
+
     def child(self, name: str) -> FencedFolder:
         return FencedFolder(self._folder.child(name), self.check)
 
@@ -102,9 +107,9 @@ class FencedFolder(Folder):
 
 
 def _read(folder: Folder, name: str) -> tuple[str, str]:
-    """The latest term and who took the folder last; empty where nobody did."""
+    """The latest term and who took the folder last; empty where nobody did, or without a term."""
     try:
-        term, _, holder = folder.read(name).decode().partition(" ")
+        term, _, holder = folder.read(name).decode().rpartition(" ")
     except ObjectNotFoundError:
         return "", ""
     return term, holder

@@ -76,7 +76,7 @@ def connect(namespace: str | None, *, server: str | None = None) -> Api:
     if server is not None and not api.is_inside and server != api.server:
         raise ClusterError(
             f"the job was sent to {server}, but the current context is that of {api.server}; "
-            "choose another with `kubectl config use-context`, or set KUBECONFIG"
+            "choose another with `kubectl config use-context`, set KUBECONFIG, or use kubectl there"
         )
     with _in_one_line(api):
         client.VersionApi(api.core.api_client).get_code(_request_timeout=TIMEOUT_S)
@@ -182,7 +182,7 @@ def _judge(api: Api, plan: Plan, directory: RunDirectory, watch: _Watch) -> None
         if watch.is_gone and directory.stop_requested():
             directory.update_status(state="stopped", message="withdrawn before it began")
             return
-        directory.update_status(state="failed", error=said, exit_code=ClusterError.exit_code)
+        directory.write_failure(ClusterError(said))
     raise ClusterError(said)
 
 

@@ -22,7 +22,16 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from runner.config import JobConfig
-from runner.errors import ClusterError, ConfigError, DataError, JobCrashedError, JobFailedError, StorageError, last_line
+from runner.errors import (
+    ClusterError,
+    ConfigError,
+    DataError,
+    JobCrashedError,
+    JobFailedError,
+    OvertakenError,
+    StorageError,
+    last_line,
+)
 from runner.run_directory import ACTIVE, RunDirectory, Status
 from runner.storage import open_folder, publish, read_published
 from runner.sweep.privacy import sweep_statement
@@ -50,8 +59,7 @@ def drive_sweep(sweep_uri: str, stop: threading.Event, *, local: bool = True) ->
         JobStoppedError: it was stopped and can be resumed.
         RunnerError: no trial left a model, or Ray failed.
     """
-    directory = RunDirectory(open_folder(sweep_uri)).enter()
-    with told_in_status(directory):
+    with told_in_status(RunDirectory(open_folder(sweep_uri))) as (directory, _):
         directory.update_status(state="preparing", message="starting Ray", error=None)
         config = directory.read_config()
         with connected_ray(local=local), signs_of_life(directory):
@@ -64,10 +72,10 @@ def drive_sweep(sweep_uri: str, stop: threading.Event, *, local: bool = True) ->
             _leave_model(config, directory, best, trials)
         if stop.is_set() or directory.stop_requested():
             directory.update_status(state="stopped", message=_in_words(config, trials))
-        elif best is None:
-            raise JobFailedError(f"no trial left a model; {directory.uri}/sweep.csv says why, trial by trial")
         elif cut_off := [trial.run for trial in trials if not trial.is_over]:
             raise JobCrashedError(f"{', '.join(cut_off)}: cut off; `runner resume {directory.uri}` goes on with them")
+        elif best is None:
+            raise JobFailedError(f"no trial left a model; {directory.uri}/sweep.csv says why, trial by trial")
         else:
             directory.update_status(state="done", message=_in_words(config, trials))
     return ended(directory)
@@ -96,7 +104,7 @@ def _run_trials(config: JobConfig, directory: RunDirectory, stop: threading.Even
     resources = config.resources
     in_actor = resources.workers == 1
     cores = resources.cpus_per_worker or 1
-    shared = {"sweep_uri": directory.uri, "cores": cores, "local": local}
+    shared = {"sweep_uri": directory.uri, "term": directory.term, "cores": cores, "local": local}
     begun = read_trials(config)
     search = SweepSearch(config, begun, shared)
     table = _TableWriter(config, directory, begun)
@@ -181,16 +189,24 @@ def _stops_trials(
     """While open: a stop of this process, or a request in the sweep's directory, stops all trials and starts none."""
     ended = threading.Event()
 
+    def look() -> None:
+        directory.check_mine()
+        if stop.is_set() and not directory.stop_requested():
+            directory.request_stop()  # Where trials that Tune has in its queue look before they begin.
+        if directory.stop_requested():
+            search.is_closed = True
+            for trial in read_trials(config):
+                if trial.state in ACTIVE:
+                    trial_directory(config, trial.number).request_stop()
+
     def watch() -> None:
         while not ended.wait(1):
-            with contextlib.suppress(StorageError):
-                if stop.is_set() and not directory.stop_requested():
-                    directory.request_stop()  # Where trials that Tune has in its queue look before they begin.
-                if directory.stop_requested():
-                    search.is_closed = True
-                    for trial in read_trials(config):
-                        if trial.state in ACTIVE:
-                            trial_directory(config, trial.number).request_stop()
+            try:
+                look()
+            except OvertakenError:
+                search.is_closed = True  # Its trials are another process's.
+            except StorageError as error:
+                log.warning("cannot see whether to stop: %s", error)
 
     threading.Thread(target=watch, name="sweep-stop-watch", daemon=True).start()
     try:

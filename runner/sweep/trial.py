@@ -30,7 +30,7 @@ REFUSED = "refused"
 class TrialRunner(tune.Trainable):
     """Runs the trial that `config` names.
 
-    `config`: sweep_uri, number, values, cores and local.
+    `config`: sweep_uri and the term of its attempt, number, values, cores and local.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -82,6 +82,7 @@ class TrialRunner(tune.Trainable):
 
     def _run(self, sweep_directory: RunDirectory, sweep: JobConfig, config: dict[str, Any]) -> None:
         directory, target = self._directory, "local" if config["local"] else "ray"
+        sweep_directory.enter(config["term"])  # A later attempt at the sweep has its trials.
         if sweep_directory.stop_requested():  # While Tune had this one in its queue.
             return
         os.environ[JOB_FOLDER_VARIABLE] = sweep_directory.current_status().job_folder

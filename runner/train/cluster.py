@@ -173,5 +173,5 @@ def _train_in_worker(settings: dict[str, Any]) -> str:
         return run_worker(task, stop_requested)
     except RunnerError as error:
         if not isinstance(error, StorageError):
-            directory.update_status(state="failed", error=str(error), exit_code=error.exit_code)
+            directory.write_failure(error)
         raise

@@ -136,8 +136,7 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
         JobStoppedError: it was stopped and can be resumed.
         RunnerError: what went wrong, which `status.json` says too.
     """
-    directory = RunDirectory(open_folder(run_uri)).enter()
-    with told_in_status(directory) as log_file:
+    with told_in_status(RunDirectory(open_folder(run_uri))) as (directory, log_file):
         directory.update_status(state="preparing", message="checking the job", error=None)
         config = directory.read_config()
         begins = not config.privacy.enabled or _begins(directory)
@@ -166,11 +165,12 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
 
 
 @contextlib.contextmanager
-def told_in_status(directory: RunDirectory) -> Iterator[LogFile]:
-    """A driver's work: its log goes to the run directory, and so does, in one line, the error that ends it."""
+def told_in_status(directory: RunDirectory) -> Iterator[tuple[RunDirectory, LogFile]]:
+    """The latest attempt's work in a directory, which gets its log and, in one line, the error that ends it."""
     log_file = LogFile(directory, "driver")
     try:
-        yield log_file
+        directory = directory.enter()
+        yield directory, log_file
     except Exception as error:
         raise failed(directory, error) from error
     finally:
@@ -200,7 +200,7 @@ def failed(directory: RunDirectory, error: Exception) -> RunnerError:
     log.error("%s", shown, exc_info=None if shown is error else error)
     if not isinstance(shown, OvertakenError):  # Else the status is another process's.
         with contextlib.suppress(RunnerError):
-            directory.update_status(state="failed", error=str(shown), exit_code=shown.exit_code, message="")
+            directory.write_failure(shown)
     return shown
 
 

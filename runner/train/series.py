@@ -44,7 +44,7 @@ def with_definite_since(config: JobConfig, submission: Mapping[str, str] | None 
     if taken:
         newest = RunDirectory(folder.child(max(taken, key=lambda name: taken[name])))
         status = newest.current_status()
-        if submission is not None and status.submission == submission:
+        if submission is not None and status.had(submission):
             return config.model_copy(
                 update={
                     "data": config.data.model_copy(update={"since": newest.read_config().data.since}),

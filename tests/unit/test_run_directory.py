@@ -17,7 +17,15 @@ from typing import Any
 import pytest
 
 from runner.config import JobConfig, parse_job
-from runner.errors import OvertakenError, RunExistsError, RunNotFoundError
+from runner.errors import (
+    DataError,
+    JobFailedError,
+    OvertakenError,
+    ResourceError,
+    RunExistsError,
+    RunnerError,
+    RunNotFoundError,
+)
 from runner.run_directory import LOST_AFTER_S, RunDirectory, Status, list_runs
 
 RACE = """
@@ -145,6 +153,33 @@ def test_what_an_earlier_attempt_started_can_write_no_more(storage: Path, dead_p
     now = RunDirectory.of(job(storage)).enter()
     now.take_over(now.term).update_status(state="training")
     assert now.current_status().attempt == 2
+
+
+def test_a_status_that_an_earlier_attempt_wrote_late_does_not_bring_it_back(storage: Path) -> None:
+    driver = claimed(storage, state="failed").enter()
+    late = driver.current_status()
+    RunDirectory.of(job(storage)).begin_again("local")
+    RunDirectory.of(job(storage)).write_status(late)
+    now = RunDirectory.of(job(storage)).enter()
+    now.update_status(state="failed")
+    with pytest.raises(OvertakenError):
+        driver.check_mine()
+    assert RunDirectory.of(job(storage)).begin_again("local").attempt == 3
+    with pytest.raises(OvertakenError):
+        now.check_mine()
+
+
+def test_a_run_is_overwritten_though_the_clock_before_was_ahead(storage: Path) -> None:
+    before = claimed(storage, state="done", created=time.time() + 1000).enter()
+    RunDirectory.of(job(storage)).claim(job(storage, overwrite=True), "local")
+    with pytest.raises(OvertakenError):
+        before.check_mine()
+
+
+@pytest.mark.parametrize("error", [JobFailedError("a"), ResourceError("b"), DataError("c")])
+def test_an_error_comes_back_as_what_it_means(storage: Path, error: RunnerError) -> None:
+    told = claimed(storage).write_failure(error).to_error()
+    assert (str(told), told.exit_code, told.may_pass) == (str(error), error.exit_code, error.may_pass)
 
 
 def test_what_worked_on_a_run_that_was_overwritten_can_write_no_more(storage: Path) -> None:

@@ -99,6 +99,12 @@ def test_a_later_term_shuts_out_all_of_the_earlier_ones_for_good(folder: LocalFo
     assert not folder.exists("too late")
 
 
+def test_a_holder_that_left_no_term_is_earlier_than_any(folder: LocalFolder) -> None:
+    folder.write("writer", b"f3c0a5d2")
+    FencedFolder.enter(folder, "writer", "1").write("x", b"")
+    assert FencedFolder.latest_term(folder, "writer") == "1"
+
+
 def test_a_reader_sees_whole_contents_while_writers_are_killed(folder: LocalFolder) -> None:
     """Write in a loop, kill -9 at any time: what can be read is always one of the written contents."""
     seen: set[bytes] = set()
