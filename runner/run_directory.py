@@ -72,7 +72,7 @@ class Status:
     @property
     def term(self) -> str:
         """Which attempt at which run this is: a text that sorts after those of all before it."""
-        return f"{self.created:017.6f}-{self.attempt:06d}"
+        return _term(f"{self.created:017.6f}", self.attempt)
 
     @property
     def is_active(self) -> bool:
@@ -285,8 +285,9 @@ class RunDirectory:
     def begin_again(self, target: str, submission: Mapping[str, str] | None = None) -> Status:
         """Make a run that has ended pending, for another attempt, by a cluster's job or without one."""
         before = self.current_status()
-        attempt = int(self._latest_term().rpartition("-")[2]) + 1
-        entered = self.enter(replace(before, attempt=attempt).term)
+        run, _, attempt_before = self._latest_term().rpartition("-")
+        attempt = int(attempt_before) + 1
+        entered = self.enter(_term(run, attempt))
         entered.clear_stop()
         return entered.update_status(
             state="pending",
@@ -317,6 +318,10 @@ class RunDirectory:
                     f"`runner stop {self.uri}` ends it; a killed run counts as lost after {LOST_AFTER_S:.0f} s"
                 )
             time.sleep(0.5)
+
+
+def _term(run: str, attempt: int) -> str:
+    return f"{run}-{attempt:06d}"
 
 
 def list_runs(uri: str) -> list[tuple[RunDirectory, Status]]:

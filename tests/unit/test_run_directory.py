@@ -169,6 +169,14 @@ def test_a_status_that_an_earlier_attempt_wrote_late_does_not_bring_it_back(stor
         now.check_mine()
 
 
+def test_a_run_that_was_killed_before_its_first_status_can_be_begun_again(storage: Path) -> None:
+    directory = claimed(storage)
+    directory.folder.delete("status.json")
+    for attempt in (2, 3):
+        assert directory.begin_again("local").attempt == attempt
+        directory.enter().update_status(state="failed")
+
+
 def test_a_run_is_overwritten_though_the_clock_before_was_ahead(storage: Path) -> None:
     before = claimed(storage, state="done", created=time.time() + 1000).enter()
     RunDirectory.of(job(storage)).claim(job(storage, overwrite=True), "local")
