@@ -37,11 +37,13 @@ class FencedFolder(Folder):
         """
 
         def check() -> None:
-            if _read(folder, name)[0] > term:
+            if cls.latest_term(folder, name) > term:
                 raise _overtaken(folder)
 
-        check()
-        if _read(folder, name)[0] < term:
+        latest = cls.latest_term(folder, name)
+        if latest > term:
+            raise _overtaken(folder)
+        if latest < term:
             folder.write(name, f"{term} nobody".encode())
         return cls(folder, check)
 
