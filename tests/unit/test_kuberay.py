@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -364,43 +364,40 @@ def test_a_suspended_job_names_its_queue(server: ApiServer, api: Api) -> None:
     )
 
 
+@pytest.fixture
+def said_while(
+    server: ApiServer, api: Api, plan: Plan, directory: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> Callable[[dict[str, Any], int], str]:
+    """What is said of a RayJob that is as given for so many looks, and then complete."""
+
+    def follow(job: dict[str, Any], looks: int) -> str:
+        directory.update_status(state="done")
+        put(server, "Complete")
+        server.fail_next("GET rayjobs", *([(200, job)] * looks))
+        kuberay.follow_job(api, plan, directory, quiet=False)
+        return capsys.readouterr().err
+
+    return follow
+
+
 def test_what_a_job_waits_for_is_told_once_and_not_before_a_moment(
-    server: ApiServer,
-    api: Api,
-    plan: Plan,
-    directory: RunDirectory,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    said_while: Callable[[dict[str, Any], int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory.update_status(state="done")
     suspended = {"metadata": {"namespace": "team"}, "status": {"jobDeploymentStatus": "Suspended"}}
-    put(server, "Complete")
-    server.fail_next("GET rayjobs", *([(200, suspended)] * 5))
-    kuberay.follow_job(api, plan, directory, quiet=False)
-    assert capsys.readouterr().err.count("the RayJob is suspended") == 1
+    assert said_while(suspended, 5).count("the RayJob is suspended") == 1
     monkeypatch.setattr(kuberay, "WAITS_QUIETLY_S", 60.0)
-    server.fail_next("GET rayjobs", *([(200, suspended)] * 5))
-    kuberay.follow_job(api, plan, directory, quiet=False)
-    assert "suspended" not in capsys.readouterr().err
+    assert "suspended" not in said_while(suspended, 5)
 
 
 @pytest.mark.parametrize(("patience_s", "told"), [(0.0, True), (30.0, False)])
 def test_a_job_that_no_operator_takes_up_is_told_of_later(
     patience_s: float,
     told: bool,
-    server: ApiServer,
-    api: Api,
-    plan: Plan,
-    directory: RunDirectory,
-    capsys: pytest.CaptureFixture[str],
+    said_while: Callable[[dict[str, Any], int], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(kuberay, "TAKEN_UP_WITHIN_S", patience_s)
-    directory.update_status(state="done")
-    put(server, "Complete")
-    server.fail_next("GET rayjobs", *([(200, {"metadata": {}})] * 3))
-    kuberay.follow_job(api, plan, directory, quiet=False)
-    assert ("no KubeRay operator has taken up the RayJob yet" in capsys.readouterr().err) == told
+    assert ("no KubeRay operator has taken up the RayJob yet" in said_while({"metadata": {}}, 3)) == told
 
 
 # Stopping, and starting again
@@ -498,7 +495,7 @@ def test_a_tokenizer_that_pods_do_not_see_is_refused() -> None:
 
 
 def test_modules_that_do_not_travel_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    plan_submission(JOB, "kubernetes", environment={}, modules=("/work/my_rules.py", "/work/pack"))
+    plan_submission(JOB, "kubernetes", environment={}, modules=("/home/me/my_rules.py", "/home/me/pack"))
     assert caplog.messages == [
         "my_rules.py, pack: not sent to Kubernetes; the image runner:0.1.0 must have it installed (docs/kubernetes.md)"
     ]
