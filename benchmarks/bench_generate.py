@@ -29,7 +29,8 @@ import sentencepiece  # noqa: F401  before TensorFlow
 import tensorflow as tf
 from bench_peers import Peer, peer_timer, start_peer
 
-from runner.data.records import list_files, plan_units, read_unit
+from runner.data.files import list_files
+from runner.data.records import read_records
 from runner.generation.records import RecordMaker, SamplingSettings
 from runner.model.artifact import TrainedModel, load_model
 from runner.model.network import Network
@@ -94,8 +95,8 @@ def start_peer_on(directory: RunDirectory, model: TrainedModel) -> Peer:
     network = model.network.config()
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         data = directory.read_config().data
-        for unit in plan_units(data, list_files(data.uri)):
-            file.writelines(f"{text}\n" for texts in read_unit(data, unit) for text in texts)
+        for texts in read_records(data, list_files(data.uri)):
+            file.writelines(f"{text}\n" for text in texts)
         file.flush()
         sizes = {"vocab": network["vocab_size"], "embedding": network["embedding_dim"], "units": network["rnn_units"]}
         arguments = [f"--{name}={value}" for name, value in (sizes | {"records": PEER_RECORDS}).items()]

@@ -57,7 +57,7 @@ def time_parts(run: Path) -> dict[str, float]:
         nonlocal last
         seconds[name], last = time.perf_counter() - last, time.perf_counter()
 
-    from runner.data.records import list_files
+    from runner.data.files import list_files
     from runner.report.compare import choose_layout, compare_records
     from runner.report.facade import Found
     from runner.report.page import page

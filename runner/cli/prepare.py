@@ -130,13 +130,13 @@ def validate(job: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from runner.config import load_job
     from runner.driver import check, check_free
     from runner.run_directory import JOB_FOLDER_VARIABLE
-    from runner.train.facade import describe_check
+    from runner.train.findings import describe_check, in_lines
 
     os.environ[JOB_FOLDER_VARIABLE] = str(job.resolve().parent)
     config = load_job(job, overrides)
     check_free(config)
     found = describe_check(check(config))
-    answer(as_json, found, "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in found.items()))
+    answer(as_json, found, "\n".join(in_lines(found)))
 
 
 @click.command()

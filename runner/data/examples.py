@@ -58,6 +58,8 @@ class TokenSet:
     cut_records: int
     unknown_tokens: int
     shards: tuple[Shard, ...]
+    stops: dict[str, int | None] | None = None
+    """The files with records of the job and where `max_records` ends in one; None: all files, to their ends."""
 
     @classmethod
     def from_manifest(cls, folder: Folder, manifest: dict[str, Any]) -> TokenSet:
@@ -70,6 +72,8 @@ class TokenSet:
         """Plain values for the manifest."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         del plain["folder"]
+        if self.stops is None:
+            del plain["stops"]
         return plain | {"shards": [asdict(shard) for shard in self.shards]}
 
     @property

@@ -22,11 +22,14 @@ import pyarrow as pa
 
 from runner.config import JobConfig
 from runner.data.examples import Shard, TokenSet, shard_file_names
+from runner.data.files import SourceFile
 from runner.data.packing import Packer
-from runner.data.records import SourceFile, Survey, Unit, read_unit
+from runner.data.records import Survey, Unit, read_unit
+from runner.data.token_lengths import TokenLengths
 from runner.data.tokenizer import (
     ByteTokenizer,
     CharTokenizer,
+    SentencePieceTokenizer,
     Tokenizer,
     from_files,
     from_sentencepiece_model,
@@ -54,6 +57,11 @@ def token_key(config: JobConfig, files: tuple[SourceFile, ...]) -> str:
         "model": hashlib.sha256(_read_model(config.tokenizer.uri)).hexdigest() if config.tokenizer.uri else None,
         "examples": config.examples.model_dump(mode="json"),
     }
+    version = max(file.version for file in files)
+    if version > 1 and (config.data.columns is not None or config.data.max_records is not None):
+        parts["reading"] = version  # Other jobs have the records that they had in version 1.
+    if starts := {file.name: file.start for file in files if file.start}:
+        parts["starts"] = starts
     if config.data.since is not None:
         parts["tokenizer of"] = read_manifest(_earlier_tokenizer(config))["files"]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -75,6 +83,16 @@ def find_tokens(cache: Folder, key: str) -> TokenSet | None:
     return tokens
 
 
+def token_lengths(config: JobConfig) -> TokenLengths:
+    """How to count a job's tokens while its records are read, with the tokenizer where there is one already."""
+    kind, tokenizer = config.tokenizer.kind, None
+    if kind == "sentencepiece" and config.data.since is not None:
+        tokenizer = from_files(read_published(_earlier_tokenizer(config)))
+    elif kind == "sentencepiece" and config.tokenizer.uri is not None:
+        tokenizer = SentencePieceTokenizer(_read_model(config.tokenizer.uri), config.data.field_delimiter)
+    return TokenLengths(kind, config.examples.seq_length, tokenizer)
+
+
 def check_vocabulary(config: JobConfig, survey: Survey) -> None:
     """Whether SentencePiece's vocabulary has room for every character, found by training on the alphabet alone.
 
@@ -82,7 +100,7 @@ def check_vocabulary(config: JobConfig, survey: Survey) -> None:
         TokenizerError: with the smallest `tokenizer.vocab_size` that works.
     """
     settings = config.tokenizer
-    sees_all = settings.character_coverage == 1.0 and survey.rows <= settings.max_training_records
+    sees_all = settings.character_coverage == 1.0 and survey.found.rows <= settings.max_training_records
     if config.data.since is not None:  # A character that the earlier records had not is an unknown one.
         return
     if settings.kind == "sentencepiece" and settings.uri is None and sees_all and survey.alphabet:
@@ -118,10 +136,11 @@ def prepare_tokens(
         seq_length=config.examples.seq_length,
         packing=config.examples.packing,
         records=survey.records,
-        null_rows=survey.null_rows,
+        null_rows=survey.found.null_rows,
         cut_records=sum(row["cut"] for row in done),
         unknown_tokens=sum(row["unknown"] for row in done),
         shards=tuple(Shard(**shard) for shard in shards),
+        stops=survey.stops if survey.empty_files or config.data.max_records is not None else None,
     )
     publish(folder, tokenizer_files, tokens.to_info())
     return tokens
@@ -136,7 +155,7 @@ class _TokenizeUnit:
         self.tokenizer_files = tokenizer_files
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        unit = Unit(row["file"], row["start"], row["stop"], row["first_row"])
+        unit = Unit(**row)
         tokenizer = from_files(self.tokenizer_files)
         folder = open_folder(self.folder_uri)
         dtype = token_dtype(tokenizer.vocab_size)
@@ -183,13 +202,13 @@ class _SampleUnit:
         self.data = config.data
         wanted = config.tokenizer.max_training_records
         self.rows: np.ndarray | None = None
-        if survey.rows > wanted:
-            chosen = np.random.default_rng(SAMPLE_SEED).choice(survey.rows, wanted, replace=False)
+        if survey.found.rows > wanted:
+            chosen = np.random.default_rng(SAMPLE_SEED).choice(survey.found.rows, wanted, replace=False)
             self.rows = np.sort(chosen)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         for row in batch.to_pylist():
-            unit = Unit(row["file"], row["start"], row["stop"], row["first_row"])
+            unit = Unit(**row)
             first = unit.first_row
             for texts in read_unit(self.data, unit):
                 if self.rows is None:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.config import DataConfig
-from runner.data.records import list_files, plan_units, read_unit
+from runner.data.files import list_files
+from runner.data.records import read_records
 from runner.generation.records import hash_texts
 
 
@@ -22,11 +23,13 @@ def fingerprint_records(data: DataConfig) -> str:
 def hash_records(data: DataConfig) -> NDArray[np.uint64]:
     """The sorted hashes (see `hash_texts`) of all records of the job, those kept for validation included.
 
-    8 bytes of memory for each.
+    8 bytes of memory for each. Of a run that goes on from another, all records of the folder: which of them its
+    `max_records` took depends on those that the runs before had.
 
     Raises:
         DataError: the records are gone or cannot be read.
     """
-    units = plan_units(data, list_files(data.uri))
-    parts = [hash_texts(texts.drop_null().to_pylist()) for unit in units for texts in read_unit(data, unit)]
+    if data.since is not None:
+        data = data.model_copy(update={"max_records": None})
+    parts = [hash_texts(texts.drop_null().to_pylist()) for texts in read_records(data, list_files(data.uri))]
     return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.uint64)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from runner.config import JobConfig
 from runner.data.batches import BatchPlan
+from runner.data.files import SourceFile
 from runner.data.prepare import token_key
-from runner.data.records import SourceFile, plan_units, read_unit
+from runner.data.records import read_records
 from runner.errors import DataError
 
 MOST_RECORDS = 20_000
@@ -56,7 +57,7 @@ def read_real_records(config: JobConfig, files: tuple[SourceFile, ...], tokens_k
     if tokens_key is not None and token_key(config, files) != tokens_key:
         raise DataError(f"{config.data.uri}: the records or the tokenizer are not those that the run was trained on")
     rows = records = characters = longest = 0
-    for texts in _batches(config, files):
+    for texts in read_records(config.data, files):
         lengths = pc.utf8_length(texts)
         rows, records = rows + len(texts), records + len(texts) - texts.null_count
         characters += pc.sum(lengths).as_py() or 0
@@ -115,16 +116,10 @@ def _sampled(held_out: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask
 
 
-def _batches(config: JobConfig, files: tuple[SourceFile, ...]) -> Iterator[pa.Array]:
-    """All rows in order, nulls among them."""
-    for unit in plan_units(config.data, files):
-        yield from read_unit(config.data, unit)
-
-
 def _with_places(config: JobConfig, files: tuple[SourceFile, ...]) -> Iterator[tuple[pa.Array, slice]]:
     """All records in order, and which places they have among them."""
     start = 0
-    for rows in _batches(config, files):
+    for rows in read_records(config.data, files):
         texts = rows.drop_null()
         yield texts, slice(start, start + len(texts))
         start += len(texts)

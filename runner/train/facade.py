@@ -17,12 +17,12 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from runner.config import JobConfig
 from runner.data.examples import TokenSet
-from runner.data.prepare import check_vocabulary, find_tokens, prepare_tokens, token_key
-from runner.data.records import SourceFile, Survey, survey_records
+from runner.data.files import NOTES, SourceFile, passed_over
+from runner.data.prepare import check_vocabulary, find_tokens, prepare_tokens, token_key, token_lengths
+from runner.data.records import Survey, survey_records
 from runner.errors import (
     DataError,
     JobCrashedError,
@@ -39,7 +39,7 @@ from runner.storage import Folder, open_folder, publish, read_published
 from runner.train.callbacks import import_object
 from runner.train.checkpoint import checkpoint_steps
 from runner.train.heartbeat import LogFile
-from runner.train.private_run import check_privacy, check_same_records, open_ledger, planned_epsilon
+from runner.train.private_run import check_privacy, check_same_records, open_ledger
 from runner.train.series import check_previous, record_files, source_files
 
 TOKEN_CACHE = ".cache/tokens"  # noqa: S105 - not that kind of token
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 class CheckedJob:
     """A job that can start. `tokens` are there when an earlier run left them, `survey` when not.
 
-    `budget` is there when a private run begins.
+    `files` are those that it may take records from. `budget` is there when a private run begins.
     """
 
     config: JobConfig
@@ -66,6 +66,14 @@ class CheckedJob:
     def records(self) -> int:
         """Records that will be trained on or validated with."""
         return self.tokens.records if self.tokens else self.survey.records if self.survey else 0
+
+    @property
+    def used(self) -> tuple[SourceFile, ...]:
+        """The files with records of the job, and where `max_records` ends in one."""
+        stops = self.tokens.stops if self.tokens else self.survey.stops if self.survey else None
+        if stops is None:
+            return self.files
+        return tuple(replace(file, stop=stops[file.name]) for file in self.files if file.name in stops)
 
 
 def check_job(config: JobConfig, *, begins: bool = True, directory: RunDirectory | None = None) -> CheckedJob:
@@ -86,40 +94,19 @@ def check_job(config: JobConfig, *, begins: bool = True, directory: RunDirectory
     files = source_files(config, directory)
     key = token_key(config, files)
     tokens = find_tokens(token_cache(config, patient=False), key)
-    survey = None if tokens else survey_records(config.data, files)
+    survey = None if tokens else survey_records(config.data, files, token_lengths(config))
     checked = CheckedJob(config, key, tokens, survey, files)
     if tokens is not None:
         _check_enough(config, tokens.examples, "examples")
     if survey is not None:
         if config.examples.packing == "records":
             _check_enough(config, survey.records, "records")
+        elif survey.certainty != "sample":
+            _check_enough(config, survey.found.windows, "examples")
         check_vocabulary(config, survey)
     if config.privacy.enabled and begins:
-        checked = replace(checked, budget=check_privacy(config, checked.records, files))
+        checked = replace(checked, budget=check_privacy(config, checked.records, checked.used))
     return checked
-
-
-def describe_check(checked: CheckedJob) -> dict[str, Any]:
-    """What `runner validate` says about a job that can start."""
-    found: dict[str, Any] = {"job": checked.config.name, "records": checked.records}
-    if checked.survey is not None:
-        survey = checked.survey
-        found |= {
-            "null_rows": survey.null_rows,
-            "mean_characters": round(survey.characters / survey.records, 1),
-            "longest_record_characters": survey.longest,
-        }
-    if checked.tokens is not None:
-        found |= {"examples": checked.tokens.examples, "tokens": checked.tokens.targets}
-    if checked.budget is not None:
-        budget = checked.budget
-        found |= {
-            "noise_multiplier": budget.mechanism.noise_multiplier,
-            "planned_steps": budget.charged_steps,
-            "planned_epsilon": planned_epsilon(checked.config, budget),
-            "delta": budget.delta,
-        }
-    return found
 
 
 def check_storage(config: JobConfig) -> None:
@@ -141,9 +128,11 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
         config = directory.read_config()
         begins = not config.privacy.enabled or _begins(directory)
         checked = checked or check_job(config, begins=begins, directory=directory)
-        record_files(config, directory, checked.files)
         if not begins:
             check_same_records(directory, checked.key)
+        if record_files(config, directory, checked.files, checked.used):
+            for group in passed_over(config.data.uri):
+                log.log(logging.INFO if group.why == NOTES else logging.WARNING, "not read: %s", group)
         here = local and config.resources.workers == 1
         with contextlib.ExitStack() as stack:
             if here:
@@ -155,7 +144,7 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
             _check_enough(config, tokens.examples, "examples")
             publish(directory.folder.child("tokenizer"), read_published(tokens.folder))
             if config.privacy.enabled:
-                open_ledger(config, directory, checked.key, checked.files, checked.budget)
+                open_ledger(config, directory, checked.key, checked.used, checked.budget)
             directory.update_status(state="preparing", message="starting the workers")
             if here:
                 _train_here(config, directory, tokens, stop, log_file)

@@ -16,7 +16,7 @@ from typing import Any
 
 from runner.config import JobConfig
 from runner.data.batches import BatchPlan
-from runner.data.records import SourceFile
+from runner.data.files import SourceFile
 from runner.errors import DataError, PrivacyError
 from runner.privacy.accountant import epsilon
 from runner.privacy.budget import Budget, Entry, SpendingLedger, plan_budget, plan_mechanism, spent_before

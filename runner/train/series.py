@@ -1,10 +1,11 @@
 """Runs that go on from one another: each trains on the files that were not there before, from the last one's model.
 
     config = with_definite_since(config)       # data.since: last -> a run's name, and a free name after it
-    files = source_files(config)               # those that no earlier run of the series trained on
-    record_files(config, directory, files)     # at the run's start
+    files = source_files(config)                   # those that no earlier run of the series trained on
+    record_files(config, directory, files, used)   # at the run's start
 
-A run's `files.json` lists the files that it and the runs before it trained on.
+A run's `files.json` lists the files that it and the runs before it trained on. Where `data.max_records` ended a run
+within a file, it says at which row: the next run goes on there. Files that it did not come to are listed apart.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
 from safetensors.numpy import load
 
 from runner.config import JobConfig
-from runner.data.records import SourceFile, list_files
+from runner.data.files import SourceFile, list_files
 from runner.errors import ConfigError, DataError, NothingNewError, ObjectNotFoundError, RunExistsError
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder, read_published
+from runner.train.checkpoint import checkpoint_steps
 
 LAST = "last"
 FILES = "files.json"
@@ -69,28 +72,39 @@ def with_definite_since(config: JobConfig, submission: Mapping[str, str] | None 
 def source_files(config: JobConfig, directory: RunDirectory | None = None) -> tuple[SourceFile, ...]:
     """The files that a run trains on: those that it began with, where `directory` says so; else those that are new.
 
+    With `data.max_records` it may not come to all of them.
+
     Raises:
         DataError: there is none; one of them is gone; or one that an earlier run trained on has changed.
     """
     files = list_files(config.data.uri)
     if directory is not None and (recorded := _recorded(directory)) is not None:
-        own = {file.name for file in recorded[1]}
-        if gone := sorted(own - {file.name for file in files}):
+        began_with = {file.name: file for file in (*recorded.own, *recorded.left)}
+        if gone := sorted(began_with.keys() - {file.name for file in files}):
             raise DataError(f"{config.data.uri}: {gone[0]} is gone, which this run began with")
-        return tuple(file for file in files if file.name in own)
+        return tuple(
+            replace(file, start=began_with[file.name].start, version=began_with[file.name].version)
+            for file in files
+            if file.name in began_with
+        )
     if config.data.since is None:
         return files
     before = {file.name: file for file in files_so_far(_previous(config))}
+    new: list[SourceFile] = []
     for file in files:
-        if file.name in before and before[file.name] != file:
+        earlier = before.get(file.name)
+        if earlier is None:
+            new.append(file)
+        elif earlier != file:
             raise DataError(
                 f"{config.data.uri}: {file.name} has changed since run {config.data.since} trained on it; "
                 "give new records files of their own"
             )
-    new = tuple(file for file in files if file.name not in before)
+        elif earlier.stop is not None:
+            new.append(replace(file, start=earlier.stop))
     if not new:
         raise NothingNewError(f"{config.data.uri}: no files that run {config.data.since} did not have")
-    return new
+    return tuple(new)
 
 
 def check_previous(config: JobConfig) -> None:
@@ -117,21 +131,32 @@ def check_previous(config: JobConfig) -> None:
         )
 
 
-def record_files(config: JobConfig, directory: RunDirectory, files: tuple[SourceFile, ...]) -> None:
-    """Write a run's `files.json`, when it begins."""
-    if directory.folder.exists(FILES):
-        return
+def record_files(
+    config: JobConfig, directory: RunDirectory, files: tuple[SourceFile, ...], used: tuple[SourceFile, ...]
+) -> bool:
+    """Write a run's `files.json`, when it begins; again for one without checkpoints whose files have changed.
+
+    Returns whether it was written.
+
+    files: what `source_files` gave. used: those of them with records of the run.
+    """
+    recorded = _recorded(directory)
+    if recorded is not None and (recorded.own == used or checkpoint_steps(directory.folder.child("checkpoints"))):
+        return False
     before = files_so_far(_previous(config)) if config.data.since else ()
+    names = {file.name for file in used}
     content = {
         "since": config.data.since,
-        "own": [vars(file) for file in files],
+        "own": [vars(file) for file in used],
         "before": [vars(file) for file in before],
+        "left": [vars(file) for file in files if file.name not in names],
     }
     directory.folder.write(FILES, json.dumps(content, indent=1).encode())
+    return True
 
 
 def files_so_far(directory: RunDirectory) -> tuple[SourceFile, ...]:
-    """What a run and those before it trained on.
+    """What a run and those before it trained on, each file as the last of them left it.
 
     Raises:
         DataError: the run does not say.
@@ -139,8 +164,7 @@ def files_so_far(directory: RunDirectory) -> tuple[SourceFile, ...]:
     recorded = _recorded(directory)
     if recorded is None:
         raise DataError(f"{directory.uri}/{FILES}: missing, so nobody can tell which files this run trained on")
-    before, own = recorded
-    return before + own
+    return tuple({file.name: file for file in (*recorded.before, *recorded.own)}.values())
 
 
 def first_weights(config: JobConfig) -> dict[str, NDArray[Any]] | None:
@@ -158,11 +182,24 @@ def _previous(config: JobConfig) -> RunDirectory:
     return previous
 
 
-def _recorded(directory: RunDirectory) -> tuple[tuple[SourceFile, ...], tuple[SourceFile, ...]] | None:
-    """The files of the runs before, and the run's own; None for a run that does not say."""
+@dataclass(frozen=True)
+class _Recorded:
+    """A run's `files.json`: the files of the runs before, its own, and those that it began with but did not come to."""
+
+    before: tuple[SourceFile, ...]
+    own: tuple[SourceFile, ...]
+    left: tuple[SourceFile, ...]
+
+
+def _recorded(directory: RunDirectory) -> _Recorded | None:
+    """None for a run that does not say. What version 1 wrote has no version."""
     try:
         content = json.loads(directory.folder.read(FILES))
     except ObjectNotFoundError:
         return None
-    before, own = (tuple(SourceFile(**file) for file in content[which]) for which in ("before", "own"))
-    return before, own
+    return _Recorded(
+        *(
+            tuple(SourceFile(**{"version": 1} | file) for file in content.get(which, ()))
+            for which in ("before", "own", "left")
+        )
+    )

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from runner.config import DataConfig
 from runner.data import records
-from runner.data.records import Survey, list_files, plan_units, read_unit, survey_records
-from runner.errors import DataError, StorageError
+from runner.data.files import list_files
+from runner.data.records import survey_records
+from runner.errors import NothingNewError, StorageError
+from tests.unit.parquet_files import bytes_as_text, read_all, refusal, survey, texts, write
 
 
 @pytest.fixture
@@ -23,100 +23,6 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "records of ä"
     path.mkdir()
     return path
-
-
-def write(path: Path, rows: Any, *, column: str = "text", **options: Any) -> Path:
-    """A Parquet file of one column, or of a table."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = rows if isinstance(rows, pa.Table) else pa.table({column: rows})
-    pq.write_table(table, path, **options)
-    return path
-
-
-def texts(values: Sequence[str | None]) -> pa.Array:
-    return pa.array(values, pa.string())
-
-
-def bytes_as_text(values: Sequence[bytes]) -> pa.Array:
-    """A string array that may hold what is not UTF-8, as some writers leave it."""
-    binary = pa.array(values, pa.binary())
-    return pa.Array.from_buffers(pa.string(), len(binary), binary.buffers())
-
-
-def survey(data: DataConfig) -> Survey:
-    return survey_records(data, list_files(data.uri))
-
-
-def read_all(data: DataConfig) -> list[str | None]:
-    """All rows by way of the units, which must follow one another without a gap."""
-    found: list[str | None] = []
-    for unit in plan_units(data, list_files(data.uri)):
-        assert unit.first_row == len(found)
-        rows = [text for array in read_unit(data, unit) for text in array.to_pylist()]
-        assert len(rows) == unit.stop - unit.start <= records.ROWS_PER_UNIT
-        found += rows
-    return found
-
-
-def refusal(data: DataConfig) -> str:
-    with pytest.raises(DataError) as caught:
-        survey(data)
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    assert caught.value.exit_code == 2
-    return message
-
-
-# Which files
-
-
-def test_a_missing_and_an_empty_folder_have_no_records(folder: Path) -> None:
-    for uri in (str(folder), str(folder / "nowhere")):
-        with pytest.raises(DataError, match="no Parquet files") as caught:
-            list_files(uri)
-        assert str(caught.value).startswith(uri)
-        assert "runner import" in str(caught.value)
-
-
-def test_a_file_in_place_of_a_folder_is_refused_in_one_line(folder: Path) -> None:
-    path = write(folder / "a.parquet", texts(["x"]))
-    with pytest.raises((DataError, StorageError)) as caught:
-        list_files(str(path))
-    assert "a.parquet" in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
-
-
-def test_files_come_sorted_by_name_from_all_depths(folder: Path) -> None:
-    for name in ("b.parquet", "a.parquet", "year=2024/c.parquet", "B.parquet", "10.parquet", "9.parquet"):
-        write(folder / name, texts([name]))
-    names = [file.name for file in list_files(str(folder))]
-    assert names == ["10.parquet", "9.parquet", "B.parquet", "a.parquet", "b.parquet", "year=2024/c.parquet"]
-    assert read_all(DataConfig(uri=str(folder))) == names
-
-
-def test_other_tools_notes_are_not_records(folder: Path) -> None:
-    write(folder / "a.parquet", texts(["x"]))
-    for name in ("_SUCCESS", "_metadata.parquet", ".hidden.parquet", "notes.txt", "_temporary/b.parquet",
-                 ".spark/c.parquet", "a.parquet.crc"):  # fmt: skip
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"not Parquet")
-    assert [file.name for file in list_files(str(folder))] == ["a.parquet"]
-
-
-def test_a_fingerprint_follows_the_content_and_nothing_else(folder: Path) -> None:
-    path = write(folder / "a.parquet", texts(["x", "y"]))
-    (before,) = list_files(str(folder))
-    content = path.read_bytes()
-    path.unlink()
-    path.write_bytes(content)
-    assert list_files(str(folder)) == (before,)
-    changed = bytearray(content)
-    changed[len(changed) // 2] ^= 1
-    path.write_bytes(bytes(changed))
-    (after,) = list_files(str(folder))
-    assert (after.name, after.size) == (before.name, before.size)
-    assert after.fingerprint != before.fingerprint
 
 
 # What cannot be used
@@ -138,13 +44,11 @@ def test_a_column_missing_in_one_file_of_many_names_that_file(folder: Path) -> N
     "array",
     [
         pa.array([1]),
-        pa.array([1.5]),
-        pa.array([b"x"]),
+        pa.array([1.5, None]),
         pa.array([["x"]]),
         pa.array([{"a": "x"}]),
         pa.array([1]).dictionary_encode(),
         pa.array([True]),
-        pa.array([None]),
     ],
     ids=str,
 )
@@ -227,7 +131,7 @@ def test_a_field_that_holds_the_delimiter_is_refused(folder: Path) -> None:
     assert survey(DataConfig(uri=str(folder), columns=("b", "a"), field_delimiter="|")).records == 2
 
 
-@pytest.mark.parametrize("array", [pa.array([["x"]]), pa.array([b"x"]), pa.array([{"a": 1}])], ids=str)
+@pytest.mark.parametrize("array", [pa.array([["x"]]), pa.array([{"a": 1}])], ids=str)
 def test_a_column_that_cannot_be_joined_as_text_is_refused(folder: Path, array: pa.Array) -> None:
     write(folder / "a.parquet", pa.table({"a": ["x"], "b": array}))
     message = refusal(DataConfig(uri=str(folder), columns=("a", "b"), field_delimiter=","))
@@ -240,7 +144,7 @@ def test_a_column_that_cannot_be_joined_as_text_is_refused(folder: Path, array: 
 def test_a_survey_counts_rows_nulls_characters_and_the_longest(folder: Path) -> None:
     write(folder / "a.parquet", texts(["né", None, "", "abc"]))
     write(folder / "b.parquet", texts([None, "日本語です"]))
-    found = survey(DataConfig(uri=str(folder)))
+    found = survey(DataConfig(uri=str(folder))).found
     assert (found.rows, found.null_rows, found.records) == (6, 2, 4)
     assert (found.characters, found.longest) == (10, 5)
 
@@ -259,7 +163,7 @@ def test_every_kind_of_text_column_reads_the_same(folder: Path, array: pa.Array)
     write(folder / "a.parquet", array)
     data = DataConfig(uri=str(folder))
     assert read_all(data) == ["a", None, "b", "a"]
-    assert survey(data).null_rows == 1
+    assert survey(data).found.null_rows == 1
 
 
 def test_only_the_asked_column_is_read(folder: Path) -> None:
@@ -282,7 +186,7 @@ def test_joined_columns_follow_the_jobs_order_with_numbers_as_text_and_nulls_emp
     write(folder / "a.parquet", table)
     data = DataConfig(uri=str(folder), columns=("age", "name", "share", "kind", "well"), field_delimiter="|")
     assert read_all(data) == ["41|Ann|0.5|k|true", "7|||k|false", None, "||1||"]
-    assert survey(data).null_rows == 1
+    assert survey(data).found.null_rows == 1
 
 
 def test_files_may_hold_their_columns_in_any_order(folder: Path) -> None:
@@ -293,14 +197,43 @@ def test_files_may_hold_their_columns_in_any_order(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 5, 9, 10, 11, 1_000])
-def test_max_records_takes_the_first_rows(folder: Path, limit: int) -> None:
+def test_max_records_takes_the_first_records(folder: Path, limit: int) -> None:
     write(folder / "a.parquet", texts(["a0", "a1", "a2", "a3"]))
     write(folder / "b.parquet", texts([]))
     write(folder / "c.parquet", texts([f"c{number}" for number in range(6)]))
     everything = read_all(DataConfig(uri=str(folder)))
     data = DataConfig(uri=str(folder), max_records=limit)
     assert read_all(data) == everything[:limit]
-    assert survey(data).rows == min(limit, 10)
+    assert survey(data).found.rows == min(limit, 10)
+
+
+def test_max_records_counts_records_and_not_nulls(folder: Path) -> None:
+    write(folder / "a.parquet", texts([None] * 5 + ["x"] * 50))
+    assert survey(DataConfig(uri=str(folder), max_records=5)).records == 5
+    found = survey(DataConfig(uri=str(folder), max_records=30))
+    assert (found.records, found.found.null_rows, found.stops) == (30, 5, {"a.parquet": 35})
+
+
+def test_a_survey_says_which_files_hold_the_records_and_where_it_ended(folder: Path) -> None:
+    for name in "abc":
+        write(folder / f"{name}.parquet", texts([name] * 30))
+    write(folder / "b0.parquet", pa.table({}))
+    assert survey(DataConfig(uri=str(folder), max_records=30)).stops == {"a.parquet": None}
+    found = survey(DataConfig(uri=str(folder), max_records=40))
+    assert found.stops == {"a.parquet": None, "b.parquet": 10}
+    assert found.empty_files == ("b0.parquet",)
+    assert survey(DataConfig(uri=str(folder))).stops == {f"{name}.parquet": None for name in "abc"}
+
+
+def test_a_run_of_version_1_keeps_its_rows_and_their_texts(folder: Path) -> None:
+    """It counted rows, and wrote numbers as Arrow casts them."""
+    write(folder / "a.parquet", pa.table({"n": [None, 4915112345678.0, 2.0], "t": [None, "x", "y"]}))
+    data = DataConfig(uri=str(folder), columns=("n", "t"), field_delimiter="|", max_records=2)
+    files = tuple(records.replace(file, version=1) for file in list_files(data.uri))
+    rows = [text for array in records.read_records(data, files) for text in array.to_pylist()]
+    assert rows == [None, "4.915112345678e+12|x"]
+    assert [unit.version for unit in survey_records(data, files).units] == [1]
+    assert read_all(data) == [None, "4915112345678|x", "2|y"]
 
 
 @pytest.mark.parametrize("rows_per_unit", [1, 3, 4, 5, 100])
@@ -325,36 +258,134 @@ def test_a_unit_reads_only_the_row_groups_it_needs(folder: Path) -> None:
     assert found == [([0], 0), ([1], 10), ([1, 2], 10)]
 
 
-FILES = st.lists(
-    st.tuples(st.lists(st.text(max_size=4) | st.none(), max_size=12), st.integers(1, 7)),
-    min_size=1,
-    max_size=3,
-)
+# Files that other programs left
 
 
-@given(FILES, st.integers(1, 15), st.integers(1, 6), st.none() | st.integers(1, 30))
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_units_hold_every_row_once_and_in_order(
-    tmp_path_factory: pytest.TempPathFactory,
-    files: list[tuple[list[str | None], int]],
-    rows_per_unit: int,
-    rows_per_batch: int,
-    limit: int | None,
-) -> None:
-    folder = tmp_path_factory.mktemp("records")
-    expected: list[str | None] = []
-    for number, (rows, group) in enumerate(files):
-        write(folder / f"{number}.parquet", texts(rows), row_group_size=group)
-        expected += rows
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "ROWS_PER_UNIT", rows_per_unit)
-        patch.setattr(records, "ROWS_PER_BATCH", rows_per_batch)
-        data = DataConfig(uri=str(folder), max_records=limit)
-        assert read_all(data) == expected[:limit]
-        kept = [text for text in expected[:limit] if text is not None]
-        if kept:
-            found = survey(data)
-            assert found.records == len(kept)
-            assert (found.characters, found.longest) == (sum(map(len, kept)), max(map(len, kept)))
-        else:
-            refusal(data)
+def test_a_file_without_rows_is_passed_over_whatever_its_columns(folder: Path) -> None:
+    """As pandas writes an empty table: columns of type null, another type, or none at all."""
+    write(folder / "a.parquet", texts(["x"]))
+    for number, table in enumerate(
+        (pa.table({}), pa.table({"text": pa.nulls(0)}), pa.table({"text": pa.array([], pa.float64())}))
+    ):
+        write(folder / f"b{number}.parquet", table)
+    data = DataConfig(uri=str(folder))
+    assert read_all(data) == ["x"]
+    assert survey(data).empty_files == ("b0.parquet", "b1.parquet", "b2.parquet")
+
+
+@pytest.mark.parametrize("kind", [pa.null(), pa.float64(), pa.int32(), pa.string()], ids=str)
+def test_a_text_column_of_nothing_but_nulls_may_have_any_type(folder: Path, kind: pa.DataType) -> None:
+    """pandas makes numbers, or nothing, of a column without any text."""
+    write(folder / "a.parquet", texts(["x"]))
+    write(folder / "b.parquet", pa.nulls(3, kind))
+    assert read_all(DataConfig(uri=str(folder))) == ["x", None, None, None]
+
+
+def test_texts_stored_as_bytes_are_read_and_named_where_they_are_none(folder: Path) -> None:
+    write(folder / "a.parquet", pa.array(["né".encode(), None]))
+    data = DataConfig(uri=str(folder))
+    assert read_all(data) == ["né", None]
+    write(folder / "b.parquet", pa.array([b"x", b"\xff\x00"], pa.binary_view()))
+    assert refusal(data) == f"{folder}/b.parquet: row 1 of column text is not valid UTF-8"
+
+
+def test_a_uuid_is_its_usual_text_also_without_arrow_s_own_schema(folder: Path) -> None:
+    column = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes(range(16)), None], pa.binary(16)))
+    expected = ["00010203-0405-0607-0809-0a0b0c0d0e0f", None]
+    for store_schema in (True, False):
+        write(folder / "a.parquet", column, store_schema=store_schema)
+        assert read_all(DataConfig(uri=str(folder))) == expected
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_records_without_any_text_are_no_data_set(folder: Path, count: int) -> None:
+    write(folder / "a.parquet", pa.table({"text": texts(["", None, ""]), "b": texts([None, None, ""])}))
+    assert refusal(DataConfig(uri=str(folder))) == f"{folder}: no records: all 2 records are empty in column text"
+    columns = ("text", "b", "text")[:count]
+    data = DataConfig.model_construct(
+        uri=str(folder), columns=columns, field_delimiter=",", max_records=None, since=None
+    )
+    assert "all 2 records are empty in columns text" in refusal(data)
+
+
+@pytest.mark.parametrize("array", [texts([]), texts([None]), texts([""])], ids=["no rows", "null", "empty"])
+def test_new_files_without_records_are_nothing_new(folder: Path, array: pa.Array) -> None:
+    write(folder / "a.parquet", array)
+    with pytest.raises(NothingNewError, match="no records that run claims did not have"):
+        survey(DataConfig(uri=str(folder), since="claims"))
+
+
+def test_a_column_twice_is_refused_only_where_it_is_asked_for(folder: Path) -> None:
+    table = pa.table([texts(["x"]), texts(["y"]), texts(["z"])], names=["a", "a", "text"])
+    write(folder / "a.parquet", table)
+    assert read_all(DataConfig(uri=str(folder))) == ["z"]
+    for data in (
+        DataConfig(uri=str(folder), text_column="a"),
+        DataConfig(uri=str(folder), columns=("text", "a"), field_delimiter=","),
+    ):
+        assert refusal(data) == f"{folder}/a.parquet: has 2 columns named a; rename all but one"
+
+
+def test_a_column_with_a_dot_is_not_a_struct_s_child(folder: Path) -> None:
+    table = pa.table([pa.array([{"b": "nested"}]), texts(["flat"]), texts(["a b"])], names=["a", "a.b", "A b"])
+    write(folder / "a.parquet", table)
+    assert read_all(DataConfig(uri=str(folder), text_column="a.b")) == ["flat"]
+    assert read_all(DataConfig(uri=str(folder), text_column="A b")) == ["a b"]
+    assert refusal(DataConfig(uri=str(folder), text_column="a")).startswith(f"{folder}/a.parquet: column a is struct<")
+    write(folder / "a.parquet", table.select(["a"]))
+    assert "no column a.b; found: a (struct<" in refusal(DataConfig(uri=str(folder), text_column="a.b"))
+
+
+def test_of_many_columns_the_first_are_named(folder: Path) -> None:
+    write(folder / "a.parquet", pa.table({f"c{number}": [1] for number in range(500)}))
+    assert refusal(DataConfig(uri=str(folder))).endswith("c19 (int64) and 480 more")
+
+
+def test_a_field_that_runs_into_the_delimiter_is_refused(folder: Path) -> None:
+    write(folder / "a.parquet", pa.table({"a": ["x|"], "b": ["1"]}))
+    message = refusal(DataConfig(uri=str(folder), columns=("a", "b"), field_delimiter="||"))
+    assert message.startswith(f"{folder}/a.parquet: column a ends with '|' somewhere, which runs into")
+    assert read_all(DataConfig(uri=str(folder), columns=("b", "a"), field_delimiter="||")) == ["1||x|"]
+
+
+def test_nulls_that_become_empty_fields_are_counted(folder: Path) -> None:
+    table = pa.table({"a": texts(["x", None, "", None]), "b": texts(["", "y", "z", None])})
+    write(folder / "a.parquet", table)
+    found = survey(DataConfig(uri=str(folder), columns=("a", "b"), field_delimiter=",")).found
+    assert (found.records, found.null_rows, found.null_fields, found.empty_fields) == (3, 1, 1, 2)
+
+
+@pytest.mark.parametrize("plaintext_footer", [True, False])
+def test_an_encrypted_file_is_said_to_be_encrypted(folder: Path, plaintext_footer: bool) -> None:
+    from pyarrow.parquet import encryption
+
+    class Keys(encryption.KmsClient):
+        """Wraps a key by writing it down."""
+
+        def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
+            return base64.b64encode(key_bytes + master_key_identifier.encode())
+
+    table = pa.table({"text": ["x"] * 500, "open": ["y"] * 500})
+    properties = encryption.CryptoFactory(lambda _: Keys()).file_encryption_properties(
+        encryption.KmsConnectionConfig(),
+        encryption.EncryptionConfiguration(
+            "footer", column_keys={"column": ["text"]}, plaintext_footer=plaintext_footer
+        ),
+    )
+    with pq.ParquetWriter(folder / "a.parquet", table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    assert refusal(DataConfig(uri=str(folder))).startswith(f"{folder}/a.parquet: is encrypted Parquet")
+    if plaintext_footer:
+        assert len(read_all(DataConfig(uri=str(folder), text_column="open"))) == 500
+
+
+def test_a_codec_that_arrow_lacks_is_no_damage(folder: Path) -> None:
+    """The codec's number in the footer of a healthy file, changed to LZO's."""
+    path = write(folder / "a.parquet", texts(["x" * 100] * 50), compression="lz4", use_dictionary=False)
+    content = path.read_bytes()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    assert content[footer:].count(b"\x15\x0e\x16") == 1, "codec LZ4_RAW (7, zigzag), then a field of type i64"
+    path.write_bytes(content[:footer] + content[footer:].replace(b"\x15\x0e\x16", b"\x15\x06\x16"))
+    message = refusal(DataConfig(uri=str(folder)))
+    assert "written in a way that Arrow cannot read" in message
+    assert "lzo" in message.lower()

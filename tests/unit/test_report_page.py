@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from runner.config import JobConfig, parse_job
 from runner.data.batches import BatchPlan
-from runner.data.records import list_files
+from runner.data.files import list_files
 from runner.errors import ConfigError, DataError, RunNotFoundError
 from runner.privacy.report import NOT_COVERED
 from runner.report.facade import report_run

@@ -1,0 +1,97 @@
+"""What `runner validate` says about a job that can start, as plain values and in lines.
+
+found = describe_check(check_job(config))
+print("\\n".join(in_lines(found)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from runner.data.examples import TokenSet
+from runner.data.files import PassedOver, passed_over
+from runner.data.records import Survey
+from runner.train.facade import CheckedJob
+from runner.train.private_run import planned_epsilon
+
+
+def describe_check(checked: CheckedJob) -> dict[str, Any]:
+    """Which files are read and which are not, what is in them, and what a private run will cost."""
+    config, survey, tokens = checked.config, checked.survey, checked.tokens
+    groups = list(passed_over(config.data.uri))
+    if survey is not None and survey.empty_files:
+        groups.append(PassedOver.of("no rows", survey.empty_files))
+    found: dict[str, Any] = {
+        "job": config.name,
+        "files": len(checked.used),
+        "not_read": [vars(group) for group in groups],
+    }
+    if tokens is not None:
+        found |= _describe_tokens(tokens)
+    elif survey is not None:
+        found |= _describe_survey(survey, joined=config.data.columns is not None)
+    if config.examples.packing == "stream":
+        del found["longer_records"]
+    if checked.budget is not None:
+        budget = checked.budget
+        found |= {
+            "noise_multiplier": budget.mechanism.noise_multiplier,
+            "planned_steps": budget.charged_steps,
+            "planned_epsilon": planned_epsilon(config, budget),
+            "delta": budget.delta,
+        }
+    return found
+
+
+def in_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """The same for a reader.
+
+    >>> list(in_lines({"records": 40, "longer_records": {"records": 10, "is": "exact"}}))
+    ['records: 40', 'records longer than seq_length: 10 (25.0%), which are cut']
+    """
+    for name, value in found.items():
+        match name:
+            case "not_read":
+                yield from (f"not read: {PassedOver(**group)}" for group in value)
+            case "null_fields":
+                yield f"null fields: {value} (empty in a record, as are {found['empty_fields']} empty texts)"
+            case "empty_fields":
+                continue
+            case "longer_records":
+                share = f"{value['records']} ({value['records'] / found['records']:.1%})"
+                yield (
+                    "records longer than seq_length: "
+                    + {
+                        "exact": f"{share}, which are cut",
+                        "sample": f"about {share}, which are cut",
+                        "at most": f"at most {share}, known when the tokenizer is trained",
+                    }[value["is"]]
+                )
+            case _:
+                yield f"{name.replace('_', ' ')}: {value}"
+
+
+def _describe_survey(survey: Survey, *, joined: bool) -> dict[str, Any]:
+    found, lengths = survey.found, survey.found.lengths
+    longer = round(lengths.longer / lengths.records * found.records)
+    return {
+        "rows": found.rows,
+        "null_rows": found.null_rows,
+        "records": found.records,
+        **({"null_fields": found.null_fields, "empty_fields": found.empty_fields} if joined else {}),
+        "mean_characters": round(found.characters / found.records, 1),
+        "longest_record_characters": found.longest,
+        "longer_records": {"records": longer, "is": survey.certainty},
+    }
+
+
+def _describe_tokens(tokens: TokenSet) -> dict[str, Any]:
+    return {
+        "rows": tokens.records + tokens.null_rows,
+        "null_rows": tokens.null_rows,
+        "records": tokens.records,
+        "longer_records": {"records": tokens.cut_records, "is": "exact"},
+        "examples": tokens.examples,
+        "tokens": tokens.targets,
+    }
