@@ -21,7 +21,6 @@ from tests.promises.private_runs import (
     NOISE,
     RECORDS,
     TRAINED,
-    InThisProcess,
     Seen,
     private_job,
     releases,
@@ -30,6 +29,7 @@ from tests.promises.private_runs import (
     watched_batches,
 )
 from tests.runs import write_records
+from tests.tokens import InThisProcess
 
 MECHANISM = Mechanism(TRAINED, BATCH, NOISE, CLIP)
 PAID_STEPS = 5

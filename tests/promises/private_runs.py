@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from runner.config import JobConfig, parse_job
 from runner.data.examples import Examples, TokenSet
 from runner.data.files import list_files
 from runner.data.prepare import prepare_tokens, token_key
-from runner.data.records import Unit, survey_records
+from runner.data.records import survey_records
 from runner.errors import JobFailedError
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
@@ -70,20 +70,6 @@ def releases() -> list[NDArray[np.float32]]:
 
 def report_of(run: Path) -> dict[str, Any]:
     return json.loads((run / "privacy.json").read_text())
-
-
-class InThisProcess:
-    """Stands in for the Ray Data set of `runner.data.prepare`."""
-
-    def __init__(self, units: Sequence[Unit]) -> None:
-        self.rows = [unit.to_dict() for unit in units]
-
-    def map(self, function: Callable[[dict[str, Any]], dict[str, Any]]) -> InThisProcess:
-        self.rows = [function(row) for row in self.rows]
-        return self
-
-    def iter_rows(self) -> Iterator[dict[str, Any]]:
-        return iter(self.rows)
 
 
 def tokens_of(records: Path, storage: Path) -> TokenSet:

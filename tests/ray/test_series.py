@@ -106,11 +106,13 @@ def test_a_private_series_costs_each_record_its_own_file_s_runs(tmp_path: Path) 
     records, runs = write_records(tmp_path / "records"), tmp_path / "runs"
     private = {"privacy": {"enabled": True, "noise_multiplier": 1.0}, "tokenizer": {"kind": "byte"}}
     job = small_job("claims", records, runs, epochs=1) | private
-    submit(job, since="last")
+    submit(job, since="last", max_records=600)
+    assert files_of(runs / "claims") == ["part-0.parquet", "part-1.parquet"], "it came to no more"
     add_shard(records, "anna")
     submit(job, since="last")
+    assert files_of(runs / "claims.002") == ["anna.parquet", "part-2.parquet"]
     statement = json.loads((runs / "claims.002" / "privacy.json").read_text())
-    assert statement["earlier_runs"] == [], "the new file was in no run before"
+    assert statement["earlier_runs"] == [], "these files were in no run before"
     assert statement["epsilon_with_earlier_runs"] == statement["epsilon"]
     assert "run claims;" in statement["also_touched_the_records"]["first weights"]
     first, second = {entry.run_id: entry for entry in SpendingLedger(open_folder(str(runs))).read()}.values()

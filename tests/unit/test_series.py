@@ -1,0 +1,187 @@
+"""Runs that go on from one another: every record is trained on once, whatever `max_records` cuts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runner.config import JobConfig, parse_job
+from runner.data.files import SourceFile
+from runner.data.prepare import token_key
+from runner.data.records import read_records, read_unit
+from runner.data.tokenizer import ByteTokenizer
+from runner.errors import NothingNewError
+from runner.run_directory import RunDirectory
+from runner.storage import publish
+from runner.train.facade import check_job
+from runner.train.series import files_so_far, record_files, source_files
+from tests.unit.parquet_files import texts, write
+
+
+def config_of(name: str, folder: Path, **data: Any) -> JobConfig:
+    job: dict[str, Any] = {
+        "name": name,
+        "data": {"uri": str(folder / "records"), **data},
+        "tokenizer": {"kind": "byte"},
+        "training": {"batch_size": 1, "validation_split": False, "early_stopping": {"metric": "loss"}},
+        "storage": {"uri": str(folder / "runs")},
+    }
+    return parse_job(job, environment={})
+
+
+def begin(config: JobConfig) -> tuple[RunDirectory, list[str]]:
+    """What the driver does up to the tokens, and a model as if trained; returns the records as the survey's units."""
+    checked = check_job(config)
+    directory = RunDirectory.of(config)
+    directory.claim(config, "local")
+    record_files(config, directory, checked.files, checked.used)
+    directory.folder.write("model/manifest.json", b"{}")
+    publish(directory.folder.child("tokenizer"), ByteTokenizer().to_files())
+    assert checked.survey is not None
+    found = [
+        text for unit in checked.survey.units for rows in read_unit(config.data, unit) for text in rows.to_pylist()
+    ]
+    return directory, [text for text in found if text is not None]
+
+
+def add(folder: Path, name: str, records: list[str | None]) -> None:
+    write(folder / "records" / f"{name}.parquet", texts(records))
+
+
+def listed(directory: RunDirectory, which: str = "own") -> list[str]:
+    return [file["name"] for file in json.loads(directory.folder.read("files.json"))[which]]
+
+
+def test_a_run_lists_the_files_that_it_came_to_and_the_next_one_trains_on_the_rest(tmp_path: Path) -> None:
+    for name in "abc":
+        add(tmp_path, name, [f"{name}{number}" for number in range(30)])
+    first, records = begin(config_of("first", tmp_path, max_records=30))
+    assert records == [f"a{number}" for number in range(30)]
+    assert (listed(first), listed(first, "left")) == (["a.parquet"], ["b.parquet", "c.parquet"])
+    second, records = begin(config_of("second", tmp_path, since="first"))
+    assert records == [f"{name}{number}" for name in "bc" for number in range(30)]
+    assert [file.name for file in files_so_far(second)] == ["a.parquet", "b.parquet", "c.parquet"]
+
+
+def test_a_file_used_in_part_is_gone_on_with(tmp_path: Path) -> None:
+    add(tmp_path, "a", ["a0", None, "a1", "a2", "a3"])
+    begin(config_of("first", tmp_path, max_records=2))
+    second, records = begin(config_of("second", tmp_path, since="first", max_records=1))
+    assert records == ["a2"]
+    assert [(file.start, file.stop) for file in files_so_far(second)] == [(3, 4)]
+    _, records = begin(config_of("third", tmp_path, since="second"))
+    assert records == ["a3"]
+    with pytest.raises(NothingNewError):
+        check_job(config_of("fourth", tmp_path, since="third"))
+
+
+@given(
+    st.lists(st.lists(st.none() | st.just("x"), max_size=5), min_size=1, max_size=3),
+    st.lists(st.none() | st.integers(1, 6), min_size=1, max_size=4),
+)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_series_trains_on_every_record_once(
+    tmp_path_factory: pytest.TempPathFactory, files: list[list[str | None]], limits: list[int | None]
+) -> None:
+    folder = tmp_path_factory.mktemp("series")
+    expected: list[str] = []
+    for number, rows in enumerate(files):
+        named = [text and f"{number}.{row}" for row, text in enumerate(rows)]
+        add(folder, str(number), named)
+        expected += [text for text in named if text]
+    trained: list[str] = []
+    since: dict[str, str] = {}
+    for number, limit in enumerate([*limits, None]):
+        config = config_of(f"run{number}", folder, max_records=limit, **since)
+        rest = expected[len(trained) :]
+        if not rest:
+            return
+        directory, records = begin(config)
+        assert records == rest[:limit]
+        assert records == [
+            text
+            for rows in read_records(config.data, source_files(config, directory))
+            for text in rows.drop_null().to_pylist()
+        ], "as the report reads them"
+        trained += records
+        since = {"since": f"run{number}"}
+    with pytest.raises(NothingNewError):
+        check_job(config_of("last", folder, **since))
+
+
+def test_a_resume_has_the_files_and_the_key_that_the_run_began_with(tmp_path: Path) -> None:
+    for name in "abc":
+        add(tmp_path, name, [f"{name}{number}" for number in range(3)])
+    for name, data in (("first", {"max_records": 4}), ("second", {"since": "first", "max_records": 2})):
+        config = config_of(name, tmp_path, **data)
+        begun = check_job(config)
+        directory, _ = begin(config)
+        add(tmp_path, f"0 before {name}", ["new"])
+        resumed = check_job(config, directory=directory)
+        assert (resumed.key, resumed.used) == (begun.key, begun.used)
+        assert [file.stop for file in resumed.used] == [file.stop for file in begun.used]
+        (tmp_path / "records" / f"0 before {name}.parquet").unlink()
+
+
+def test_an_empty_file_is_in_no_run_until_it_is_filled(tmp_path: Path) -> None:
+    add(tmp_path, "a", ["x"])
+    add(tmp_path, "b", [])
+    first, _ = begin(config_of("first", tmp_path))
+    assert listed(first) == ["a.parquet"]
+    with pytest.raises(NothingNewError, match="the files have no rows"):
+        check_job(config_of("second", tmp_path, since="first"))
+    add(tmp_path, "b", ["y"])
+    assert begin(config_of("second", tmp_path, since="first"))[1] == ["y"]
+
+
+def test_files_corrected_before_the_first_checkpoint_are_those_of_the_run(tmp_path: Path) -> None:
+    """Killed, corrected, resumed: the next run of the series must not take them for changed since."""
+    add(tmp_path, "a", ["x"])
+    config = config_of("first", tmp_path)
+    directory, _ = begin(config)
+    add(tmp_path, "a", ["corrected"])
+    checked = check_job(config, directory=directory)
+    assert record_files(config, directory, checked.files, checked.used)
+    add(tmp_path, "b", ["y"])
+    assert begin(config_of("second", tmp_path, since="first"))[1] == ["y"]
+    directory.folder.write("checkpoints/step-0000001/state.json", b"{}")
+    assert not record_files(config, directory, checked.files, source_files(config_of("other", tmp_path)))
+
+
+FILES = (SourceFile("a.parquet", 10, "f0"), SourceFile("b.parquet", 20, "f1"))
+
+
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [
+        ({}, "76e21dccc592e4fe32ef27ff70791d87"),
+        ({"max_records": 5}, "67161e0ed340c1006007371fa93349fc"),
+        ({"columns": ["a", "b"], "field_delimiter": ","}, "586dece2aa647e56a44b41bc8817ada6"),
+    ],
+)
+def test_a_run_of_version_1_keeps_its_key(tmp_path: Path, data: dict[str, Any], key: str) -> None:
+    """As version 1 made them: its runs resume, and tokens that mean something else now are made again."""
+    config = parse_job(
+        {"name": "claims", "data": {"uri": "/records", **data}, "tokenizer": {"kind": "byte"}}, environment={}
+    )
+    old = tuple(SourceFile(file.name, file.size, file.fingerprint, version=1) for file in FILES)
+    assert token_key(config, old) == key
+    assert (token_key(config, FILES) == key) == (data == {})
+
+
+def test_the_files_of_a_run_of_version_1_are_read_by_its_rules(tmp_path: Path) -> None:
+    add(tmp_path, "a", [None, "x", "y"])
+    config = config_of("old", tmp_path, max_records=2)
+    directory = RunDirectory.of(config)
+    directory.claim(config, "local")
+    own = [{"name": file.name, "size": file.size, "fingerprint": file.fingerprint} for file in source_files(config)]
+    directory.folder.write("files.json", json.dumps({"since": None, "own": own, "before": []}).encode())
+    (file,) = source_files(config, directory)
+    assert file.version == 1
+    assert check_job(config, directory=directory).records == 1, "max_records counted rows"
+    assert check_job(config).records == 2
