@@ -20,7 +20,7 @@ from runner.config import JobConfig
 from runner.data.batches import BatchPlan
 from runner.data.files import SourceFile
 from runner.data.prepare import token_key
-from runner.data.records import read_records
+from runner.data.records import read_records, survey_records
 from runner.errors import DataError
 
 MOST_RECORDS = 20_000
@@ -56,14 +56,9 @@ def read_real_records(config: JobConfig, files: tuple[SourceFile, ...], tokens_k
     """
     if tokens_key is not None and token_key(config, files) != tokens_key:
         raise DataError(f"{config.data.uri}: the records or the tokenizer are not those that the run was trained on")
-    rows = records = characters = longest = 0
-    for texts in read_records(config.data, files):
-        lengths = pc.utf8_length(texts)
-        rows, records = rows + len(texts), records + len(texts) - texts.null_count
-        characters += pc.sum(lengths).as_py() or 0
-        longest = max(longest, pc.max(lengths).as_py() or 0)
-    if not records:
-        raise DataError(f"{config.data.uri}: no records")
+    survey = survey_records(config.data, files)
+    files = tuple(file for file in files if file.name in survey.stops)
+    records = survey.records
     held_out = holdout_mask(config, records)
     sampled = _sampled(held_out)
     training: list[str] = []
@@ -76,11 +71,11 @@ def read_real_records(config: JobConfig, files: tuple[SourceFile, ...], tokens_k
         holdout=tuple(holdout),
         training_records=int((~held_out).sum()),
         holdout_records=int(held_out.sum()),
-        null_rows=rows - records,
+        null_rows=survey.found.null_rows,
         files=files,
         bytes=sum(file.size for file in files),
-        longest=longest,
-        mean_length=characters / records,
+        longest=survey.found.longest,
+        mean_length=survey.found.characters / records,
     )
 
 

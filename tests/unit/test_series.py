@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from runner.data.prepare import token_key
 from runner.data.records import read_records, read_unit
 from runner.data.tokenizer import ByteTokenizer
 from runner.errors import NothingNewError
+from runner.generation.records import are_in
+from runner.generation.training_records import hash_records
 from runner.run_directory import RunDirectory
 from runner.storage import publish
 from runner.train.facade import check_job
@@ -153,6 +156,16 @@ def test_files_corrected_before_the_first_checkpoint_are_those_of_the_run(tmp_pa
     assert not record_files(config, directory, checked.files, source_files(config_of("other", tmp_path)))
 
 
+def test_no_record_of_a_series_is_let_through_as_new(tmp_path: Path) -> None:
+    """What `max_records` took depends on the runs before: all records of the folder count as known."""
+    for name in "ab":
+        add(tmp_path, name, [f"{name}{number}" for number in range(3)])
+    begin(config_of("first", tmp_path, max_records=3))
+    config = config_of("second", tmp_path, since="first", max_records=2)
+    _, records = begin(config)
+    assert all(are_in(hash_records(config.data), records))
+
+
 FILES = (SourceFile("a.parquet", 10, "f0"), SourceFile("b.parquet", 20, "f1"))
 
 
@@ -172,6 +185,8 @@ def test_a_run_of_version_1_keeps_its_key(tmp_path: Path, data: dict[str, Any], 
     old = tuple(SourceFile(file.name, file.size, file.fingerprint, version=1) for file in FILES)
     assert token_key(config, old) == key
     assert (token_key(config, FILES) == key) == (data == {})
+    rest = (FILES[0], replace(FILES[1], start=5))
+    assert token_key(config, rest) != token_key(config, FILES), "the rest of a file is not the file"
 
 
 def test_the_files_of_a_run_of_version_1_are_read_by_its_rules(tmp_path: Path) -> None:
