@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 from runner.config import JobConfig
 from runner.data.examples import TokenSet
-from runner.data.files import NOTES, SourceFile, passed_over
+from runner.data.files import NOTES, PassedOver, SourceFile, passed_over
 from runner.data.prepare import check_vocabulary, find_tokens, prepare_tokens, token_key, token_lengths
 from runner.data.records import Survey, survey_records
 from runner.errors import (
@@ -74,6 +74,19 @@ class CheckedJob:
         if stops is None:
             return self.files
         return tuple(replace(file, stop=stops[file.name]) for file in self.files if file.name in stops)
+
+    @property
+    def left(self) -> tuple[SourceFile, ...]:
+        """The files that `max_records` did not come to."""
+        names = {file.name for file in self.used}
+        if self.survey is not None:
+            names.update(self.survey.empty_files)
+        return tuple(file for file in self.files if file.name not in names) if self.config.data.max_records else ()
+
+    def not_read(self) -> tuple[PassedOver, ...]:
+        """The files below `data.uri` that are none of records, and those without rows."""
+        empty = self.survey.empty_files if self.survey else ()
+        return passed_over(self.config.data.uri) + ((PassedOver.of("no rows", empty),) if empty else ())
 
 
 def check_job(config: JobConfig, *, begins: bool = True, directory: RunDirectory | None = None) -> CheckedJob:
@@ -131,7 +144,7 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
         if not begins:
             check_same_records(directory, checked.key)
         if record_files(config, directory, checked.files, checked.used):
-            for group in passed_over(config.data.uri):
+            for group in checked.not_read():
                 log.log(logging.INFO if group.why == NOTES else logging.WARNING, "not read: %s", group)
         here = local and config.resources.workers == 1
         with contextlib.ExitStack() as stack:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runner.data.examples import TokenSet
-from runner.data.files import PassedOver, passed_over
+from runner.data.files import PassedOver
 from runner.data.records import Survey
 from runner.train.facade import CheckedJob
 from runner.train.private_run import planned_epsilon
@@ -19,14 +19,13 @@ from runner.train.private_run import planned_epsilon
 def describe_check(checked: CheckedJob) -> dict[str, Any]:
     """Which files are read and which are not, what is in them, and what a private run will cost."""
     config, survey, tokens = checked.config, checked.survey, checked.tokens
-    groups = list(passed_over(config.data.uri))
-    if survey is not None and survey.empty_files:
-        groups.append(PassedOver.of("no rows", survey.empty_files))
     found: dict[str, Any] = {
         "job": config.name,
         "files": len(checked.used),
-        "not_read": [vars(group) for group in groups],
+        "not_read": [vars(group) for group in checked.not_read()],
     }
+    if checked.left:
+        found["files_after_max_records"] = len(checked.left)
     if tokens is not None:
         found |= _describe_tokens(tokens)
     elif survey is not None:
@@ -55,19 +54,18 @@ def in_lines(found: Mapping[str, Any]) -> Iterator[str]:
             case "not_read":
                 yield from (f"not read: {PassedOver(**group)}" for group in value)
             case "null_fields":
-                yield f"null fields: {value} (empty in a record, as are {found['empty_fields']} empty texts)"
+                empty = found["empty_fields"]
+                yield f"null fields: {value} (written as empty{f', as are {empty} empty texts' if empty else ''})"
             case "empty_fields":
                 continue
             case "longer_records":
                 share = f"{value['records']} ({value['records'] / found['records']:.1%})"
-                yield (
-                    "records longer than seq_length: "
-                    + {
-                        "exact": f"{share}, which are cut",
-                        "sample": f"about {share}, which are cut",
-                        "at most": f"at most {share}, known when the tokenizer is trained",
-                    }[value["is"]]
-                )
+                words = {
+                    "exact": f"{share}, which are cut",
+                    "sample": f"about {share}, which are cut",
+                    "at most": f"at most {share}, known when the tokenizer is trained",
+                }[value["is"]]
+                yield f"records longer than seq_length: {words if value['records'] else 'none'}"
             case _:
                 yield f"{name.replace('_', ' ')}: {value}"
 

@@ -113,6 +113,9 @@ def test_tokens_of_a_run_before_know_which_files_they_are_of(tmp_path: Path) -> 
     cached = check_job(config)
     assert surveyed.tokens is None
     assert cached.survey is None
+    for checked in (surveyed, cached):
+        found = describe_check(checked)
+        assert (found["files"], found["files_after_max_records"], found["records"]) == (2, 1, 4)
     assert [(file.name, file.stop) for file in cached.used] == [("a.parquet", None), ("b.parquet", 1)]
     assert [(file.name, file.stop) for file in surveyed.used] == [("a.parquet", None), ("b.parquet", 1)]
     everything = config_of(tmp_path)
