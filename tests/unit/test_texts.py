@@ -7,6 +7,7 @@ import math
 import uuid
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -260,6 +261,34 @@ def test_the_field_that_breaks_a_record_is_named() -> None:
     assert find_unsplittable(fields, "||") == (1, "ends with '|' somewhere, which runs into the field_delimiter '||'")
     assert find_unsplittable(fields, "|") == (1, "holds the field_delimiter '|' itself")
     assert find_unsplittable(fields, ",") is None
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "own-data.md"
+SHOWN = {
+    "text": pa.array(["Ann"]),
+    "binary": pa.array([b"Ann"]),
+    "UUID": extension(pa.uuid(), [bytes(range(16))]),
+    "dictionary": pa.array(["Ann"]).dictionary_encode(),
+    "whole numbers": pa.array([-42]),
+    "double": pa.array([4915112345678.0, 3.0, 0.1, 1e-7]),
+    "not a number": pa.array([math.nan]),
+    "decimal": pa.array([Decimal("1.50")]),
+    "boolean": pa.array([True]),
+    "date": pa.array([date(2024, 2, 29)]),
+    "time of day": pa.array([time(23, 59, 59)], pa.time32("ms")),
+    "timestamp without": pa.array([datetime(2024, 2, 29, 23, 59, 59)], pa.timestamp("ms")),
+    "timestamp with one": pa.array(
+        [datetime(2024, 2, 29, 22, 59, 59, tzinfo=UTC)], pa.timestamp("ms", "Europe/Berlin")
+    ),
+    "duration": pa.array([timedelta(days=1, milliseconds=500)]),
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_page_on_own_data_shows_what_is_written(name: str) -> None:
+    (row,) = [line for line in PAGE.read_text().splitlines() if line.startswith(f"| {name}")]
+    shown = ", ".join(f"`{text}`" for text in to_texts(SHOWN[name]).to_pylist())
+    assert row.rstrip(" |").endswith(shown)
 
 
 def test_json_numbers_read_back_as_they_were() -> None:
