@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
-from runner.errors import DataError
+from runner.errors import DataError, StorageError
 from runner.storage import Entry, LocalFolder, open_folder
 
 READERS = 8
@@ -139,8 +138,8 @@ def _sorted_out(uri: str) -> tuple[list[Entry], list[tuple[str, str]]]:
     listed = folder.list()
     for entry in listed:
         why = _why_not(entry.name)
-        if why is None and isinstance(folder, LocalFolder):
-            why = _why_no_file(folder.local_path(entry.name))
+        if why is None and isinstance(folder, LocalFolder) and not folder.local_path(entry.name).is_file():
+            why = "no regular file"  # A pipe would be waited on for ever.
         if why is None:
             entries.append(entry)
         else:
@@ -161,11 +160,6 @@ def _why_not(name: str) -> str | None:
     return "not named *.parquet, *.parq or *.pq"
 
 
-def _why_no_file(path: Path) -> str | None:
-    """A pipe or a socket would be waited on for ever."""
-    return None if stat.S_ISREG(path.stat().st_mode) else "no regular file"
-
-
 def _dangling_links(root: Path) -> list[str]:
     """Links below a folder whose target is gone, which no listing shows."""
     found: list[str] = []
@@ -183,5 +177,8 @@ def _grouped(others: Iterable[tuple[str, str]]) -> tuple[PassedOver, ...]:
 
 
 def _file_sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
