@@ -69,12 +69,15 @@ def test_each_run_trains_on_the_files_that_are_new_and_from_the_last_model(tmp_p
 
 def test_a_resume_trains_on_the_files_that_the_run_began_with(tmp_path: Path) -> None:
     records, runs = write_records(tmp_path / "records"), tmp_path / "runs"
+    (records / "notes.txt").write_text("not a record")
     submit(small_job("growing", records, runs, epochs=1))
     add_shard(records, "dora")
     directory = RunDirectory.find(str(runs / "growing"))
     resume_run(directory, ["training.epochs=2"], Launch(quiet=True))
     assert len(history_of(runs / "growing")) == 2
     assert "dora.parquet" not in files_of(runs / "growing")
+    logs = "".join(path.read_text() for path in (runs / "growing" / "logs").iterdir())
+    assert logs.count("notes.txt") == 1, "what is not read is said once"
 
 
 def test_what_cannot_go_on_is_refused_in_one_line_and_writes_nothing(tmp_path: Path) -> None:
