@@ -181,23 +181,20 @@ def read_unit(data: DataConfig, unit: Unit) -> Iterator[pa.Array]:
     With `data.columns`, a row's fields are joined by the delimiter, an empty field for a null; a row whose
     fields are all null is null.
     """
-    for fields in _read_fields(data, unit):
-        _check_splits(data, unit, fields)
-        yield _records(data, fields)
+    yield from (texts for texts, _ in _read(data, unit))
 
 
 def read_records(data: DataConfig, files: tuple[SourceFile, ...]) -> Iterator[pa.Array]:
     """All rows that a survey keeps, in order, as `read_unit` gives them."""
-    left: int | None = None
-    for unit in plan_units(data, files):
-        left = _most_records(data, unit) if left is None else left
-        for texts in read_unit(data, unit):
-            if left is not None:
-                texts = texts.slice(0, _rows_with(texts, left))
-                left -= len(texts) - texts.null_count
+    units = plan_units(data, files)
+    left = _most_records(data, units[0]) if units else None
+    for unit in units:
+        for texts, _ in _read(data, unit, left):
             yield texts
-            if left == 0:
-                return
+            if left is not None:
+                left -= len(texts) - texts.null_count
+        if left == 0:
+            return
 
 
 def _survey_units(
@@ -224,12 +221,7 @@ def _survey_unit(data: DataConfig, unit: Unit, most: int | None, lengths: TokenL
     """What is in a unit, up to its record number `most`."""
     total = Found()
     occurs = np.zeros(sys.maxunicode + 1, bool)
-    for fields in _read_fields(data, unit):
-        texts = _records(data, fields)
-        if most is not None:
-            rows = _rows_with(texts, most - total.records)
-            texts, fields = texts.slice(0, rows), [field.slice(0, rows) for field in fields]
-        _check_splits(data, unit, fields)
+    for texts, fields in _read(data, unit, most):
         try:
             texts.validate(full=True)
         except pa.ArrowInvalid:
@@ -247,8 +239,6 @@ def _survey_unit(data: DataConfig, unit: Unit, most: int | None, lengths: TokenL
             longest=pc.max(characters).as_py() or 0,
             lengths=lengths.count(kept) if lengths else LengthCount(),
         )
-        if total.records == most:
-            break
     windows = -(-total.lengths.targets // lengths.seq_length) if lengths else 0
     return replace(total, windows=windows, alphabet=frozenset(map(chr, np.flatnonzero(occurs))))
 
@@ -266,6 +256,20 @@ def _why_no_records(data: DataConfig, found: Found) -> str | None:
 def _most_records(data: DataConfig, unit: Unit) -> int | None:
     """`max_records` where it counts records; see `READING_VERSION`."""
     return None if unit.version == 1 else data.max_records
+
+
+def _read(data: DataConfig, unit: Unit, most: int | None = None) -> Iterator[tuple[pa.Array, list[pa.Array]]]:
+    """The unit's records and the fields that they are joined of, a batch at a time, up to its record number `most`."""
+    for fields in _read_fields(data, unit):
+        texts = _records(data, fields)
+        if most is not None:
+            rows = _rows_with(texts, most)
+            texts, fields = texts.slice(0, rows), [field.slice(0, rows) for field in fields]
+            most -= rows - texts.null_count
+        _check_splits(data, unit, fields)
+        yield texts, fields
+        if most == 0:
+            return
 
 
 def _rows_with(texts: pa.Array, records: int) -> int:

@@ -214,6 +214,11 @@ def test_max_records_counts_records_and_not_nulls(folder: Path) -> None:
     assert (found.records, found.found.null_rows, found.stops) == (30, 5, {"a.parquet": 35})
 
 
+def test_what_comes_after_max_records_is_not_looked_at(folder: Path) -> None:
+    write(folder / "a.parquet", pa.table({"a": texts(["x", "y|z"]), "b": texts(["1", "2"])}))
+    assert read_all(DataConfig(uri=str(folder), columns=("a", "b"), field_delimiter="|", max_records=1)) == ["x|1"]
+
+
 def test_a_survey_says_which_files_hold_the_records_and_where_it_ended(folder: Path) -> None:
     for name in "abc":
         write(folder / f"{name}.parquet", texts([name] * 30))
