@@ -10,6 +10,7 @@ import click
 
 from runner.cli import cli
 from runner.errors import JobFailedError, RunnerError, last_line
+from runner.screen import tell
 
 
 def _silence_native_code() -> None:
@@ -32,7 +33,7 @@ def _show_warnings() -> None:
     class OnScreen(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.levelno == logging.WARNING:
-                click.echo(f"warning: {record.getMessage()}", err=True)
+                tell(f"warning: {record.getMessage()}")
 
     logging.getLogger("runner").addHandler(OnScreen())
     logging.getLogger("runner").propagate = False
@@ -47,15 +48,15 @@ def main() -> None:
     except click.exceptions.Abort:
         code = 1
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        tell(error.format_message())
         code = 2
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
+        tell(f"error: {error.format_message()}")
         code = 2
     except Exception as error:
         shown = error if isinstance(error, RunnerError) else JobFailedError(f"unexpected: {last_line(error)}")
         for line in str(shown).splitlines():
-            click.echo(f"error: {line}", err=True)
+            tell(f"error: {line}")
         if "--debug" in sys.argv:
             raise
         code = shown.exit_code

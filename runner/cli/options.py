@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from runner.screen import show
 from runner.submit.launch import Launch
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -62,4 +63,4 @@ def with_launch(command: Callable[..., None]) -> Callable[..., None]:
 
 def answer(as_json: bool, values: dict[str, Any], text: str) -> None:
     """Print the one JSON object of `--json`, or its text for people."""
-    click.echo(json.dumps(values) if as_json else text)
+    show(json.dumps(values) if as_json else text)

@@ -9,6 +9,7 @@ import click
 
 from runner.cli.options import answer, runs_option, set_option, with_launch
 from runner.errors import ConfigError
+from runner.screen import show_records, tell
 from runner.submit.launch import Launch
 
 
@@ -175,5 +176,8 @@ def generate(
     )
     values, text = generate_from(directory, request, launch)
     for line in describe_left_out(values) if "invalid" in values else ():
-        click.echo(line, err=True)
-    answer(as_json, values, text)
+        tell(line)
+    if as_json or "texts" not in values:
+        answer(as_json, values, text)
+    else:
+        show_records(values["texts"])

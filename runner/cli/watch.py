@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner.cli.options import answer, common_options, runs_option
+from runner.screen import show
 
 if TYPE_CHECKING:
     from runner.run_directory import RunDirectory, Status
@@ -68,14 +69,14 @@ def logs(run: str, follow: bool, runs_uri: str, as_json: bool) -> None:
     while True:
         texts = directory.logs()
         if as_json:
-            click.echo(json.dumps({name: text.decode(errors="replace") for name, text in texts.items()}))
+            show(json.dumps({name: text.decode(errors="replace") for name, text in texts.items()}))
             return
         for name, text in texts.items():
             whole = text.rfind(b"\n") + 1  # A line that is still being written waits for its end.
             new = text[shown.get(name, 0) : whole]
             shown[name] = whole
-            for line in new.decode(errors="replace").splitlines():
-                click.echo(f"{name.removesuffix('.log')} | {line}")
+            for line in new.decode(errors="replace").split("\n")[:-1]:
+                show(f"{name.removesuffix('.log')} | {line}")
         if not follow or not found.is_active:
             return
         time.sleep(1)

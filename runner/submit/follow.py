@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from runner.errors import StorageError
 from runner.run_directory import RunDirectory, Status
+from runner.screen import tell, visible
 
 POLL_S = 1.0
 
@@ -31,7 +31,7 @@ def follow_run(directory: RunDirectory, is_over: Callable[[], bool], *, quiet: b
         shown: object = None
         for status in _changes(directory, is_over):
             if status.state not in ("training", "generating") or _milestone(status) != shown:
-                print(describe(status), file=sys.stderr, flush=True)
+                tell(describe(status))
                 shown = _milestone(status)
 
 
@@ -43,7 +43,7 @@ def live_line(*, quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda _text: None
         return
     with Live(Text(""), console=console, refresh_per_second=4, transient=True) as live:
-        yield lambda text: live.update(Text(text, no_wrap=True, overflow="ellipsis"))
+        yield lambda text: live.update(Text(visible(text), no_wrap=True, overflow="ellipsis"))
 
 
 def describe(status: Status) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from runner.config import JobConfig, parse_job
+from runner.data.fields import join_fields
 from runner.errors import ConfigError, JobStoppedError
 from runner.generation.drive import CONTINUES, drive_generation, read_summary
 from runner.generation.output import check_output, is_folder, write_records
@@ -107,9 +108,8 @@ def _here(
     if request.output is not None:
         write_records(request.output, generated)
         return answer, f"{len(generated.rows):,} records in {request.output}"
-    delimiter = config.data.field_delimiter or ""
-    answer["texts"] = [delimiter.join(row) for row in generated.rows]
-    return answer, "\n".join(answer["texts"])
+    answer["texts"] = [join_fields(row, config.data.field_delimiter or "") for row in generated.rows]
+    return answer, ""
 
 
 def _make(maker: RecordMaker, n: int, *, quiet: bool) -> Generated:

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import yaml
 
 from runner.errors import ClusterError, last_line
 from runner.run_directory import RunDirectory
+from runner.screen import tell
 from runner.submit.follow import follow_run
 from runner.submit.kubernetes import Manifest
 from runner.submit.plan import Plan
@@ -252,7 +252,7 @@ class _Watch:
             self._waits_since, self._told = time.monotonic(), ""
         patience = WAITS_QUIETLY_S if state_of(self._job) else TAKEN_UP_WITHIN_S
         if waits_for != self._told and time.monotonic() - self._waits_since >= patience:
-            print(waits_for, file=sys.stderr, flush=True)
+            tell(waits_for)
             self._told = waits_for
 
 

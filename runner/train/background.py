@@ -15,6 +15,7 @@ from typing import Any
 
 from runner.config import NAMESPACE_VARIABLE
 from runner.errors import RunnerError, last_line
+from runner.screen import tell
 from runner.train.heartbeat import log_to_screen
 
 STOPS_WITHIN_S = 60.0
@@ -69,7 +70,7 @@ def run_as_job(drive: Callable[[str, threading.Event], Any]) -> None:
             thread.join(0.2)
     if errors:
         error = errors[0]
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        tell(f"error: {error}")
         if NAMESPACE_VARIABLE in os.environ and isinstance(error, RunnerError) and not error.may_pass:
             _stop_own_job()
         sys.exit(error.exit_code if isinstance(error, RunnerError) else 1)

@@ -16,6 +16,7 @@ from typing import Any
 
 from runner.errors import OvertakenError, StorageError
 from runner.run_directory import HEARTBEAT_EVERY_S, RunDirectory
+from runner.screen import VisibleFormatter
 from runner.storage import open_folder
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -122,6 +123,6 @@ def log_to_screen(level: int) -> None:
     """Show warnings of the project's own on standard error, one plain line each."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(level)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(VisibleFormatter("%(levelname)s: %(message)s"))
     logging.getLogger("runner").addHandler(handler)
     logging.getLogger("runner").setLevel(logging.INFO)

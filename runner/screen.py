@@ -1,0 +1,77 @@
+r"""What a person sees: on a terminal, a control character is shown and not obeyed; data in a pipe is exact.
+
+What is printed can come from records, from names of columns and files, or from another program's log. A terminal would
+take `ESC [ 2 J` in it for an order, and a library that strips such sequences from a pipe changes the records.
+
+>>> visible("red: \x1b[31m, back: \r, tab: \t.")
+'red: \\x1b[31m, back: \\r, tab: \t.'
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from runner.errors import ConfigError
+
+_INVISIBLE = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for tab and line feed
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # they change the order in which others are shown
+    "\u2028\u2029\ufeff\ud800-\udfff]"  # line ends, a byte order mark, bytes of file names that are no text
+)
+
+
+def visible(text: str) -> str:
+    """The text with its control characters as Python would write them; tabs and line feeds stay."""
+    return _INVISIBLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def show(text: str) -> None:
+    """Print an answer: as it is, or visibly on a terminal."""
+    if sys.stdout.isatty():
+        _print_visibly(text, sys.stdout)
+    else:
+        _print(text.encode("utf-8", "surrogateescape"), sys.stdout)
+
+
+def show_records(texts: Sequence[str]) -> None:
+    """Print records, a line each.
+
+    Raises:
+        ConfigError: a record holds a line break, and standard output is no terminal: its lines would not be records.
+    """
+    if sys.stdout.isatty():
+        texts = [text.replace("\n", "\\n") for text in texts]
+    else:
+        for number, text in enumerate(texts, 1):
+            if "\n" in text or "\r" in text:
+                raise ConfigError(
+                    f"record {number} holds a line break, so lines would not be records: "
+                    "write a file with -o, or take --json"
+                )
+    show("\n".join(texts))
+
+
+def tell(text: str) -> None:
+    """Print a line for people beside the answer, on standard error."""
+    _print_visibly(text, sys.stderr)
+
+
+def _print_visibly(text: str, stream: TextIO) -> None:
+    _print(visible(text).encode(stream.encoding, "backslashreplace"), stream)
+
+
+def _print(line: bytes, stream: TextIO) -> None:
+    stream.flush()
+    stream.buffer.write(line + b"\n")
+    stream.buffer.flush()
+
+
+class VisibleFormatter(logging.Formatter):
+    """A log's lines as they may be shown on a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
