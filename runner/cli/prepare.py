@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from runner.cli.options import answer, common_options, runs_option, set_option
+from runner.screen import show
 
 
 @click.command()
@@ -64,9 +65,11 @@ def init(
 
 
 @click.command("import")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source")
 @click.argument("target")
-@click.option("--format", "kind", type=click.Choice(["csv", "jsonl", "text"]), help="Default: by the file's suffix.")
+@click.option(
+    "--format", "kind", type=click.Choice(["csv", "jsonl", "parquet", "text"]), help="Default: by the file's suffix."
+)
 @click.option("--no-header", is_flag=True, help="The CSV file has no header line.")
 @click.option("--csv-delimiter", help="What separates CSV fields; default: a comma, or a tab for .tsv.")
 @click.option("--text-column", default="text", show_default=True, help="Name of the column of records.")
@@ -77,7 +80,7 @@ def init(
 @click.option("--overwrite", is_flag=True, help="Replace Parquet files that are there.")
 @common_options
 def import_(
-    source: Path,
+    source: str,
     target: str,
     kind: str | None,
     no_header: bool,
@@ -90,11 +93,12 @@ def import_(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Turn CSV, JSON Lines or text (one record a line) into Parquet shards.
+    """Turn CSV, JSON, Parquet or text (one record a line) into Parquet shards of texts.
 
     \b
     Example:
       runner import claims.csv records/ --columns age,code,amount
+      runner import s3://bucket/claims.jsonl.gz s3://bucket/records/
     """
     from dataclasses import asdict
 
@@ -113,7 +117,7 @@ def import_(
         overwrite=overwrite,
     )
     text = f"{summary.records:,} records in {summary.files} files in {target}; columns: {', '.join(summary.columns)}"
-    answer(as_json, asdict(summary), text)
+    answer(as_json, asdict(summary), "\n".join([text, *summary.notes]))
 
 
 @click.command()
@@ -150,7 +154,7 @@ def schema(as_json: bool) -> None:
     """
     from runner.config import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=None if as_json else 2))
+    show(json.dumps(json_schema(), indent=None if as_json else 2))
 
 
 @click.command()

@@ -1,72 +1,67 @@
-"""The work of `runner import`: CSV, JSON Lines or plain text (gzipped or not) to Parquet shards of strings.
+"""The work of `runner import`: CSV, JSON, Parquet or plain text (gzipped or not) to Parquet shards of strings.
 
-The file is read twice, a line at a time: once to check all of it, once to write. So a wrong line anywhere
-leaves nothing behind, and a file larger than memory is fine. Blank lines are skipped in every format.
+The file is read twice, a part at a time: once to check all of it, once to write. So a wrong line anywhere leaves
+nothing behind, and a file larger than memory is fine.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import io
-import json
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from runner.data.fields import join_fields, splits_back
+from runner.data.table import Row, Table
+from runner.data.tables import open_table
 from runner.errors import DataError, StorageError
 from runner.storage import Folder, open_folder
 
-Row: TypeAlias = Mapping[str, str | None]
-NumberedRows: TypeAlias = Iterator[tuple[int, Row]]
-"""Rows with the number of the line, from 1, that they end on."""
-Parse: TypeAlias = Callable[[Path], NumberedRows]
-
-_FORMAT_OF_SUFFIX = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".txt": "text",
-    ".text": "text",
-}
 _SHARD_CHARACTERS = 1 << 26  # a shard of long records ends early: it is built in memory
-_LONGEST_FIELD = 1 << 30  # characters; Python's own limit for a CSV field is 131,072
 
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import wrote: Parquet shards, the records in them, their columns, and their size."""
+    """What an import wrote: Parquet shards, the records in them, their columns, and their size.
+
+    `notes`: what had to be decided about the file, and what its records do not keep of it, a line each.
+    """
 
     files: int
     records: int
     columns: tuple[str, ...]
     bytes: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Join:
-    """Joins `columns` into one text by `field_delimiter`, as it is: no quotes, and a null is empty.
+    """Joins `columns` into one text by `field_delimiter`, as they are: no quotes, and a null is empty.
 
-    A field that itself holds the delimiter could not be told apart afterwards: it is an error unless
-    `allow_delimiter_in_fields`.
+    Where splitting the text would not give the fields back, that is an error, unless `allow_delimiter_in_fields`. A row
+    of nulls alone is a null.
     """
 
     columns: tuple[str, ...]
     field_delimiter: str = ","
     allow_delimiter_in_fields: bool = False
 
+    def fields(self, row: Row) -> list[str | None]:
+        """The fields of a row's record."""
+        return [row.get(column) for column in self.columns]
+
+    def text(self, row: Row) -> str | None:
+        """A row's record."""
+        fields = self.fields(row)
+        return join_fields(fields, self.field_delimiter) if _any_value(fields) else None
+
 
 def import_records(
-    source: Path,
+    source: str | Path,
     target_uri: str,
     *,
     format: str | None = None,  # noqa: A002
@@ -77,89 +72,109 @@ def import_records(
     rows_per_shard: int = 100_000,
     overwrite: bool = False,
 ) -> ImportSummary:
-    """Write the records of `source` as `part-00000.parquet` … into the folder `target_uri` (local or s3://).
+    """Write the records of `source` as `part-00000.parquet` … into the folder `target_uri` (both local or s3://).
 
-    `format` is csv, jsonl or text; None tells by the file's suffix. All columns are strings: CSV fields as
-    they are, JSON values that are not strings as JSON text, text lines in a column `text_column`. With
-    `join`, the one column written is `text_column`. Without `header` CSV columns are `column_1` …, and a
-    single one `text_column`. `csv_delimiter` None is a tab for .tsv, else a comma. A shard holds at most
-    `rows_per_shard` records.
+    `format` is csv, jsonl, parquet or text; None tells by the file's suffix. All columns are strings: CSV fields as
+    they are, JSON values that are not strings as they are written, text lines in a column `text_column`. With `join`,
+    the one column written is `text_column`. Without `header` CSV columns are `column_1` …, and a single one
+    `text_column`. `csv_delimiter` None is a tab for .tsv, else a comma, unless the file names another; a file that
+    seems to have another is refused. A shard holds at most `rows_per_shard` records.
 
     Raises DataError for input that cannot be used (naming file and line) and for a folder that already holds
     Parquet files unless `overwrite`; nothing is written then. Raises StorageError if writing fails; shards
     written until then are removed.
     """
-    parse = _parser(format or _format_of(source), header, csv_delimiter, text_column)
+    table = open_table(
+        str(source),
+        format=format,
+        header=header,
+        csv_delimiter=csv_delimiter,
+        may_guess=False,
+        text_column=text_column,
+    )
     folder = open_folder(target_uri)
     old_shards = {entry.name for entry in folder.list() if entry.name.endswith(".parquet")}
     if old_shards and not overwrite:
         raise DataError(
             f"{target_uri} already holds Parquet files ({len(old_shards)}): choose another folder or add --overwrite"
         )
-    columns = _check(source, parse, join)
-    rows: Iterator[Row] = (row for _, row in parse(source))
+    wanted = None if join is None else join.columns
+    checked = _check(table, join)
+    rows = _unchanged_rows(table, wanted, checked.records)
+    columns = checked.columns
     if join is not None:
-        rows, columns = ({text_column: _joined(row, join)} for row in rows), (text_column,)
+        rows, columns = ({text_column: join.text(row)} for row in rows), (text_column,)
     summary = _write_shards(folder, rows, columns, rows_per_shard)
     for name in old_shards.difference(_shard_names(summary.files)):
         folder.delete(name)
-    return summary
+    return replace(summary, notes=checked.notes)
 
 
-def read_column(source: Path, column: str) -> list[str | None]:
-    """The values of one column of CSV or JSON Lines, or the lines of a text file.
+@dataclass(frozen=True)
+class _Checked:
+    """What the first reading found: how many records, and their columns in order of first appearance."""
 
-    Raises DataError for a file that cannot be used, and one without the column.
-    """
-    parse = _parser(_format_of(source), True, None, column)
-    columns = _check(source, parse, None)
-    if column not in columns:
-        raise DataError(f"{source} has no column {column!r}: it has {', '.join(columns)}")
-    return [row.get(column) for _, row in parse(source)]
+    records: int
+    columns: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
-def _format_of(source: Path) -> str:
-    suffixes = [suffix.lower() for suffix in source.suffixes if suffix.lower() != ".gz"]
-    if not suffixes or suffixes[-1] not in _FORMAT_OF_SUFFIX:
-        raise DataError(f"{source}: cannot tell the format by its suffix; give it: csv, jsonl or text")
-    return _FORMAT_OF_SUFFIX[suffixes[-1]]
-
-
-def _parser(format: str, header: bool, csv_delimiter: str | None, text_column: str) -> Parse:  # noqa: A002
-    match format:
-        case "csv":
-            return lambda source: _csv_rows(source, header, csv_delimiter, text_column)
-        case "jsonl":
-            return _json_rows
-        case "text":
-            return lambda source: ((number, {text_column: line}) for number, line in _lines(source) if line)
-        case _:
-            raise DataError(f"there is no import format {format!r}: choose csv, jsonl or text")
-
-
-def _check(source: Path, parse: Parse, join: Join | None) -> tuple[str, ...]:
-    """Read all of the file; return its columns in order of first appearance."""
+def _check(table: Table, join: Join | None) -> _Checked:
+    """Read all of the file."""
     columns: dict[str, None] = {}
-    for number, row in parse(source):
+    records = with_nulls = unsplittable = 0
+    for number, row in table.rows(None if join is None else join.columns):
+        records += 1
         if row.keys() - columns.keys():
             columns |= dict.fromkeys(row)
-        if join is not None and not join.allow_delimiter_in_fields:
-            for column in join.columns:
-                if join.field_delimiter in (row.get(column) or ""):
-                    raise DataError(
-                        f"{source}, line {number}: column {column!r} holds the field delimiter "
-                        f"{join.field_delimiter!r}: choose another, or add --allow-delimiter-in-fields"
-                    )
-    if not columns:
-        raise DataError(f"{source} holds no records")
-    for column in join.columns if join is not None else ():
-        if column not in columns:
-            raise DataError(f"{source} has no column {column!r}: it has {', '.join(columns)}")
-    return tuple(columns)
+        if join is None:
+            continue
+        fields = join.fields(row)
+        with_nulls += None in fields and _any_value(fields)
+        if not splits_back(fields, join.field_delimiter):
+            unsplittable += 1
+            if not join.allow_delimiter_in_fields:
+                raise DataError(f"{table.where(number)}: {_why_it_does_not_split(join, fields)}")
+    table.check_columns(() if join is None else join.columns, columns)
+    notes = list(table.notes)
+    if with_nulls:
+        notes.append(f"null fields became empty ones in {with_nulls:,} records, which do not tell them apart")
+    if unsplittable:
+        notes.append(
+            f"{unsplittable:,} records hold the delimiter in a field: splitting does not give their fields back"
+        )
+    return _Checked(records, tuple(columns), tuple(notes))
 
 
-def _joined(row: Row, join: Join) -> str:
-    return join.field_delimiter.join(row.get(column) or "" for column in join.columns)
+def _any_value(fields: Sequence[str | None]) -> bool:
+    return any(field is not None for field in fields)
+
+
+def _why_it_does_not_split(join: Join, fields: Sequence[str | None]) -> str:
+    otherwise = "choose another, or add --allow-delimiter-in-fields"
+    for column, field in zip(join.columns, fields, strict=True):
+        if join.field_delimiter in (field or ""):
+            return f"column {column!r} holds the field delimiter {join.field_delimiter!r}: {otherwise}"
+    found = join_fields(fields, join.field_delimiter).split(join.field_delimiter)
+    column, field, other = next(each for each in zip(join.columns, fields, found, strict=False) if each[1] != each[2])
+    return (
+        f"column {column!r} ends with the beginning of the field delimiter {join.field_delimiter!r}: "
+        f"{field!r} would be split as {other!r}: {otherwise}"
+    )
+
+
+def _unchanged_rows(table: Table, columns: Sequence[str] | None, records: int) -> Iterator[Row]:
+    """The rows, which were `records` at the first reading.
+
+    Raises:
+        DataError: there are more or fewer now.
+    """
+    count = 0
+    for _, row in table.rows(columns):
+        count += 1
+        yield row
+    if count != records:
+        raise DataError(f"{table.source.uri}: changed while it was read: it had {records:,} records, then {count:,}")
 
 
 def _write_shards(folder: Folder, rows: Iterable[Row], columns: Sequence[str], rows_per_shard: int) -> ImportSummary:
@@ -199,90 +214,3 @@ def _shard_name(index: int) -> str:
 
 def _shard_names(files: int) -> list[str]:
     return [_shard_name(index) for index in range(files)]
-
-
-def _csv_rows(source: Path, header: bool, csv_delimiter: str | None, text_column: str) -> NumberedRows:
-    """Rows with the line they end on; a field in quotes may hold line breaks."""
-    tabs = ".tsv" in (suffix.lower() for suffix in source.suffixes)
-    delimiter = csv_delimiter or ("\t" if tabs else ",")
-    csv.field_size_limit(_LONGEST_FIELD)
-    reader = csv.reader((line for _, line in _lines(source, keep_ends=True)), delimiter=delimiter, strict=True)
-    columns: list[str] | None = None
-    try:
-        for fields in reader:
-            if not fields:
-                continue
-            if columns is None:
-                columns = _header(source, fields) if header else _numbered_columns(len(fields), text_column)
-                if header:
-                    continue
-            if len(fields) != len(columns):
-                raise DataError(f"{source}, line {reader.line_num}: {len(fields)} fields, but {len(columns)} columns")
-            yield reader.line_num, dict(zip(columns, fields, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{source}, line {reader.line_num}: not valid CSV: {error}") from None
-
-
-def _header(source: Path, fields: list[str]) -> list[str]:
-    columns = [name or f"column_{index}" for index, name in enumerate(fields, 1)]
-    for name in columns:
-        if columns.count(name) > 1:
-            raise DataError(f"{source}: the header names column {name!r} twice")
-    return columns
-
-
-def _numbered_columns(count: int, text_column: str) -> list[str]:
-    return [text_column] if count == 1 else [f"column_{index}" for index in range(1, count + 1)]
-
-
-def _json_rows(source: Path) -> NumberedRows:
-    for number, line in _lines(source):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{source}, line {number}: not valid JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise DataError(
-                f"{source}, line {number}: a {type(values).__name__}, but one JSON object per line is needed"
-            )
-        row = {name: _json_text(value) for name, value in values.items()}
-        if "\\u" in line and not all(map(_is_unicode, chain(row, row.values()))):
-            raise DataError(f"{source}, line {number}: an escape names half a surrogate pair: not valid Unicode")
-        yield number, row
-
-
-def _json_text(value: object) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _is_unicode(text: str | None) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text or "")
-
-
-def _lines(source: Path, *, keep_ends: bool = False) -> Iterator[tuple[int, str]]:
-    """The file's lines with their numbers from 1, without a byte order mark; gzip is undone.
-
-    Raises DataError if the file cannot be read, is not UTF-8, or is damaged gzip.
-    """
-    try:
-        with _open(source) as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{source}, line {number}, byte {error.start + 1}: not UTF-8: save the file as UTF-8"
-                    ) from None
-                yield number, text if keep_ends else text.removesuffix("\n").removesuffix("\r")
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise DataError(f"{source}: damaged or incomplete gzip file") from None
-    except OSError as error:
-        raise DataError(f"{source}: cannot be read: {error.strerror or error}") from None
-
-
-def _open(source: Path) -> io.BufferedIOBase:
-    with source.open("rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    return gzip.open(source) if zipped else source.open("rb")

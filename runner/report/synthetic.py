@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from runner.errors import ConfigError, DataError, ObjectNotFoundError
+from runner.data.fields import join_fields
+from runner.data.table import Row, list_names
+from runner.data.tables import open_table
+from runner.errors import ConfigError, DataError
 from runner.generation.output import SUFFIXES
 from runner.generation.records import RecordMaker, SamplingSettings
 from runner.report.table import spread
-from runner.storage import Folder, open_parent
+from runner.storage import Folder
 
 MOST_RECORDS = 5_000
 SEED = 0
-_LONGEST_FIELD = 1 << 30
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def draw_records(model_folder: Folder, n: int) -> SyntheticRecords:
 
     model = load_model(model_folder)
     generated = RecordMaker(model, SamplingSettings(seed=SEED, records_per_prompt=n)).make(n)
-    texts = tuple((model.field_delimiter or "").join(row) for row in generated.rows)
+    texts = tuple(join_fields(row, model.field_delimiter or "") for row in generated.rows)
     return SyntheticRecords(texts, f"the run's model, temperature 1, seed {SEED}", sum(generated.invalid.values()))
 
 
@@ -53,57 +51,24 @@ def read_records(uri: str, columns: Sequence[str], delimiter: str | None) -> Syn
     columns: those that the file must have, joined by the delimiter into one text.
 
     Raises:
-        ConfigError: the file's suffix is not known, or there is no such file.
-        DataError: it cannot be read, has other columns, or holds no record.
+        ConfigError: the file's suffix is not known.
+        DataError: there is no such file, it cannot be read, has other columns, or holds no record.
     """
     if not uri.endswith(SUFFIXES):
         raise ConfigError(f"--synthetic {uri}: the file must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
-    folder, name = open_parent(uri, patient=False)
-    try:
-        content = folder.read(name)
-    except ObjectNotFoundError:
-        raise ConfigError(f"--synthetic {uri}: no such file") from None
-    decode = {".csv": _from_csv, ".jsonl": _from_jsonl, ".parquet": _from_parquet}["." + uri.rpartition(".")[2]]
-    try:
-        found = decode(content)
-    except (ValueError, csv.Error, pa.ArrowException) as error:
-        raise DataError(f"{uri}: cannot be read: {error}") from error
-    if sorted(found) != sorted(columns):
-        raise DataError(
-            f"{uri}: has the columns {', '.join(found) or 'none'}, but the run's records have {', '.join(columns)}"
-        )
-    texts = [(delimiter or "").join(values) for values in zip(*(found[name] for name in columns), strict=True)]
-    if not texts:
-        raise DataError(f"{uri}: holds no records")
-    return SyntheticRecords(tuple(spread(texts, MOST_RECORDS)), uri)
-
-
-def _from_csv(content: bytes) -> dict[str, list[str]]:
-    csv.field_size_limit(_LONGEST_FIELD)
-    header, *rows = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
-    rows = [row for row in rows if row or len(header) > 1]
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(header):
-            raise ValueError(f"record {number} has {len(row)} fields, the header {len(header)}")
-    return {name: [row[place] for row in rows] for place, name in enumerate(header)}
-
-
-def _from_jsonl(content: bytes) -> dict[str, list[str]]:
-    rows = [json.loads(line) for line in content.decode().split("\n") if line.strip()]
-    if not all(isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows):
-        raise ValueError("not one JSON object a line, all with the same names")
-    return {name: [_text(row[name]) for row in rows] for name in (rows[0] if rows else {})}
-
-
-def _from_parquet(content: bytes) -> dict[str, list[str]]:
-    table = pq.read_table(io.BytesIO(content))
-    return {
-        name: [value or "" for value in table.column(name).cast(pa.large_string()).to_pylist()]
-        for name in table.column_names
-    }
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value)
+    table = open_table(uri, patient=False)
+    count = 0
+    names: Row = {}
+    for _, row in table.rows():
+        if row.keys() != set(columns):
+            raise DataError(
+                f"{uri}: has the columns {list_names(row)}, but the run's records have {list_names(columns)}"
+            )
+        count += 1
+        names = row
+    table.check_columns((), names)
+    for note in table.notes:
+        log.warning("%s: %s", uri, note)
+    chosen = set(spread(range(count), MOST_RECORDS))
+    rows = (row for number, (_, row) in enumerate(table.rows()) if number in chosen)
+    return SyntheticRecords(tuple(join_fields([row[name] for name in columns], delimiter or "") for row in rows), uri)

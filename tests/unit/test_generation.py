@@ -422,8 +422,8 @@ def test_what_cannot_be_generated_is_refused_in_one_line_and_nothing_is_written(
     refusals: list[tuple[dict[str, Any], type[RunnerError], str]] = [
         ({"prompts": ("añ",)}, ConfigError, "prompt 'añ': the model does not know 'ñ'"),
         ({"prompts": ("a" * 12,)}, ConfigError, "has 12 tokens, a record of this model at most 12"),
-        ({"file": tmp_path / "none.csv"}, DataError, "none.csv: cannot be read"),
-        ({"file": tmp_path / "none.parquet"}, ConfigError, "none.parquet: no such file"),
+        ({"file": tmp_path / "none.csv"}, DataError, "none.csv: no such file"),
+        ({"file": tmp_path / "none.parquet"}, DataError, "none.parquet: no such file"),
         ({"file": tmp_path / "p.csv"}, DataError, "p.csv has no column 'prompt': it has other"),
         ({"file": tmp_path / "p.parquet"}, ConfigError, "p.parquet: row 1 of column prompt holds no prompt"),
         ({"file": tmp_path / "empty.txt"}, DataError, "empty.txt holds no records"),

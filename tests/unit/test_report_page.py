@@ -137,14 +137,14 @@ def test_synthetic_files_are_read_as_generate_writes_them(tmp_path: Path, suffix
     ("name", "content", "kind", "words"),
     [
         ("a.txt", b"", ConfigError, "must end in"),
-        ("none.csv", None, ConfigError, "no such file"),
+        ("none.csv", None, DataError, "no such file"),
         ("a.csv", b"text\n", DataError, "holds no records"),
-        ("a.csv", b"", DataError, "cannot be read"),
-        ("a.csv", b"text\n\xff\n", DataError, "cannot be read"),
-        ("a.csv", b"text,b\n1\n", DataError, "record 2 has 1 fields"),
-        ("a.jsonl", b'{"text": 1}\n{"b": 2}\n', DataError, "cannot be read"),
-        ("a.jsonl", b"[]\n", DataError, "cannot be read"),
-        ("a.parquet", b"PAR1", DataError, "cannot be read"),
+        ("a.csv", b"", DataError, "holds no records"),
+        ("a.csv", b"text\n\xff\n", DataError, "line 2, byte 1: not UTF-8"),
+        ("a.csv", b"text,b\n1\n", DataError, "line 2: 1 fields, but 2 columns"),
+        ("a.jsonl", b'{"text": 1}\n{"b": 2}\n', DataError, "has the columns b, but the run's records have text"),
+        ("a.jsonl", b"[]\n", DataError, "holds no records"),
+        ("a.parquet", b"PAR1", DataError, "not a readable Parquet file"),
     ],
 )
 def test_synthetic_files_that_cannot_be_used_are_one_line(
