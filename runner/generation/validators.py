@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from runner.config import ColumnRule, GenerationConfig
+from runner.data.fields import split_fields
 from runner.errors import JobFailedError
 from runner.train.callbacks import call_user, import_object
 
@@ -40,7 +41,7 @@ class Validator:
 
     def __init__(self, config: GenerationConfig, columns: Sequence[str], field_delimiter: str | None) -> None:
         self.columns = tuple(config.fields or columns)
-        self._field_delimiter = field_delimiter if len(self.columns) > 1 else None
+        self._field_delimiter = field_delimiter
         self._rules = [
             (index, name, rule)
             for index, name in enumerate(self.columns)
@@ -55,7 +56,7 @@ class Validator:
         Raises:
             JobFailedError: the user's function raised, or returned what is no answer.
         """
-        fields = (text,) if self._field_delimiter is None else tuple(text.split(self._field_delimiter))
+        fields = split_fields(text, self._field_delimiter, len(self.columns))
         if len(fields) != len(self.columns):
             return Verdict(fields, f"fields: not {len(self.columns)}")
         for index, name, rule in self._rules:

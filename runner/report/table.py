@@ -17,6 +17,8 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.data.fields import split_fields
+
 Kind = Literal["number", "category", "text"]
 
 NUMBERS_SHARE = 0.8
@@ -41,7 +43,7 @@ class Layout:
 
     def split(self, texts: Sequence[str]) -> Rows:
         """The records that have the right number of fields, as their fields."""
-        rows = (tuple(text.split(self.delimiter)) for text in texts)
+        rows = (split_fields(text, self.delimiter, len(self.names)) for text in texts)
         return [row for row in rows if len(row) == len(self.names)]
 
 
