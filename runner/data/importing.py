@@ -138,11 +138,9 @@ def _check(table: Table, join: Join | None) -> _Checked:
     table.check_columns(() if join is None else join.columns, columns)
     notes = list(table.notes)
     if with_nulls:
-        notes.append(f"null fields became empty ones in {with_nulls:,} records, which do not tell them apart")
+        notes.append(f"{with_nulls:,} records have null fields, which are empty in them: the two are not told apart")
     if unsplittable:
-        notes.append(
-            f"{unsplittable:,} records hold the delimiter in a field: splitting does not give their fields back"
-        )
+        notes.append(f"{unsplittable:,} records do not split back into their fields, which hold the delimiter")
     return _Checked(records, tuple(columns), tuple(notes))
 
 

@@ -132,3 +132,18 @@ def test_logs_and_status_are_exact_in_a_pipe_and_harmless_on_a_terminal(run: Run
         with terminal() as come:
             run(*command)
             assert come() == visible(text)
+
+
+def test_generated_records_are_exact_in_a_pipe(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"a{ORDERS}", "\ufeff\x85"]
+    monkeypatch.setattr("runner.submit.generate.generate", lambda *_: ({"texts": texts}, ""))
+    write_records(here / "records")
+    take_run(here, state="done")
+    assert run("generate", "demo").out == "".join(text + "\n" for text in texts)
+    assert run("generate", "demo", "--json").answer == {"texts": texts}
+    with terminal() as come:
+        run("generate", "demo")
+        assert come() == "".join(visible(text) + "\n" for text in texts)
+    texts.append("two\nlines")
+    assert "record 3 holds a line break" in one_line(run("generate", "demo"), 2)
+    assert run("generate", "demo", "--json").answer == {"texts": texts}
