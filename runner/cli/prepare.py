@@ -103,6 +103,7 @@ def import_(
     from dataclasses import asdict
 
     from runner.data.importing import Join, import_records
+    from runner.data.table import list_names
 
     join = Join(tuple(columns.split(",")), field_delimiter, allow_delimiter_in_fields) if columns else None
     summary = import_records(
@@ -116,7 +117,7 @@ def import_(
         rows_per_shard=rows_per_shard,
         overwrite=overwrite,
     )
-    text = f"{summary.records:,} records in {summary.files} files in {target}; columns: {', '.join(summary.columns)}"
+    text = f"{summary.records:,} records in {summary.files} files in {target}; columns: {list_names(summary.columns)}"
     answer(as_json, asdict(summary), "\n".join([text, *summary.notes]))
 
 

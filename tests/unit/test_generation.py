@@ -394,10 +394,13 @@ def test_prompts_come_from_a_column_of_any_kind_of_file(run: RunDirectory, tmp_p
     pq.write_table(pa.table({"prompt": ["a", "b1"], "other": [1, 2]}), tmp_path / "p.parquet")
     (tmp_path / "p.csv").write_text("prompt,other\na,1\nb1,2\n")
     (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b1"}\n')
+    (tmp_path / "p.json").write_text('[{"prompt": "a"},\n{"prompt": "b1"}]')
+    (tmp_path / "p.tsv").write_bytes("\ufeffother\tprompt\r1\ta\r2\tb1\r".encode())
     (tmp_path / "p.txt").write_text("a\nb1\n")
-    answers = [ask(run, 3, file=tmp_path / f"p.{suffix}")["texts"] for suffix in ("parquet", "csv", "jsonl", "txt")]
+    suffixes = ("parquet", "csv", "jsonl", "json", "tsv", "txt")
+    answers = [ask(run, 3, file=tmp_path / f"p.{suffix}")["texts"] for suffix in suffixes]
     assert [text[:2][: 1 + number // 3] for number, text in enumerate(answers[0])] == ["a"] * 3 + ["b1"] * 3
-    assert answers == [answers[0]] * 4
+    assert answers == [answers[0]] * 6
 
 
 def test_not_in_training_of_a_private_run_says_what_epsilon_does_not_cover(

@@ -85,6 +85,33 @@ def test_json_values_that_are_no_strings_become_json_text(write: Any, target: Pa
     ]
 
 
+def test_an_array_of_objects_is_its_objects(write: Any, target: Path) -> None:
+    source = write("a.json", '[\n  {"a": 0.10, "b": {"x": 1e999}},\n  {"c": "é"}\n]\n')
+    assert imported(source, target) == [{"a": "0.10", "b": '{"x": 1e999}', "c": None}, {"a": None, "b": None, "c": "é"}]
+
+
+def test_parquet_is_imported_as_text(write: Any, target: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1, None], "b": ["x", ""], "c": [[1], [2]]}), tmp_path / "a.parquet")
+    assert imported(tmp_path / "a.parquet", target, join=Join(("b", "a"), "|")) == [{"text": "x|1"}, {"text": "|"}]
+
+
+def test_a_file_that_changes_between_the_two_readings_is_refused(
+    write: Any, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write("a.txt", "1\n2\n")
+    whole_check = importing._check
+
+    def check_and_change(*arguments: Any) -> Any:
+        found = whole_check(*arguments)
+        write("a.txt", "1\n2\n3\n")
+        return found
+
+    monkeypatch.setattr(importing, "_check", check_and_change)
+    with pytest.raises(DataError, match=r"a\.txt: changed while it was read: it had 2 records, then "):
+        import_records(source, str(target))
+    assert not list(target.glob("*.parquet"))
+
+
 def test_text_lines_are_records_in_the_named_column(write: Any, target: Path) -> None:
     rows = imported(write("a.txt", ' a \r\n\nb,"c'), target, text_column="line")
     assert rows == [{"line": " a "}, {"line": 'b,"c'}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import re
@@ -131,6 +132,30 @@ def test_synthetic_files_are_read_as_generate_writes_them(tmp_path: Path, suffix
     assert read_records(path, ("two", "one"), "|").texts[0] == "1|a"
     with pytest.raises(DataError, match="has the columns one, two, but the run's records have one, three"):
         read_records(path, ("one", "three"), "|")
+
+
+def test_synthetic_files_are_read_as_import_reads_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    contents = {
+        "bom.csv": "\ufeffone,two\r\na,1\r\n".encode(),
+        "mac.csv": b"one,two\ra,1\r",
+        "zipped.csv": gzip.compress(b"one,two\na,1\n"),
+        "bom.jsonl": '\ufeff{"two": 1, "one": "a"}\n'.encode(),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        assert read_records(str(tmp_path / name), ("one", "two"), "|").texts == ("a|1",)
+    assert not caplog.records
+    (tmp_path / "semicolons.csv").write_bytes(b"one;two\na;1\n")
+    assert read_records(str(tmp_path / "semicolons.csv"), ("one", "two"), "|").texts == ("a|1",)
+    assert "separated by ';'" in caplog.text
+    (tmp_path / "numbers.jsonl").write_text('{"one": 0.10, "two": 12345678901234567890.5}\n')
+    assert read_records(str(tmp_path / "numbers.jsonl"), ("one", "two"), "|").texts == ("0.10|12345678901234567890.5",)
+
+
+def test_of_many_synthetic_records_evenly_spaced_ones_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.report.synthetic.MOST_RECORDS", 3)
+    (tmp_path / "a.csv").write_text("text\n" + "".join(f"{number}\n" for number in range(9)))
+    assert read_records(str(tmp_path / "a.csv"), ("text",), None).texts == ("0", "4", "8")
 
 
 @pytest.mark.parametrize(

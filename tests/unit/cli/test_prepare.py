@@ -58,6 +58,20 @@ def test_import_makes_records_that_validate_accepts(run: Run, here: Path) -> Non
     assert tree(here) == before
 
 
+def test_import_says_what_it_had_to_decide(run: Run, here: Path) -> None:
+    (here / "a.csv").write_text("sep=;\nid; age\n1;2\n")
+    notes = ["separated by ';', as the first line says", "spaces around a column's name are part of it: ' age'"]
+    assert run("import", "a.csv", "records/").out.splitlines() == [
+        "1 records in 1 files in records/; columns: id, ' age'",
+        *notes,
+    ]
+    assert run("import", "a.csv", "again/", "--json").answer["notes"] == notes
+    (here / "b.csv").write_text("id;age\n1;2\n")
+    line = one_line(run("import", "b.csv", "other/"), 2)
+    assert "separated by ';', it seems, not by ',': add --csv-delimiter ';'" in line
+    assert run("import", "b.csv", "other/", "--csv-delimiter", ";").code == 0
+
+
 def test_import_of_a_missing_file_is_answered_in_one_line(run: Run, here: Path) -> None:
     assert "nowhere.csv" in one_line(run("import", "nowhere.csv", "records/"), 2)
     assert tree(here) == {}
