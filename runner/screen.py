@@ -33,8 +33,10 @@ def show(text: str) -> None:
     """Print an answer: as it is, or visibly on a terminal."""
     if sys.stdout.isatty():
         _print_visibly(text, sys.stdout)
-    else:
-        _print(text.encode("utf-8", "surrogateescape"), sys.stdout)
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def show_records(texts: Sequence[str]) -> None:
@@ -61,13 +63,8 @@ def tell(text: str) -> None:
 
 
 def _print_visibly(text: str, stream: TextIO) -> None:
-    _print(visible(text).encode(stream.encoding, "backslashreplace"), stream)
-
-
-def _print(line: bytes, stream: TextIO) -> None:
-    stream.flush()
-    stream.buffer.write(line + b"\n")
-    stream.buffer.flush()
+    shown = visible(text).encode(stream.encoding or "utf-8", "backslashreplace")
+    print(shown.decode(stream.encoding or "utf-8"), file=stream, flush=True)
 
 
 class VisibleFormatter(logging.Formatter):

@@ -28,6 +28,8 @@ FORMAT_OF_SUFFIX = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".parquet": "parquet",
+    ".parq": "parquet",
+    ".pq": "parquet",
     ".txt": "text",
     ".text": "text",
 }
@@ -118,5 +120,5 @@ class TextTable(Table):
 def _format_of(uri: str, suffixes: list[str]) -> str:
     suffixes = [suffix for suffix in suffixes if suffix != ".gz"]
     if not suffixes or suffixes[-1] not in FORMAT_OF_SUFFIX:
-        raise DataError(f"{uri}: cannot tell the format by its suffix; give it: csv, jsonl or text")
+        raise DataError(f"{uri}: cannot tell the format by its suffix; give it: csv, jsonl, parquet or text")
     return FORMAT_OF_SUFFIX[suffixes[-1]]

@@ -167,7 +167,7 @@ def test_shard_of_long_records_ends_early(write: Any, target: Path, monkeypatch:
         ("a.jsonl", "[1]\n", ["line 1", "object per line"]),
         ("a.jsonl", '{"a": "\\ud800"}\n', ["line 1", "surrogate"]),
         ("a.txt.gz", gzip.compress(b"abc" * 99, mtime=0)[:-9], ["gzip"]),
-        ("a.bin", "x", ["csv, jsonl or text"]),
+        ("a.bin", "x", ["csv, jsonl, parquet or text"]),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_written(

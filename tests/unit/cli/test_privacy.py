@@ -137,7 +137,7 @@ def test_report_without_a_model_warns_in_one_line_and_writes_what_there_is(run: 
     [
         (["--target", "age"], "--target age: no such column; the run's records have field_1, field_2"),
         (["--target", "field_2"], "no model here; a run leaves one when it ends"),
-        (["--synthetic", "gone.csv"], "--synthetic gone.csv: no such file"),
+        (["--synthetic", "gone.csv"], "gone.csv: no such file"),
         (["--synthetic", "other.csv"], "other.csv: has the columns a, b, but the run's records have text"),
         (["--synthetic", "other.xls"], "--synthetic other.xls: the file must end in .csv, .jsonl or .parquet"),
         (["--synthetic", "other.csv", "-n", "5"], "-n is for generated records; leave it out with --synthetic"),
