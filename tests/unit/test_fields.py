@@ -50,7 +50,7 @@ def test_no_two_rows_become_one_text_at_import(rows: list[tuple[str, str]], deli
             import_records(source, target, join=join, overwrite=True)
         return
     import_records(source, target, join=join, overwrite=True)
-    texts = pq.read_table(tmp_path / "out" / "part-00000.parquet").column("text").to_pylist()
+    texts = pq.read_table(tmp_path / "out").column("text").to_pylist()
     assert [tuple(text.split(delimiter)) for text in texts] == rows
 
 
