@@ -17,6 +17,7 @@ from runner.errors import DataError
 
 SEPARATORS = (",", ";", "\t", "|")
 HEAD_LINES = 200
+_SPACE = " \t\u00a0\ufeff"
 LONGEST_FIELD = 1 << 30  # characters; Python's own limit is 131,072
 _NAMED_SEPARATOR = re.compile(r'sep=([^"\r\n])[\r\n]*')
 """How a file tells Excel its separator, in a line before all others."""
@@ -48,9 +49,9 @@ class CsvTable(Table):
             lines = _Lines(chain(head, file))
             if self._named_separator(head) is not None:
                 next(iter(lines))
-            yield from self._parse(lines, delimiter)
+            yield from self._parse(lines, delimiter, head)
 
-    def _parse(self, lines: _Lines, delimiter: str) -> NumberedRows:
+    def _parse(self, lines: _Lines, delimiter: str, head: Sequence[str]) -> NumberedRows:
         csv.field_size_limit(LONGEST_FIELD)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         names: Sequence[str] | None = None
@@ -71,7 +72,7 @@ class CsvTable(Table):
                         )
                     lone_carriage_returns = True
                 if names is None:
-                    names = self._name_columns(fields)
+                    names = self._name_columns(fields, "".join(head[: lines.number]))
                     if self._header:
                         continue
                 if len(fields) != len(names):
@@ -88,17 +89,23 @@ class CsvTable(Table):
         if names is not None and len(names) == 1:
             self.note_blank_lines(blank)
 
-    def _name_columns(self, fields: Sequence[str]) -> Sequence[str]:
+    def _name_columns(self, fields: Sequence[str], written: str) -> Sequence[str]:
+        """Names for the columns. fields: of the first record. written: how the file writes it.
+
+        Space around a name is no part of it, unless it was put in quotes with it.
+        """
         if not self._header:
             return [self._text_column] if len(fields) == 1 else [f"column_{at}" for at in range(1, len(fields) + 1)]
-        names = [name or f"column_{at}" for at, name in enumerate(fields, 1)]
+        quoted = ['"' + field.replace('"', '""') + '"' in written for field in fields]
+        bare = [field if kept else field.strip(_SPACE) for field, kept in zip(fields, quoted, strict=True)]
+        names = [name or f"column_{at}" for at, name in enumerate(bare, 1)]
         for name in names:
             if names.count(name) > 1:
                 raise DataError(f"{self.source.uri}: the header names column {name!r} twice")
-        if unnamed := [name for name, field in zip(names, fields, strict=True) if not field]:
+        if unnamed := [name for name, field in zip(names, bare, strict=True) if not field]:
             self.notes.append(f"without a name in the header: {list_names(unnamed)}")
-        if spaced := [name for name in names if name != name.strip().strip("\ufeff")]:
-            self.notes.append(f"spaces around a column's name are part of it: {list_names(spaced)}")
+        if spaced := [field for name, field in zip(bare, fields, strict=True) if name and name != field]:
+            self.notes.append(f"spaces around names are left out: {list_names(spaced)}")
         return names
 
     def _choose_delimiter(self, head: Sequence[str]) -> str:
@@ -200,4 +207,4 @@ def _shown(fields: Sequence[str]) -> str:
 
 
 def _for_a_shell(separator: str) -> str:
-    return "$'\\t'" if separator == "\t" else f"'{separator}'"
+    return "'\\t'" if separator == "\t" else f"'{separator}'"

@@ -60,9 +60,9 @@ def test_import_makes_records_that_validate_accepts(run: Run, here: Path) -> Non
 
 def test_import_says_what_it_had_to_decide(run: Run, here: Path) -> None:
     (here / "a.csv").write_text("sep=;\nid; age\n1;2\n")
-    notes = ["separated by ';', as the first line says", "spaces around a column's name are part of it: ' age'"]
+    notes = ["separated by ';', as the first line says", "spaces around names are left out: ' age'"]
     assert run("import", "a.csv", "records/").out.splitlines() == [
-        "1 records in 1 files in records/; columns: id, ' age'",
+        "1 records in 1 files in records/; columns: id, age",
         *notes,
     ]
     assert run("import", "a.csv", "again/", "--json").answer["notes"] == notes
