@@ -76,9 +76,8 @@ class CsvTable(Table):
                     if self._header:
                         continue
                 if len(fields) != len(names):
-                    advice = (
-                        f"put a field that holds {delimiter!r} in quotes" if len(fields) > len(names) else "fill it up"
-                    )
+                    is_longer = len(fields) > len(names)
+                    advice = f"put a field that holds {delimiter!r} in quotes" if is_longer else "add the missing ones"
                     raise DataError(
                         f"{self._where(first, lines.number)}: {len(fields)} fields, but {len(names)} columns; "
                         f"found {_shown(fields)}: {advice}"
