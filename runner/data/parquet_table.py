@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.data.table import NumberedRows, Table
+from runner.data.texts import NoTextError, to_texts
 from runner.errors import DataError
 
 ROWS_PER_BATCH = 512
 
 
 class ParquetTable(Table):
-    """One Parquet file; a value that is no text becomes one as Arrow writes it."""
+    """One Parquet file; what each type of column becomes is said in `texts.py`."""
 
     counted_in = "row"
 
@@ -22,7 +23,7 @@ class ParquetTable(Table):
         number = 0
         with self.source.open() as file:
             try:
-                parquet = pq.ParquetFile(file, pre_buffer=False)
+                parquet = pq.ParquetFile(file, pre_buffer=False, arrow_extensions_enabled=True)
                 names = parquet.schema_arrow.names
                 if twice := [name for name in names if names.count(name) > 1]:
                     raise DataError(f"{self.source.uri} has column {twice[0]!r} twice")
@@ -30,7 +31,9 @@ class ParquetTable(Table):
                 if columns is not None:
                     self.check_columns(columns, names)
                 for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=wanted):
-                    values = [self._texts(name, batch.column(name)).to_pylist() for name in wanted]
+                    # By name: for `a.b` Arrow reads the child b of a struct a, too.
+                    columns_read = [batch.column(batch.schema.get_field_index(name)) for name in wanted]
+                    values = [self._texts(*each).to_pylist() for each in zip(wanted, columns_read, strict=True)]
                     for row in zip(*values, strict=True):
                         number += 1
                         yield number, dict(zip(wanted, row, strict=True))
@@ -41,6 +44,6 @@ class ParquetTable(Table):
 
     def _texts(self, name: str, values: pa.Array) -> pa.Array:
         try:
-            return values.cast(pa.large_string())
-        except pa.ArrowException:
-            raise DataError(f"{self.source.uri}: column {name} is {values.type}, not text") from None
+            return to_texts(values)
+        except NoTextError as error:
+            raise DataError(f"{self.source.uri}: column {name} {error}") from None
