@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
 from runner.config import JobConfig, parse_job
 from runner.errors import ConfigError, JobStoppedError
 from runner.generation.drive import CONTINUES, drive_generation, read_summary
@@ -78,7 +76,7 @@ def _with_overrides(directory: RunDirectory, overrides: Sequence[str]) -> JobCon
     for override in overrides:
         if not override.startswith("generation."):
             raise ConfigError(f"--set {override}: generate can change the section generation alone")
-    document = yaml.safe_load(directory.read_model_config().to_yaml())
+    document = directory.read_model_config().model_dump(mode="json")
     return parse_job(document, overrides, environment={}, source=f"{directory.uri}/job.yaml")
 
 

@@ -16,9 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from runner.config import JobConfig, KubernetesConfig
+from runner.config import JobConfig, KubernetesConfig, write_document
 from runner.errors import ConfigError
 from runner.submit.kubernetes import DRIVE_JOB, manifests, object_name, to_yaml
 
@@ -52,7 +50,7 @@ class Plan:
         """For people; for `kubernetes` what `kubectl create -f -` takes."""
         if self.manifests:
             return to_yaml(self.manifests)
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        return write_document(self.to_dict())
 
 
 def plan_submission(

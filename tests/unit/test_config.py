@@ -22,17 +22,6 @@ from runner.templates import TEMPLATES, commented_yaml, job_values
 JOB: dict[str, Any] = {"name": "demo", "data": {"uri": "records/"}}
 REPOSITORY = Path(__file__).parents[2]
 
-UNBOUNDED_ABOVE = {
-    "data.max_records",
-    "training.early_stopping.min_delta",
-    "training.max_training_time_s",
-    "privacy.noise_multiplier",
-    "privacy.target_epsilon",
-    "privacy.l2_norm_clip",
-    "privacy.max_epsilon",
-}
-"""Numbers whose largest sensible value nobody can tell."""
-
 
 def every_field(section: type[Section] = JobConfig, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Path and definition of each field, sections included."""
@@ -103,10 +92,9 @@ def test_every_number_is_bounded_and_refused_beyond_its_bounds(path: str) -> Non
     (line,) = refusal(job_with(path, low))
     assert line.startswith(f"job: {path}: ")
     assert line.endswith(f"got {low!r}")
-    assert (upper is None) == (path in UNBOUNDED_ABOVE)
-    if upper is not None:
-        high = upper.le + 1 if isinstance(upper, Le) else upper.lt
-        assert refusal(job_with(path, high))[0].startswith(f"job: {path}: ")
+    assert upper is not None
+    high = upper.le + 1 if isinstance(upper, Le) else upper.lt
+    assert refusal(job_with(path, high))[0].startswith(f"job: {path}: ")
 
 
 @pytest.mark.parametrize("path", NUMBERS)
@@ -372,7 +360,7 @@ def test_a_folder_is_no_job_file(tmp_path: Path) -> None:
 def test_yaml_cannot_build_objects(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(f"name: !!python/object/apply:os.mkdir ['{tmp_path}/made']\ndata: {{uri: r}}\n")
-    with pytest.raises(ConfigError, match="not valid YAML"):
+    with pytest.raises(ConfigError, match=r"line 1: !!python/object/apply:os\.mkdir is no tag of a job's values"):
         load_job(path, environment={})
     assert not (tmp_path / "made").exists()
 
@@ -498,9 +486,9 @@ JOBS = st.fixed_dictionaries(
             optional={
                 "epochs": st.integers(1, 1_000_000),
                 "optimizer": st.fixed_dictionaries(
-                    {"learning_rate": st.floats(0, 100, exclude_min=True)},
+                    {"learning_rate": st.floats(1e-12, 100)},
                 ),
-                "max_training_time_s": st.none() | st.floats(1e-300, 1e300),
+                "max_training_time_s": st.none() | st.floats(1e-300, 3e9),
                 "callbacks": st.lists(st.sampled_from(["a:b", "c.d:e"]), max_size=2),
                 "seed": st.integers(0, 2**32 - 1),
             },
