@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli.options import answer, common_options, runs_option
+from runner.cli.options import Text, answer, common_options, runs_option
 
 if TYPE_CHECKING:
     from runner.run_directory import RunDirectory, Status
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", type=Text(4096))
 @runs_option
 @common_options
 def status(run: str, runs_uri: str, as_json: bool) -> None:
@@ -33,7 +33,7 @@ def status(run: str, runs_uri: str, as_json: bool) -> None:
 
 
 @click.command("list")
-@click.argument("uri", default="runs/", envvar="RUNNER_STORAGE__URI")
+@click.argument("uri", type=Text(4096), default="runs/", envvar="RUNNER_STORAGE__URI")
 @common_options
 def list_(uri: str, as_json: bool) -> None:
     """List the runs of a folder.
@@ -52,7 +52,7 @@ def list_(uri: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", type=Text(4096))
 @click.option("-f", "--follow", is_flag=True, help="Go on printing until the run ends.")
 @runs_option
 @common_options
@@ -83,7 +83,7 @@ def logs(run: str, follow: bool, runs_uri: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", type=Text(4096))
 @runs_option
 @common_options
 def stop(run: str, runs_uri: str, as_json: bool) -> None:
