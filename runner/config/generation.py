@@ -40,7 +40,7 @@ class ColumnRule(Section):
         try:
             re.compile(pattern or "")
         except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+            raise ValueError(f"{(pattern or '')[:200]!r} is not a regular expression: {error}") from None
         return pattern
 
     @field_validator("range")

@@ -182,7 +182,7 @@ class KubernetesConfig(Section):
         max_length=100,
         description="from a PersistentVolumeClaim to the folder where pods see it",
         json_schema_extra={
-            "patternProperties": {f"^{DOMAIN}$": {"type": "string", "pattern": f"^{FOLDER}$"}},
+            "patternProperties": {f"^{DOMAIN}$": {"type": "string", "maxLength": 4096, "pattern": f"^{FOLDER}$"}},
             "additionalProperties": False,
         },
     )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from pathlib import Path
 
 import click
+import pyarrow.parquet as pq
 import pytest
 
 from runner import __main__ as main_module
 from runner.cli import cli
-from tests.unit.cli.commands import write_job, write_records
+from runner.config import load_job
+from tests.unit.cli.commands import Run, one_line, tree, write_job, write_records
 
 NASTY = (
     "",
@@ -102,3 +105,74 @@ def test_no_value_of_an_option_ends_in_what_nobody_expected(
         assert "unexpected:" not in said, (value, said)
         if ended.value.code:
             assert len(said.splitlines()) == 1, (value, said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["import", "source.csv", "out/", "--csv-delimiter", "||"], "'||' cannot be: give one character"),
+        (["import", "source.csv", "out/", "--csv-delimiter", '"'], "'\"' cannot be: give one character, no quote"),
+        (["import", "source.csv", "out/", "--csv-delimiter", "\n"], "'\\n' cannot be: give one character, no quote"),
+        (["import", "source.csv", "out/", "--csv-delimiter", "\\n"], "'\\\\n' cannot be: give one character"),
+        (["import", "source.csv", "out/", "--csv-delimiter", ""], "it is empty."),
+        (
+            ["import", "source.csv", "out/", "--field-delimiter", "\\n"],
+            "'\\\\n' is a backslash and 'n'; only",
+        ),
+        (["import", "source.csv", "out/", "--field-delimiter", "123456789"], "it has 9 characters, but at most 8"),
+        (["import", "source.csv", "out/", "--text-column", ""], "it is empty."),
+        (["import", "source.csv", "out/", "--columns", "a,b,a"], "a is named twice."),
+        (["import", "source.csv", "out/", "--columns", "a,,b"], "a name is empty: there is a comma too many."),
+        (["import", "source.csv", "out/", "--columns", "a,b,"], "a name is empty: there is a comma too many."),
+        (["import", "source.csv", "out/", "--columns", "a, b"], "' b' begins or ends with a space; write a,b,c."),
+        (["import", "source.csv", "out/", "--columns", ""], "it is empty."),
+        (["import", "source.csv", "out/", "--rows-per-shard", "9" * 30], "is not in the range 1<=x<=10000000"),
+        (["init", "job2.yaml", "--columns", "a,a", "--field-delimiter", ","], "a is named twice."),
+        (["init", "job2.yaml", "--columns", "a,", "--field-delimiter", ","], "a name is empty"),
+        (["init", "job2.yaml", "--field-delimiter", ""], "it is empty."),
+        (["submit", "job.yaml", "--since", ""], "it is empty."),
+        (["generate", "demo", "-o", ""], "it is empty."),
+        (["generate", "demo", "--prompt-column", ""], "it is empty."),
+        (["report", "demo", "--synthetic", "\udcff"], "'\\udcff' is not valid Unicode text."),
+        (["list", "x" * 5000], "it has 5,000 characters, but at most 4,096 are possible."),
+    ],
+)
+def test_a_value_that_an_option_cannot_have_is_refused_by_name(
+    run: Run, here: Path, arguments: list[str], line: str
+) -> None:
+    (here / "source.csv").write_text("a,b\n1,2\n")
+    write_job(here / "job.yaml")
+    before = tree(here)
+    found = one_line(run(*arguments), 2)
+    assert found.startswith("Invalid value for ")
+    assert line in found
+    assert tree(here) == before
+
+
+@pytest.mark.parametrize("tab", ["\t", "\\t"])
+def test_a_tab_may_be_written_as_an_escape(run: Run, here: Path, tab: str) -> None:
+    (here / "source.csv").write_text("a\tb\n1\t2\n")
+    arguments = ["source.csv", "out/", "--csv-delimiter", tab, "--columns", "b,a", "--field-delimiter", tab]
+    assert run("import", *arguments).code == 0
+    assert pq.read_table(here / "out").to_pydict() == {"text": ["2\t1"]}
+    assert run("init", "job.yaml", "--data", "out/", "--columns", "b,a", "--field-delimiter", tab).code == 0
+    assert load_job(here / "job.yaml", environment={}).data.field_delimiter == "\t"
+
+
+def test_a_run_is_meant_by_its_name_whatever_yaml_takes_it_for(run: Run, here: Path) -> None:
+    write_records(here / "records")
+    write_job(here / "job.yaml")
+    for name in ("null", "2024", "1e3", "a: b", "#5"):
+        plan = run("submit", "job.yaml", "--since", name, "--dry-run", "--json")
+        assert plan.answer["job"]["data"]["since"] == name
+
+
+def test_a_path_that_is_no_unicode_is_printed_as_it_is(here: Path) -> None:
+    """In a process of its own: the screen is one of bytes."""
+    program = [sys.executable, "-m", "runner"]
+    done = subprocess.run([*program, "init", b"\xff.yaml"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"wrote \xff.yaml; ")
+    done = subprocess.run([*program, "init", b"\xff.yaml"], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"error: \\udcff.yaml: exists; ")
