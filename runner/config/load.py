@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic import ValidationError
 
-from runner.config.document import Written, parse_document, read_document, resolve
+from runner.config.document import Written, parse_document, read_document, resolve, write_inline
 from runner.config.job import JobConfig
 from runner.config.section import FORMS, Section, alternatives, item_kinds
 from runner.config.sweep import ParameterConfig
@@ -139,10 +139,18 @@ def _settle(value: Any, kind: Any, place: Sequence[str] = ()) -> Any:
     for key, each in value.items():
         if section is ParameterConfig and key == "choice":
             inner_kind = tuple[_kind_at(place[-1]), ...]  # What the swept field takes.
+            each = _as_read(each)
         else:
             inner_kind = inner if section is None else _kinds_of(section).get(key, Any)
         settled[key] = _settle(each, inner_kind, (*place, str(key)))
     return settled
+
+
+def _as_read(value: Any) -> Any:
+    """Plain numbers and switches as they are written in a file, and read from it again."""
+    if isinstance(value, list):
+        return [_as_read(each) for each in value]
+    return Written(write_inline(value), value) if isinstance(value, (bool, int, float)) else value
 
 
 def _kinds_of(section: type[Section]) -> dict[str, Any]:
@@ -183,7 +191,7 @@ def _path(error: Mapping[str, Any]) -> str:
 
 def _explain(error: dict[str, Any], document: Mapping[str, Any]) -> str:
     """One pydantic error as `section.field: what is wrong`."""
-    where, found = _path(error), _as_written(document, error)
+    where, found = _shortened(_path(error)), _as_written(document, error)
     path = [str(part) for part in error["loc"]]
     if error["type"] == "extra_forbidden":
         known = _field_names(path[:-1])

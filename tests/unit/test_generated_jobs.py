@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -15,7 +17,8 @@ from runner.config import JobConfig, json_schema, parse_job, read_document
 from runner.errors import RunnerError
 from runner.submit.plan import plan_submission
 from runner.sweep.space import check_sweep
-from tests.unit.schema_values import values
+from tests.unit.jobs import FIELDS
+from tests.unit.schema_values import ODD, values
 
 SCHEMA = json_schema()
 SECTIONS = sorted(set(SCHEMA["properties"]) - {"name", "data"})
@@ -39,7 +42,7 @@ MOST_TRIALS = 5
 OLD_READER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Of YAML 1.1: other software, and this project once."""
 QUICK = settings(
-    max_examples=int(__import__("os").environ.get("N", "20")),
+    max_examples=10,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )
@@ -111,6 +114,105 @@ def check_reads_back(config: JobConfig) -> None:
     text = config.to_yaml()
     assert parse_job(read_document(text), environment={}) == config
     assert parse_job(yaml.load(text, OLD_READER), environment={}) == config
+
+
+KEYS = {
+    "generation.columns": "text",
+    "sweep.parameters": "tokenizer.alphabet",
+    "kubernetes.environment": "X",
+    "kubernetes.volume_claims": "claim",
+    "kubernetes.head.node_selector": "disk",
+    "kubernetes.worker.node_selector": "disk",
+}
+"""Of mappings with keys of the user's: one that fits."""
+Path = tuple[str | int, ...]
+
+
+def leaves(shape: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every place of a job that holds no more places, with what the schema says of it."""
+    if "$ref" in shape:
+        yield from leaves(SCHEMA["$defs"][shape["$ref"].rpartition("/")[2]], path)
+    elif "anyOf" in shape:
+        for each in shape["anyOf"]:
+            yield from leaves(each, path)
+    elif "properties" in shape:
+        for name, each in shape["properties"].items():
+            yield from leaves(each, (*path, name))
+    elif shape.get("type") == "array" and "items" in shape:
+        yield path, shape
+        yield from leaves(shape["items"], (*path, 0))
+    elif shape.get("type") == "array":
+        for place in range(2):
+            yield from leaves(shape["prefixItems"][place], (*path, place))
+    elif shape.get("type") == "object":
+        inner = shape.get("additionalProperties") or next(iter(shape["patternProperties"].values()))
+        yield path, shape
+        yield from leaves(inner, (*path, KEYS[".".join(map(str, path))]))
+    else:
+        yield path, shape
+
+
+def job_of(path: Path, value: Any) -> dict[str, Any]:
+    """The smallest job with a value at a place; the other end of a range is far away."""
+    for part in reversed(path):
+        value = {part: value} if isinstance(part, str) else [value, 1e6] if part == 0 else [1, value]
+    document = {"name": "demo", "data": {"uri": "r/", "field_delimiter": ","}, **value}
+    if path[0] == "data":
+        document["data"] = {"uri": "r/", "field_delimiter": ",", **value["data"]}
+    if path[-1] == 0 and path[-2] not in ("range", "uniform", "log_uniform", "int"):
+        place = document
+        for part in path[:-2]:
+            place = place[part]
+        del place[path[-2]][1]
+    return document
+
+
+def edges(shape: dict[str, Any]) -> list[Any]:
+    """Values at the ends of what a place takes, beyond them, and of other types."""
+    kind = shape.get("type")
+    found: list[Any] = [None, True, 0, -0.0, 1.5, math.nan, math.inf, "", [], {}, 10**400, *ODD]
+    if kind in ("integer", "number"):
+        ends = [shape[each] for each in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum") if each in shape]
+        found += [1, 5e-324, 1e-40, 1e308, "1", "1_0", *ends, *(end + sign for end in ends for sign in (1, -1))]
+        found += [math.nextafter(end, towards) for end in ends for towards in (math.inf, -math.inf)]
+    if kind == "string":
+        found += ["x" * length for length in (1, 8, shape.get("maxLength", 0), shape.get("maxLength", 0) + 1)]
+    if kind == "array":
+        found += [["a"], ["a", "a"], ["a:b", "a:b"], [""], ["x"] * 3]
+    if kind == "object":
+        found += [{"": {}}, {"a": "b"}, {"\udcff": "x"}, {"x" * 2000: {}}, {"a": None}]
+    return found
+
+
+PLACES: dict[Path, list[Any]] = {}
+for place, shape in leaves(SCHEMA):
+    PLACES.setdefault(place, []).extend(edges(shape))
+
+
+def test_every_field_of_a_job_is_one_of_the_places() -> None:
+    paths = {".".join(map(str, place)) for place in PLACES}
+    assert paths >= {path for path in FIELDS if not any(other.startswith(f"{path}.") for other in FIELDS)} - {
+        "sweep",
+        "kubernetes",
+    }
+    assert {"sweep.parameters.tokenizer.alphabet.choice", "kubernetes.head.tolerations.0.key"} < paths
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: ".".join(map(str, place)))
+def test_no_value_of_a_field_ends_in_what_nobody_expected(place: Path) -> None:
+    for value in {repr(each): each for each in PLACES[place]}.values():
+        document = job_of(place, value)
+        try:
+            config = parse_job(document, environment={})
+        except RunnerError as error:
+            check_line_by_line(error, "job: ")
+            continue
+        check_reads_back(config)
+        if config.sweep is not None:
+            try:
+                check_sweep(config)
+            except RunnerError as error:
+                check_line_by_line(error)
 
 
 @QUICK
