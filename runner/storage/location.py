@@ -43,6 +43,14 @@ def open_parent(uri: str, *, patient: bool = True) -> tuple[Folder, str]:
     return open_folder(f"{scheme}://{parent}" if separator else folder, patient=patient), name
 
 
+def expand_user(path: str) -> Path:
+    """A path that may begin with `~` or `~user`. ConfigError: there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path!r}: there is no user {path.partition('/')[0][1:]!r} with a folder") from None
+
+
 def parse_uri(uri: str) -> Path | S3Location:
     """An absolute path or an S3 location. Only `file://` uris are percent-decoded, as their standard says."""
     if "\0" in uri:
@@ -53,10 +61,7 @@ def parse_uri(uri: str) -> Path | S3Location:
             raise ConfigError("the storage uri is empty: write a folder's path or s3://bucket/prefix")
         if re.match("(s3|file):", uri, re.IGNORECASE):
             raise ConfigError(f"{uri!r} is neither a path nor an address: write s3://bucket/prefix or file:///path")
-        try:
-            return Path(uri).expanduser().absolute()
-        except RuntimeError:
-            raise ConfigError(f"{uri!r}: there is no user {uri.partition('/')[0][1:]!r} with a folder") from None
+        return expand_user(uri).absolute()
     if scheme == "s3":
         bucket, _, prefix = rest.partition("/")
         if not bucket:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from runner.config import JobConfig, KubernetesConfig, write_document
 from runner.errors import ConfigError
+from runner.storage.location import expand_user
 from runner.submit.kubernetes import DRIVE_JOB, manifests, object_name, to_yaml
 
 Target = Literal["local", "ray", "kubernetes"]
@@ -153,7 +154,7 @@ def with_absolute_paths(config: JobConfig, folder: Path) -> JobConfig:
     def absolute(uri: str) -> str:
         if "://" in uri:
             return uri
-        return str((folder / Path(uri).expanduser()).resolve())
+        return str((folder / expand_user(uri)).resolve())
 
     changes: dict[str, Any] = {
         "data": config.data.model_copy(update={"uri": absolute(config.data.uri)}),

@@ -44,22 +44,22 @@ NASTY = (
     "../..",
 )
 GOOD = {
-    "init": ["job2.yaml"],
-    "import": ["source.csv", "imported/"],
-    "submit": ["job.yaml", "--dry-run"],
-    "resume": ["nowhere"],
-    "status": ["nowhere"],
-    "list": [],
-    "logs": ["nowhere"],
-    "stop": ["nowhere"],
-    "generate": ["nowhere"],
-    "report": ["nowhere"],
-    "epsilon": ["-n", "1000", "--batch-size", "10", "--steps", "1", "--noise-multiplier", "1"],
-    "audit": ["nowhere"],
-    "validate": ["job.yaml"],
-    "schema": [],
+    "init": (["job2.yaml"], []),
+    "import": (["source.csv", "imported/"], []),
+    "submit": (["job.yaml"], ["--dry-run"]),
+    "resume": (["nowhere"], []),
+    "status": (["nowhere"], []),
+    "list": (["runs/"], []),
+    "logs": (["nowhere"], []),
+    "stop": (["nowhere"], []),
+    "generate": (["nowhere"], []),
+    "report": (["nowhere"], []),
+    "epsilon": ([], ["-n", "1000", "--batch-size", "10", "--steps", "1", "--noise-multiplier", "1"]),
+    "audit": (["nowhere"], []),
+    "validate": (["job.yaml"], []),
+    "schema": ([], []),
 }
-"""Of each verb but `doctor`, whose answers are those of the network: arguments of a command that is quick."""
+"""Of each verb but `doctor`, whose answers are those of the network: arguments and options that are quick."""
 OPTIONS = [
     (verb, parameter)
     for verb in GOOD
@@ -84,19 +84,24 @@ def test_no_value_of_an_option_ends_in_what_nobody_expected(
     write_records(here / "records", 130)
     write_job(here / "job.yaml")
     (here / "source.csv").write_text("a,b\n1,2\n")
-    for value in NASTY:
-        arguments = list(GOOD[verb])
+    fields = ("data.uri", "storage.uri", "tokenizer.uri", "data.since", "data.field_delimiter")
+    settings = (
+        [f"{field}={value}" for field in fields for value in NASTY]
+        if (verb, parameter.name) == ("submit", "overrides")
+        else []
+    )
+    for value in (*NASTY, *settings):
+        places, options = list(GOOD[verb][0]), list(GOOD[verb][1])
         if isinstance(parameter, click.Option):
-            arguments += [parameter.opts[0], value]
+            options += [parameter.opts[0], value]
         else:
-            places = [each for each in cli.commands[verb].params if isinstance(each, click.Argument)]
-            place = places.index(parameter)
-            arguments = [*arguments[:place], "--", value, *arguments[place + 1 :]]
+            arguments = [each for each in cli.commands[verb].params if isinstance(each, click.Argument)]
+            places[arguments.index(parameter)] = value
         out, error = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setattr(sys, "stderr", error)
         error.reconfigure(errors="backslashreplace")
-        monkeypatch.setattr(sys, "argv", ["runner", verb, *arguments])
+        monkeypatch.setattr(sys, "argv", ["runner", verb, *options, "--", *places])
         with pytest.raises(SystemExit) as ended:
             main_module.main()
         error.flush()
