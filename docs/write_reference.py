@@ -36,7 +36,20 @@ A value comes from the first of these that has it:
 3. the job file
 4. the default
 
-Unknown keys are errors. A section may be left out when all its fields have defaults. The run directory keeps
+The file is YAML 1.2, with its core schema:
+
+- A key that is given twice in one place is an error, and so is an unknown key.
+- A text is what is written: `allowed: [02116, no, 1.10, 2024-01-01]` are these four texts, without quotes.
+- A number is decimal (`010` is ten), or octal with `0o`, or hexadecimal with `0x`. `1_000` and `1:30` are no numbers.
+- A switch is `true` or `false`.
+- In double quotes `"\\t"` is a tab. In single quotes, or without quotes, it is a backslash and a t, which is an error
+  as a delimiter.
+- There are no tags (`!!`) and no merge keys (`<<`).
+
+The command line and the environment are read in the same way; there, what is not in quotes, and is no list (`[a, b]`)
+or mapping (`{a: 1}`), is taken whole: `--set "data.field_delimiter= | "`.
+
+A section may be left out when all its fields have defaults. The run directory keeps
 the resolved job in `job.yaml`. Credentials are never part of a job.
 
 The fields of `privacy` have no effect while `privacy.enabled` is false; [privacy.md](privacy.md) explains them, and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -21,7 +22,7 @@ def _silence_native_code() -> None:
     if "--debug" in sys.argv:
         return
     screen = os.dup(2)
-    sys.stderr = os.fdopen(screen, "w", buffering=1)
+    sys.stderr = os.fdopen(screen, "w", buffering=1, errors="backslashreplace")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)
@@ -43,6 +44,8 @@ def main() -> None:
     """The `runner` command: one line for an error, and the exit code of its kind."""
     _silence_native_code()
     _show_warnings()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # A path may have bytes that are no text: print these.
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:

@@ -21,9 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from runner.config import JobConfig, parse_job
+from runner.config import JobConfig, parse_job, read_document
 from runner.errors import JobFailedError, ObjectNotFoundError, RunExistsError, RunnerError, RunNotFoundError
 from runner.storage import FencedFolder, Folder, open_folder
 
@@ -129,7 +127,10 @@ class RunDirectory:
         Raises:
             RunNotFoundError: there is no run.
         """
-        candidates = [run] if "/" in run or Path(run).is_dir() else []
+        try:
+            candidates = [run] if "/" in run or Path(run).is_dir() else []
+        except OSError:  # No folder has such a long name.
+            candidates = []
         if "/" not in run:
             candidates.append(f"{storage_uri.rstrip('/')}/{run}")
         for uri in candidates:
@@ -232,7 +233,8 @@ class RunDirectory:
 
     def read_config(self) -> JobConfig:
         """The job as it was resolved at submission."""
-        return parse_job(yaml.safe_load(self.folder.read("job.yaml")), environment={}, source=f"{self.uri}/job.yaml")
+        source = f"{self.uri}/job.yaml"
+        return parse_job(read_document(self.folder.read("job.yaml").decode(), source), environment={}, source=source)
 
     def write_config(self, config: JobConfig) -> None:
         """Replace the job, for a resume with changed settings."""

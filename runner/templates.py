@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
-from runner.config import JobConfig, Section
+from runner.config import JobConfig, Section, write_inline
 
 PRIVATE: dict[str, Any] = {
     # Bytes learn nothing from the records. For records of few characters, char with an alphabet trains faster.
@@ -50,13 +48,5 @@ def _commented_lines(section: type[Section], values: Mapping[str, Any], indent: 
             yield from _commented_lines(nested, values.get(name, {}), indent + "  ")
         else:
             value = values.get(name, field.get_default())
-            line = f"{indent}{name}: {_inline(value)}"
+            line = f"{indent}{name}: {write_inline(list(value) if isinstance(value, tuple) else value)}"
             yield f"{line:<42}  # {field.description}"
-
-
-def _inline(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, tuple):
-        value = list(value)
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")

@@ -6,13 +6,20 @@ import sys
 
 import click
 
-from runner.cli.options import answer, common_options, runs_option
+from runner.cli.options import Text, answer, common_options, runs_option
 
 
 @click.command()
-@click.argument("run")
-@click.option("--target", metavar="COLUMN", help="Also try synthetic records as training data to predict this column.")
-@click.option("--synthetic", metavar="FILE", help="Compare the records of this file, instead of generating some.")
+@click.argument("run", type=Text(4096))
+@click.option(
+    "--target",
+    type=Text(),
+    metavar="COLUMN",
+    help="Also try synthetic records as training data to predict this column.",
+)
+@click.option(
+    "--synthetic", type=Text(4096), metavar="FILE", help="Compare the records of this file, instead of generating some."
+)
 @click.option("-n", "count", type=click.IntRange(1, 1_000_000), help="Records to generate; default: up to 5,000.")
 @runs_option
 @common_options
@@ -40,7 +47,7 @@ def report(
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", type=Text(4096))
 @runs_option
 @common_options
 def audit(run: str, runs_uri: str, as_json: bool) -> None:

@@ -22,12 +22,71 @@ def common_options(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Answer with one JSON object.")(command)
 
 
+class Text(click.ParamType):
+    """A text that is not empty; an argument of bytes that are no text is refused."""
+
+    name = "text"
+
+    def __init__(self, longest: int = 1000) -> None:
+        self.longest = longest
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:
+            self.fail("it is empty.", param, ctx)
+        if len(value) > self.longest:
+            self.fail(f"it has {len(value):,} characters, but at most {self.longest:,} are possible.", param, ctx)
+        if any("\ud800" <= character <= "\udfff" or character == "\0" for character in value):
+            self.fail(f"{value!r} is not valid Unicode text.", param, ctx)
+        return value
+
+
+class Delimiter(Text):
+    """A text between fields; `\\t`, as shells hand it on, is a tab. A CSV file's has one character."""
+
+    def __init__(self, *, of_csv: bool = False) -> None:
+        super().__init__(longest=8)
+        self.of_csv = of_csv
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text: str = "\t" if value == "\\t" else super().convert(value, param, ctx)
+        if self.of_csv and (len(text) != 1 or text in '"\r\n'):
+            self.fail(
+                f"{value!r} cannot be: give one character, no quote and no line break; \\t for a tab.", param, ctx
+            )
+        if text[0] == "\\" and text[1:2].isalnum():
+            self.fail(f"{value!r} is a backslash and {text[1:]!r}; only \\t, a tab, can be written so.", param, ctx)
+        return text
+
+
+class Names(Text):
+    """Different names with commas between them, as a tuple."""
+
+    name = "a,b,c"
+
+    def __init__(self) -> None:
+        super().__init__(longest=100_000)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        from runner.config.section import find_repeat  # Not before it is needed: `--help` answers without pydantic.
+
+        names = tuple(super().convert(value, param, ctx).split(","))
+        for name in names:
+            if not name.strip():
+                self.fail("a name is empty: there is a comma too many.", param, ctx)
+            if name != name.strip():
+                self.fail(f"{name!r} begins or ends with a space; write a,b,c.", param, ctx)
+        if (name := find_repeat(names)) is not None:
+            self.fail(f"{name} is named twice.", param, ctx)
+        return names
+
+
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a field of the job; repeatable."
 )
 runs_option = click.option(
     "--runs",
     "runs_uri",
+    type=Text(4096),
     default="runs/",
     show_default=True,
     envvar="RUNNER_STORAGE__URI",
@@ -39,7 +98,7 @@ def with_launch(command: Callable[..., None]) -> Callable[..., None]:
     """The options of verbs that start a job, as one `launch`; an answer in JSON has no progress beside it."""
 
     @click.option("--on", "target", default="local", show_default=True, help="Where to run: local, ray or kubernetes.")
-    @click.option("--address", help="The cluster's Jobs API, http://HEAD:8265; default: RAY_ADDRESS.")
+    @click.option("--address", type=Text(), help="The cluster's Jobs API, http://HEAD:8265; default: RAY_ADDRESS.")
     @click.option("--detach", is_flag=True, help="Return once the cluster has the job.")
     @click.option("--dry-run", is_flag=True, help="Print the exact request and send nothing.")
     @click.option("--quiet", is_flag=True, help="No progress.")

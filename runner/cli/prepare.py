@@ -10,16 +10,23 @@ from typing import Any
 
 import click
 
-from runner.cli.options import answer, common_options, runs_option, set_option
+from runner.cli.options import Delimiter, Names, Text, answer, common_options, runs_option, set_option
 from runner.screen import show
 
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--name", default="my-run", show_default=True, help="The run's name.")
-@click.option("--data", "data_uri", default="records/", show_default=True, help="Folder of Parquet files, or s3://.")
-@click.option("--columns", help="Columns (a,b,c) to join into one record; default: one column, text.")
-@click.option("--field-delimiter", help="What separates the fields of a record.")
+@click.option("--name", type=Text(), default="my-run", show_default=True, help="The run's name.")
+@click.option(
+    "--data",
+    "data_uri",
+    type=Text(4096),
+    default="records/",
+    show_default=True,
+    help="Folder of Parquet files, or s3://.",
+)
+@click.option("--columns", type=Names(), help="Columns to join into one record; default: one column, text.")
+@click.option("--field-delimiter", type=Delimiter(), help="What separates the fields of a record; \\t: a tab.")
 @click.option(
     "--template",
     type=click.Choice(["default", "private"]),
@@ -33,7 +40,7 @@ def init(
     path: Path,
     name: str,
     data_uri: str,
-    columns: str | None,
+    columns: tuple[str, ...] | None,
     field_delimiter: str | None,
     template: str,
     force: bool,
@@ -52,31 +59,41 @@ def init(
 
     data: dict[str, Any] = {"uri": data_uri, "field_delimiter": field_delimiter}
     if columns is not None:
-        data["columns"] = columns.split(",")
+        data["columns"] = list(columns)
     values = job_values(name, data, template)
     parse_job(values, environment={})
-    if path.exists() and not force:
-        raise ConfigError(f"{path}: exists; choose another name or add --force")
+    text = commented_yaml(values)
     try:
-        path.write_text(commented_yaml(values), encoding="utf-8")
+        with path.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{path}: exists; choose another name or add --force") from None
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
     answer(as_json, {"path": str(path)}, f"wrote {path}; `runner submit {path}` trains it")
 
 
 @click.command("import")
-@click.argument("source")
-@click.argument("target")
+@click.argument("source", type=Text(4096))
+@click.argument("target", type=Text(4096))
 @click.option(
     "--format", "kind", type=click.Choice(["csv", "jsonl", "parquet", "text"]), help="Default: by the file's suffix."
 )
 @click.option("--no-header", is_flag=True, help="The CSV file has no header line.")
-@click.option("--csv-delimiter", help="What separates CSV fields; default: a comma, or a tab for .tsv.")
-@click.option("--text-column", default="text", show_default=True, help="Name of the column of records.")
-@click.option("--columns", help="Join these columns (a,b,c) into one text column.")
-@click.option("--field-delimiter", default=",", show_default=True, help="What joins the columns.")
+@click.option(
+    "--csv-delimiter",
+    type=Delimiter(of_csv=True),
+    help="What separates CSV fields; default: a comma, or a tab for .tsv.",
+)
+@click.option("--text-column", type=Text(), default="text", show_default=True, help="Name of the column of records.")
+@click.option("--columns", type=Names(), help="Join these columns into one text column.")
+@click.option(
+    "--field-delimiter", type=Delimiter(), default=",", show_default=True, help="What joins the columns; \\t: a tab."
+)
 @click.option("--allow-delimiter-in-fields", is_flag=True, help="Join even fields that hold the delimiter.")
-@click.option("--rows-per-shard", type=click.IntRange(1), default=100_000, show_default=True, help="Rows in a file.")
+@click.option(
+    "--rows-per-shard", type=click.IntRange(1, 10_000_000), default=100_000, show_default=True, help="Rows in a file."
+)
 @click.option("--overwrite", is_flag=True, help="Replace Parquet files that are there.")
 @common_options
 def import_(
@@ -86,7 +103,7 @@ def import_(
     no_header: bool,
     csv_delimiter: str | None,
     text_column: str,
-    columns: str | None,
+    columns: tuple[str, ...] | None,
     field_delimiter: str,
     allow_delimiter_in_fields: bool,
     rows_per_shard: int,
@@ -105,7 +122,7 @@ def import_(
     from runner.data.importing import Join, import_records
     from runner.data.table import list_names
 
-    join = Join(tuple(columns.split(",")), field_delimiter, allow_delimiter_in_fields) if columns else None
+    join = Join(columns, field_delimiter, allow_delimiter_in_fields) if columns else None
     summary = import_records(
         source,
         target,
@@ -159,11 +176,11 @@ def schema(as_json: bool) -> None:
 
 
 @click.command()
-@click.option("-n", "examples", type=click.IntRange(1), required=True, help="TRAINING records; see above.")
-@click.option("--batch-size", type=click.IntRange(1), required=True, help="Expected records of a step.")
-@click.option("--epochs", type=click.IntRange(1), help="Passes over the training records.")
-@click.option("--steps", type=click.IntRange(1), help="Steps, instead of epochs.")
-@click.option("--noise-multiplier", type=click.FloatRange(0), help="Noise over clip: say what it costs.")
+@click.option("-n", "examples", type=click.IntRange(1, 10**12), required=True, help="TRAINING records; see above.")
+@click.option("--batch-size", type=click.IntRange(1, 1_048_576), required=True, help="Expected records of a step.")
+@click.option("--epochs", type=click.IntRange(1, 1_000_000), help="Passes over the training records.")
+@click.option("--steps", type=click.IntRange(1, 10**12), help="Steps, instead of epochs.")
+@click.option("--noise-multiplier", type=click.FloatRange(0, 1e6), help="Noise over clip: say what it costs.")
 @click.option("--target-epsilon", type=click.FloatRange(0, min_open=True), help="Find the noise for this epsilon.")
 @click.option(
     "--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Default: 1/n^1.1, rounded down."
@@ -203,7 +220,7 @@ def epsilon(
 
 
 @click.command()
-@click.option("--address", help="Also ask the Jobs API of this cluster.")
+@click.option("--address", type=Text(), help="Also ask the Jobs API of this cluster.")
 @runs_option
 @common_options
 def doctor(address: str | None, runs_uri: str, as_json: bool) -> None:

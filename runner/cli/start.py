@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import click
 
-from runner.cli.options import answer, runs_option, set_option, with_launch
+from runner.cli.options import Text, answer, runs_option, set_option, with_launch
 from runner.errors import ConfigError
 from runner.screen import show_records, tell
 from runner.submit.launch import Launch
@@ -16,7 +17,9 @@ from runner.submit.launch import Launch
 @click.command()
 @click.argument("job", type=click.Path(path_type=Path))
 @set_option
-@click.option("--since", metavar="RUN", help="Train on files that RUN (or: last) did not have, from its model.")
+@click.option(
+    "--since", type=Text(), metavar="RUN", help="Train on files that RUN (or: last) did not have, from its model."
+)
 @with_launch
 def submit(
     job: Path,
@@ -40,12 +43,12 @@ def submit(
     from runner.submit.start import start_run
 
     os.environ[JOB_FOLDER_VARIABLE] = str(job.resolve().parent)
-    config = load_job(job, (*overrides, f"data.since={since}") if since else overrides)
+    config = load_job(job, overrides if since is None else (*overrides, f"data.since={json.dumps(since)}"))
     answer(as_json, *start_run(config, launch))
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", type=Text(4096))
 @runs_option
 @set_option
 @with_launch
@@ -75,13 +78,14 @@ def resume(
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", type=Text(4096))
 @click.option(
     "-n", "count", type=click.IntRange(1, 1_000_000_000), default=10, show_default=True, help="Records of each prompt."
 )
 @click.option(
     "-o",
     "output",
+    type=Text(4096),
     help="File to write (.csv, .jsonl, .parquet), or FOLDER/ for Parquet shards; local or s3://; default: the screen.",
 )
 @click.option(
@@ -101,14 +105,19 @@ def resume(
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 2**64 - 1),
     default=0,
     show_default=True,
     help="The same seed gives the same records.",
 )
 @click.option("--prompt", help="How every record begins.")
-@click.option("--prompts", "prompts_uri", help="File of prompts: .parquet, .csv, .jsonl, or .txt with one a line.")
-@click.option("--prompt-column", default="prompt", show_default=True, help="The column of --prompts.")
+@click.option(
+    "--prompts",
+    "prompts_uri",
+    type=Text(4096),
+    help="File of prompts: .parquet, .csv, .jsonl, or .txt with one a line.",
+)
+@click.option("--prompt-column", type=Text(), default="prompt", show_default=True, help="The column of --prompts.")
 @click.option("--unique", is_flag=True, help="Drop exact copies; across shards, fewer records may remain.")
 @click.option("--not-in-training", is_flag=True, help="Drop exact copies of the job's records.")
 @click.option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli.options import answer, common_options, runs_option
+from runner.cli.options import Text, answer, common_options, runs_option
 from runner.screen import show
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", type=Text(4096))
 @runs_option
 @common_options
 def status(run: str, runs_uri: str, as_json: bool) -> None:
@@ -34,7 +34,7 @@ def status(run: str, runs_uri: str, as_json: bool) -> None:
 
 
 @click.command("list")
-@click.argument("uri", default="runs/", envvar="RUNNER_STORAGE__URI")
+@click.argument("uri", type=Text(4096), default="runs/", envvar="RUNNER_STORAGE__URI")
 @common_options
 def list_(uri: str, as_json: bool) -> None:
     """List the runs of a folder.
@@ -53,7 +53,7 @@ def list_(uri: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", type=Text(4096))
 @click.option("-f", "--follow", is_flag=True, help="Go on printing until the run ends.")
 @runs_option
 @common_options
@@ -84,7 +84,7 @@ def logs(run: str, follow: bool, runs_uri: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", type=Text(4096))
 @runs_option
 @common_options
 def stop(run: str, runs_uri: str, as_json: bool) -> None:

@@ -12,6 +12,7 @@ Every field has a bound and a one-line description; `runner init` writes the des
 `runner schema` prints the JSON Schema. Credentials are never part of a job.
 """
 
+from runner.config.document import read_document, write_document, write_inline
 from runner.config.generation import ColumnRule, GenerationConfig
 from runner.config.job import JobConfig
 from runner.config.kubernetes import NAMESPACE_VARIABLE, KubernetesConfig, PodConfig
@@ -37,4 +38,7 @@ __all__ = [
     "json_schema",
     "load_job",
     "parse_job",
+    "read_document",
+    "write_document",
+    "write_inline",
 ]

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from runner.config.section import Importable, Section
+from runner.config.section import ColumnName, ColumnNames, Importable, Section
 
 
 class ColumnRule(Section):
     """What the values of a column must be like; all that is set must hold."""
 
     pattern: str | None = Field(
-        default=None, min_length=1, description="regular expression that the whole value must match"
+        default=None, min_length=1, max_length=10_000, description="regular expression that the whole value must match"
     )
     range: tuple[float | None, float | None] | None = Field(
         default=None, description="[least, largest] number; null: no bound on this side"
     )
-    allowed: tuple[str, ...] | None = Field(default=None, min_length=1, description="the values there may be")
+    # As many as a category of values may have; a value is at most as long as a record of as many bytes.
+    allowed: tuple[Annotated[str, Field(max_length=16_384)], ...] | None = Field(
+        default=None, min_length=1, max_length=1_000_000, description="the values there may be"
+    )
 
     @field_validator("allowed", mode="before")
     @classmethod
@@ -36,8 +39,8 @@ class ColumnRule(Section):
     def _pattern_compiles(cls, pattern: str | None) -> str | None:
         try:
             re.compile(pattern or "")
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"{(pattern or '')[:200]!r} is not a regular expression: {error}") from None
         return pattern
 
     @field_validator("range")
@@ -53,13 +56,14 @@ class ColumnRule(Section):
 class GenerationConfig(Section):
     """Which generated records are valid. An invalid one is counted and another is drawn in its place."""
 
-    fields: tuple[str, ...] | None = Field(
+    fields: ColumnNames | None = Field(
         default=None,
-        min_length=1,
         description="names of the fields in text_column: records are split at field_delimiter into these columns",
     )
-    columns: dict[str, ColumnRule] = Field(
-        default={}, description="rules by column, such as {age: {range: [0, 120]}, sex: {allowed: [m, f]}}"
+    columns: dict[ColumnName, ColumnRule] = Field(
+        default={},
+        max_length=16_384,
+        description="rules by column, such as {age: {range: [0, 120]}, sex: {allowed: [m, f]}}",
     )
     validator: Importable | None = Field(
         default=None,
@@ -74,10 +78,3 @@ class GenerationConfig(Section):
     actors: int | None = Field(
         default=None, ge=1, le=4096, description="processes that generate shards; null: one for each core"
     )
-
-    @field_validator("fields")
-    @classmethod
-    def _names_differ(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if twice := [name for name in names or () if names is not None and names.count(name) > 1]:
-            raise ValueError(f"{twice[0]} is named twice")
-        return names

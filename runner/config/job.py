@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import yaml
 from pydantic import Field, model_validator
 
+from runner.config.document import write_document
 from runner.config.generation import GenerationConfig
 from runner.config.kubernetes import KubernetesConfig
 from runner.config.section import Section
@@ -102,16 +102,4 @@ class JobConfig(Section):
 
     def to_yaml(self) -> str:
         """The resolved job; reading it back gives an equal job."""
-        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes every kind of line break as an escape: YAML would read it back as a space or another one."""
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = '"' if set(text) & set("\n\x85\u2028\u2029") else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
-
-
-_Dumper.add_representer(str, _represent_text)
+        return write_document(self.model_dump(mode="json"))

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
-from runner.config.section import Section
+from runner.config.section import IMAGE, WITHOUT_NUL, Section, differ
 
 DOMAIN = r"[a-z0-9]+(-+[a-z0-9]+)*(\.[a-z0-9]+(-+[a-z0-9]+)*)*"
 Name = Annotated[str, Field(min_length=1, max_length=253, pattern=f"^{DOMAIN}$")]
 """The name of a Kubernetes object."""
+Names = Annotated[
+    tuple[Name, ...], Field(max_length=100, json_schema_extra={"uniqueItems": True}), AfterValidator(differ)
+]
+"""Names of different ones."""
 
 LABEL_KEY = f"({DOMAIN}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?"
 LABEL_VALUE = "([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
@@ -60,6 +64,7 @@ class TolerationConfig(Section):
     key: str | None = Field(
         default=None,
         min_length=1,
+        max_length=317,  # a domain of 253, a slash and 63
         description="the taint's key; null: every one",
         json_schema_extra={"pattern": f"^{LABEL_KEY}$"},
     )
@@ -114,13 +119,16 @@ class PodConfig(Section):
     )
     node_selector: dict[str, str] = Field(
         default={},
+        max_length=100,
         description="labels of the nodes it may run on",
         json_schema_extra={
             "propertyNames": {"pattern": f"^{LABEL_KEY}$"},
             "additionalProperties": {"type": "string", "pattern": f"^{LABEL_VALUE}$"},
         },
     )
-    tolerations: tuple[TolerationConfig, ...] = Field(default=(), description="taints of nodes that it puts up with")
+    tolerations: tuple[TolerationConfig, ...] = Field(
+        default=(), max_length=100, description="taints of nodes that it puts up with"
+    )
 
     @field_validator("node_selector")
     @classmethod
@@ -151,27 +159,30 @@ class KubernetesConfig(Section):
     """How a job becomes a KubeRay RayJob."""
 
     namespace: Name | None = Field(default=None, description="null: that of the current context")
-    image: str = Field(default="runner:0.1.0", min_length=1, description="an image of this project")
+    image: str = Field(default="runner:0.1.0", max_length=1000, pattern=IMAGE, description="an image of this project")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
         default="IfNotPresent", description="when nodes fetch the image"
     )
-    image_pull_secrets: tuple[Name, ...] = Field(default=(), description="Secrets with credentials of the registry")
+    image_pull_secrets: Names = Field(default=(), description="Secrets with credentials of the registry")
     service_account: Name | None = Field(
         default=None, description="ServiceAccount of the pods, for a cloud identity; null: the namespace's default"
     )
-    secrets: tuple[Name, ...] = Field(
+    secrets: Names = Field(
         default=(), description="Secrets whose keys become environment variables, as AWS_ACCESS_KEY_ID"
     )
-    environment: dict[str, str] = Field(
+    # All of an object has 1 MiB in Kubernetes' store.
+    environment: dict[str, Annotated[str, Field(max_length=100_000, pattern=WITHOUT_NUL)]] = Field(
         default={},
+        max_length=1000,
         description="environment variables that are no secrets",
         json_schema_extra={"propertyNames": {"pattern": f"^{VARIABLE}$", "not": {"enum": list(TAKEN_VARIABLES)}}},
     )
-    volume_claims: dict[Name, str] = Field(
+    volume_claims: dict[Name, Annotated[str, Field(max_length=4096)]] = Field(
         default={},
+        max_length=100,
         description="from a PersistentVolumeClaim to the folder where pods see it",
         json_schema_extra={
-            "patternProperties": {f"^{DOMAIN}$": {"type": "string", "pattern": f"^{FOLDER}$"}},
+            "patternProperties": {f"^{DOMAIN}$": {"type": "string", "maxLength": 4096, "pattern": f"^{FOLDER}$"}},
             "additionalProperties": False,
         },
     )
@@ -185,6 +196,7 @@ class KubernetesConfig(Section):
     deadline_s: int | None = Field(
         default=None,
         ge=1,
+        le=2**31 - 1,
         description="give up after so many seconds, waiting for nodes included; each of retries has the whole time "
         "again; null: never",
     )

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
 
+from runner.config.document import Written, parse_document, read_document, resolve, write_inline
 from runner.config.job import JobConfig
-from runner.config.section import Section
+from runner.config.section import FORMS, Section, alternatives, item_kinds
+from runner.config.sweep import ParameterConfig
 from runner.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "RUNNER_"
-
-
-class _Loader(yaml.SafeLoader):
-    """Takes `=` for a text, as all of YAML but its version 1.1 does."""
-
-
-_Loader.add_constructor("tag:yaml.org,2002:value", _Loader.construct_scalar)
+OF_A_NAME = "of letters, digits, '.', '_' and '-', starting with a letter or digit"
+LONGEST_SHOWN = 1000
+"""Characters of a message, and of a wrong value in it: a text may be a million."""
 
 
 def load_job(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> JobConfig:
@@ -35,15 +34,20 @@ def load_job(path: Path, overrides: Sequence[str] = (), environment: Mapping[str
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such job file; `runner init {path}` writes one") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    try:
-        document = _Loader(text).get_single_data()
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    document = read_document(text, str(path))
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: a job is a mapping of sections (name, data, training, ...), not {_kind(document)}")
-    return parse_job(document, overrides, environment, source=str(path))
+    config = parse_job(document, overrides, environment, source=str(path))
+    delimiter = config.data.field_delimiter
+    if delimiter is not None and re.fullmatch(r"\\[a-z0-9].*", delimiter):
+        # Not in the schema: records of runs that are there may have been joined by it.
+        raise ConfigError(
+            f"{path}: data.field_delimiter: {delimiter} is a backslash and {delimiter[1:]!r}; "
+            f'for an escape use double quotes: "{delimiter}"'
+        )
+    return config
 
 
 def parse_job(
@@ -56,19 +60,19 @@ def parse_job(
     merged = _copy(document)
     sources: dict[str, str] = {}  # who set a field, where it was not the file
     for key, value in _environment_values(os.environ if environment is None else environment):
-        sources[".".join(key)] = f"environment variable {ENVIRONMENT_PREFIX}{'__'.join(key).upper()}"
-        _put(merged, key, value, sources[".".join(key)])
+        sources[".".join(key)] = name = f"environment variable {ENVIRONMENT_PREFIX}{'__'.join(key).upper()}"
+        _put(merged, key, _parse_value(value, name), name)
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise ConfigError(f"--set {override}: write it as section.field=value")
         sources[key] = f"--set {override}"
-        _put(merged, key.split("."), _parse_value(value), sources[key])
+        _put(merged, key.split("."), _parse_value(value, sources[key]), sources[key])
     try:
-        return JobConfig.model_validate(merged)
+        return JobConfig.model_validate(_settle(merged, JobConfig))
     except ValidationError as error:
         raise ConfigError(
-            *(f"{sources.get(_path(item), source)}: {_explain(dict(item))}" for item in error.errors())
+            *(f"{sources.get(_path(item), source)}: {_explain(dict(item), merged)}" for item in _own_mistakes(error))
         ) from None
 
 
@@ -77,7 +81,7 @@ def json_schema() -> dict[str, Any]:
     return JobConfig.model_json_schema()
 
 
-def _environment_values(environment: Mapping[str, str]) -> Iterator[tuple[list[str], Any]]:
+def _environment_values(environment: Mapping[str, str]) -> Iterator[tuple[list[str], str]]:
     """Pairs of (path, value) for `RUNNER_TRAINING__EPOCHS=3`.
 
     Variables without `__` are not ours: GitHub's CI sets RUNNER_NAME, for one.
@@ -85,17 +89,23 @@ def _environment_values(environment: Mapping[str, str]) -> Iterator[tuple[list[s
     for variable, value in sorted(environment.items()):
         key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         if variable.startswith(ENVIRONMENT_PREFIX) and len(key) > 1:
-            yield key, _parse_value(value)
+            yield key, value
 
 
-def _parse_value(text: str) -> Any:
-    """The value as in a YAML file; but a delimiter such as `|` or `#`, which YAML gives a meaning, is itself."""
+def _parse_value(text: str, source: str) -> Any:
+    """The value as in a YAML file; but what is neither in quotes nor a list or mapping is taken whole.
+
+    So a delimiter such as `|`, `#` or `: `, which YAML gives a meaning, is itself.
+    """
     if not any(character.isalnum() or character in "[{\"'" for character in text):
         return text or None
-    try:
-        return _Loader(text).get_single_data()
-    except yaml.YAMLError:
-        return text
+    if text[0] in "[{\"'":
+        try:
+            return parse_document(text, source)
+        except yaml.YAMLError:
+            return text
+    value = resolve(text.strip())
+    return text if isinstance(value, str) else value
 
 
 def _put(document: dict[str, Any], key: Sequence[str], value: Any, source: str) -> None:
@@ -113,13 +123,75 @@ def _copy(document: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, dict) else value for key, value in document.items()}
 
 
+def _settle(value: Any, kind: Any, place: Sequence[str] = ()) -> Any:
+    """Each `Written` in a value at `place` as what `kind`, a field's type, takes: its text, or what it means."""
+    kinds = alternatives(kind)
+    if isinstance(value, Written):
+        takes_text = any(each is str or get_origin(each) is Literal for each in kinds)
+        return value.text if takes_text and not {int, float, bool} & set(kinds) else value.value
+    if isinstance(value, list):
+        return [_settle(each, inner, place) for each, inner in zip(value, item_kinds(kind, len(value)), strict=True)]
+    if not isinstance(value, dict):
+        return value
+    section = next((each for each in kinds if isinstance(each, type) and issubclass(each, Section)), None)
+    inner = next((get_args(each)[1] for each in kinds if get_origin(each) is dict), Any)
+    settled: dict[str, Any] = {}
+    for key, each in value.items():
+        if section is ParameterConfig and key == "choice":
+            inner_kind = tuple[_kind_at(place[-1]), ...]  # What the swept field takes.
+            each = _as_read(each)
+        else:
+            inner_kind = inner if section is None else _kinds_of(section).get(key, Any)
+        settled[key] = _settle(each, inner_kind, (*place, str(key)))
+    return settled
+
+
+def _as_read(value: Any) -> Any:
+    """Plain numbers and switches as they are written in a file, and read from it again."""
+    if isinstance(value, list):
+        return [_as_read(each) for each in value]
+    return Written(write_inline(value), value) if isinstance(value, (bool, int, float)) else value
+
+
+def _kinds_of(section: type[Section]) -> dict[str, Any]:
+    """From each key of a section to its type."""
+    return {field.alias or name: field.annotation for name, field in section.model_fields.items()}
+
+
+def _kind_at(path: str) -> Any:
+    """The type of the field at a path such as `model.layers`; Any where there is none."""
+    kind: Any = JobConfig
+    for name in path.split("."):
+        section = next((c for c in alternatives(kind) if isinstance(c, type) and issubclass(c, Section)), None)
+        kind = Any if section is None else _kinds_of(section).get(name, Any)
+    return kind
+
+
+def _as_written(document: Any, error: Mapping[str, Any]) -> str:
+    """The value that an error is about, in the user's words."""
+    value = document
+    for part in error["loc"]:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return _kind(error["input"])
+    return _kind(value if isinstance(value, Written) else error["input"])
+
+
+def _own_mistakes(error: ValidationError) -> list[Any]:
+    """The errors, without those of lists that are too short because their items are wrong."""
+    found = error.errors()
+    inner = {each["loc"][:-1] for each in found}
+    return [each for each in found if each["type"] != "too_short" or each["loc"] not in inner]
+
+
 def _path(error: Mapping[str, Any]) -> str:
     return ".".join(str(part) for part in error["loc"])
 
 
-def _explain(error: dict[str, Any]) -> str:
+def _explain(error: dict[str, Any], document: Mapping[str, Any]) -> str:
     """One pydantic error as `section.field: what is wrong`."""
-    where = _path(error)
+    where, found = _shortened(_path(error)), _as_written(document, error)
     path = [str(part) for part in error["loc"]]
     if error["type"] == "extra_forbidden":
         known = _field_names(path[:-1])
@@ -127,22 +199,17 @@ def _explain(error: dict[str, Any]) -> str:
         hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
         return f"{where}: unknown key; {hint}"
     if error["type"] == "model_type":
-        return f"{where}: should be a mapping of {', '.join(_field_names(path))}, got {_kind(error['input'])}"
+        return f"{where}: should be a mapping of {', '.join(_field_names(path))}, got {found}"
     if error["type"] == "missing":
         return f"{where}: required, but not set"
     if error["type"] == "string_pattern_mismatch" and "pattern" in error.get("ctx", {}):
-        return f"{where}: {error['input']!r} does not have the form {_form(error['ctx']['pattern'])}"
-    message = error["msg"].removeprefix("Value error, ")
+        form = FORMS.get(error["ctx"]["pattern"], OF_A_NAME)
+        return f"{where}: {found} does not have the form {form}"
+    message = _shortened(error["msg"].removeprefix("Value error, "))
     if error["type"] == "value_error":
         return f"{where}: {message}" if where else message
     message = message[0].lower() + message[1:]
-    return f"{where}: {message}, got {_kind(error['input'])}"
-
-
-def _form(pattern: str) -> str:
-    if ":" in pattern:
-        return "package.module:function"
-    return "of letters, digits, '.', '_' and '-', starting with a letter or digit"
+    return f"{where}: {message}, got {found}"
 
 
 def _field_names(path: Sequence[str]) -> list[str]:
@@ -160,4 +227,10 @@ def _field_names(path: Sequence[str]) -> list[str]:
 def _kind(value: object) -> str:
     if value is None:
         return "nothing"
-    return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
+    if isinstance(value, (dict, list)):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return _shortened(value.text if isinstance(value, Written) else repr(value))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}... ({len(text):,} characters)"

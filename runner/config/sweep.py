@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from runner.config.section import Section
+
+Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
+"""JSON's readers keep no larger ones exactly."""
 
 
 class ParameterConfig(Section):
@@ -16,8 +20,8 @@ class ParameterConfig(Section):
 
     uniform: tuple[float, float] | None = Field(default=None, description="[low, high): every number as likely")
     log_uniform: tuple[float, float] | None = Field(default=None, description="[low, high): every magnitude as likely")
-    integers: tuple[int, int] | None = Field(default=None, alias="int", description="[low, high]: both included")
-    choice: tuple[Any, ...] | None = Field(default=None, min_length=1, description="one of these")
+    integers: tuple[Whole, Whole] | None = Field(default=None, alias="int", description="[low, high]: both included")
+    choice: tuple[Any, ...] | None = Field(default=None, min_length=1, max_length=10_000, description="one of these")
 
     @model_serializer(mode="wrap")
     def _only_what_is_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -30,6 +34,7 @@ class ParameterConfig(Section):
             raise ValueError(f"takes exactly one of uniform, log_uniform, int and choice, not {len(given)}")
         [(kind, values)] = given.items()
         if kind == "choice":
+            _check_plain(values)
             return self
         low, high = values
         if not (low <= high if kind == "int" else low < high):
@@ -39,11 +44,24 @@ class ParameterConfig(Section):
         return self
 
 
+def _check_plain(value: Any) -> None:
+    """Raises ValueError: a value that no file could hold; a field's own type is checked for each trial."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"choice: {value} is not a finite number")
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"choice: {value!r} is not valid Unicode")
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            _check_plain(each)
+
+
 class SweepConfig(Section):
     """A search for the best settings: many runs, ranked."""
 
     parameters: dict[str, ParameterConfig] = Field(
-        min_length=1, description="from a field's path, as training.batch_size, to the values to try"
+        min_length=1, max_length=1000, description="from a field's path, as training.batch_size, to the values to try"
     )
     trials: int | None = Field(
         default=None, ge=1, le=10_000, description="runs to make; null: 10, or with search grid all combinations"

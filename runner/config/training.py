@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from runner.config.section import Importable, Section
+from runner.config.section import ColumnName, ColumnNames, Importable, Section, Uri
+
+LEAST_NOISE = 1e-3
+"""Costs an epsilon of millions; the accountants' squares of much less overflow."""
 
 
 class DataConfig(Section):
     """Where the records are."""
 
-    uri: str = Field(min_length=1, description="folder of Parquet files, local or s3://bucket/prefix")
-    text_column: str = Field(default="text", min_length=1, description="the column that holds the records")
-    columns: tuple[str, ...] | None = Field(
+    uri: Uri = Field(description="folder of Parquet files, local or s3://bucket/prefix")
+    text_column: ColumnName = Field(default="text", description="the column that holds the records")
+    columns: ColumnNames | None = Field(
         default=None,
-        min_length=1,
         description="columns joined by field_delimiter into one record, instead of text_column",
     )
     field_delimiter: str | None = Field(
@@ -25,10 +27,11 @@ class DataConfig(Section):
         max_length=8,
         description="what separates the fields of a record; null: plain text",
     )
-    max_records: int | None = Field(default=None, ge=1, description="use only the first so many records; null: all")
-    since: str | None = Field(
+    max_records: int | None = Field(
+        default=None, ge=1, le=10**12, description="use only the first so many records; null: all"
+    )
+    since: Uri | None = Field(
         default=None,
-        min_length=1,
         description="train on files that this run (or the last of this name) did not have, from its model; null: all",
     )
     cache_gib: float = Field(
@@ -66,11 +69,13 @@ class TokenizerConfig(Section):
         le=100_000_000,
         description="train the vocabulary on a seeded sample of at most so many",
     )
-    uri: str | None = Field(
-        default=None, min_length=1, description="a SentencePiece model to use instead of training one"
-    )
+    uri: Uri | None = Field(default=None, description="a SentencePiece model to use instead of training one")
+    # No vocabulary is larger than vocab_size may be.
     alphabet: str | None = Field(
-        default=None, min_length=1, description="kind char: the characters to know, instead of those in the records"
+        default=None,
+        min_length=1,
+        max_length=1_000_000,
+        description="kind char: the characters to know, instead of those in the records",
     )
 
     @model_validator(mode="after")
@@ -113,11 +118,13 @@ class OptimizerConfig(Section):
     """The optimizer, with Keras's own defaults beside the learning rate."""
 
     name: Literal["rmsprop", "adam", "sgd"] = Field(default="rmsprop", description="rmsprop, adam or sgd")
-    learning_rate: float = Field(default=0.01, gt=0, le=100, description="step size")
+    # float32 weights of 0.01 are 1e-9 apart: smaller steps train nothing.
+    learning_rate: float = Field(default=0.01, ge=1e-12, le=100, description="step size")
+    # Nearer to 1 a step's share is lost in float32, whose numbers below 1 are 6e-8 apart.
     ema_momentum: float | None = Field(
         default=None,
         ge=0,
-        lt=1,
+        le=0.999999,
         description="validate and keep a moving average of the weights, of which a step keeps so much; null: none",
     )
 
@@ -132,7 +139,7 @@ class EarlyStoppingConfig(Section):
         default="val_loss", description="the metric that picks the best epoch"
     )
     patience: int = Field(default=5, ge=1, le=100_000, description="epochs without improvement before ending")
-    min_delta: float = Field(default=0.001, ge=0, description="smallest change that counts as an improvement")
+    min_delta: float = Field(default=0.001, ge=0, le=1e6, description="smallest change that counts as an improvement")
     restore_best: bool = Field(default=True, description="leave the best epoch's weights in model/")
 
 
@@ -148,7 +155,9 @@ class TrainingConfig(Section):
     early_stopping: EarlyStoppingConfig = Field(
         default_factory=EarlyStoppingConfig, description="when to end before the last epoch"
     )
-    max_training_time_s: float | None = Field(default=None, gt=0, description="end after so many seconds of training")
+    max_training_time_s: float | None = Field(
+        default=None, gt=0, le=3_153_600_000, description="end after so many seconds of training"
+    )
     save_best: bool | None = Field(
         default=None,
         description="leave the best epoch's weights in model/, else the last one's; null: true, but false when private",
@@ -164,7 +173,9 @@ class TrainingConfig(Section):
         default=None, description="package.module:function, called with an EpochState after every epoch"
     )
     callbacks: tuple[Importable, ...] = Field(
-        default=(), description="package.module:factory of Keras callbacks, each called without arguments"
+        default=(),
+        max_length=1000,
+        description="package.module:factory of Keras callbacks, each called without arguments",
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="fixes the split, the order, the weights and the dropout")
 
@@ -173,20 +184,31 @@ class PrivacyConfig(Section):
     """Differential privacy."""
 
     enabled: bool = Field(default=False, description="train with differential privacy")
-    noise_multiplier: float | None = Field(default=None, ge=0, description="noise standard deviation over l2_norm_clip")
-    target_epsilon: float | None = Field(
-        default=None, gt=0, description="find the noise that ends at this epsilon; never pass it"
+    # Its largest: 1e6 makes epsilon 0 in 4 digits, and times the largest clip and 5 deviations still is a float32.
+    noise_multiplier: float | None = Field(
+        default=None, ge=0, le=1e6, description="noise standard deviation over l2_norm_clip"
     )
-    l2_norm_clip: float = Field(default=1.0, gt=0, description="largest norm of one record's gradient")
+    target_epsilon: float | None = Field(
+        default=None, gt=0, le=1e9, description="find the noise that ends at this epsilon; never pass it"
+    )
+    # Sums of clipped float32 gradients neither vanish nor overflow in between.
+    l2_norm_clip: float = Field(default=1.0, ge=1e-12, le=1e12, description="largest norm of one record's gradient")
     delta: float | None = Field(default=None, gt=0, lt=1, description="null: 1/n^1.1, rounded down to one digit")
     accountant: Literal["pld", "rdp"] = Field(default="pld", description="how epsilon is computed: pld or rdp")
     max_epsilon: float | None = Field(
-        default=None, gt=0, description="never pass this epsilon, earlier runs on the same files included"
+        default=None, gt=0, le=1e9, description="never pass this epsilon, earlier runs on the same files included"
     )
     vocabulary: Literal["public", "private"] | None = Field(
         default=None,
         description="public: tokenizer.uri was made without these records; private: accept a vocabulary made from them",
     )
+
+    @field_validator("noise_multiplier")
+    @classmethod
+    def _noise_can_be_accounted_for(cls, noise: float | None) -> float | None:
+        if noise is not None and 0 < noise < LEAST_NOISE:
+            raise ValueError(f"{noise:g} is next to no noise; give at least {LEAST_NOISE:g}, or 0 for none")
+        return noise
 
     @model_validator(mode="after")
     def _noise_or_target(self) -> PrivacyConfig:
@@ -224,7 +246,5 @@ class ResourcesConfig(Section):
 class StorageConfig(Section):
     """Where runs are kept."""
 
-    uri: str = Field(
-        default="runs/", min_length=1, description="folder of run directories, local or s3://bucket/prefix"
-    )
+    uri: Uri = Field(default="runs/", description="folder of run directories, local or s3://bucket/prefix")
     overwrite: bool = Field(default=False, description="delete a run of the same name first")

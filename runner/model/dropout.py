@@ -6,7 +6,7 @@ depend on how many replicas, workers or microbatches share the batch, nor on how
 
 The hash is lowbias32 (two multiply-xorshift rounds, https://github.com/skeeto/hash-prospector) of the key XOR
 a pseudo-random constant for the layer and pair of units. One hash decides for two units, 16 bits each, so the
-rate is rounded to a multiple of 2^-16; the scale is that of the rounded rate, and the mask's expectation is
+rate is rounded to a multiple of 2^-16 below 1; the scale is that of the rounded rate, and the mask's expectation is
 1.
 """
 
@@ -27,7 +27,7 @@ def dropout_mask(keys: tf.Tensor, layer: int, units: int, rate: float, dtype: tf
 
     keys: uint32 of any shape, (T, B) for time-major activations. Returns keys.shape + (units,).
     """
-    threshold = round(rate * _LEVELS)
+    threshold = min(round(rate * _LEVELS), _LEVELS - 1)
     pairs = (units + 1) // 2
     spread = np.arange(pairs, dtype=np.uint32) * np.uint32(_GOLDEN_RATIO)
     constants = mix_bits(spread + _layer_constant(layer))

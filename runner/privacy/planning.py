@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from runner.config.training import LEAST_NOISE
 from runner.errors import PrivacyError
 from runner.privacy.accountant import (
     Mechanism,
@@ -45,6 +46,8 @@ def plan_epsilon(
     for name, number in numbers.items():
         if number is not None and not math.isfinite(number):
             raise PrivacyError(f"{name} {number}: give a finite number")
+    if noise_multiplier is not None and 0 < noise_multiplier < LEAST_NOISE:
+        raise PrivacyError(f"--noise-multiplier {noise_multiplier:g}: give at least {LEAST_NOISE:g}, or 0 for none")
     if (noise_multiplier is None) == (target_epsilon is None):
         raise PrivacyError("give --noise-multiplier to learn its cost, or --target-epsilon to find it: one of them")
     if (epochs is None) == (steps is None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -34,17 +35,33 @@ def open_folder(uri: str, *, patient: bool = True) -> Folder:
 
 def open_parent(uri: str, *, patient: bool = True) -> tuple[Folder, str]:
     """The folder that holds the file at `uri`, and the file's name in it; errors as for `open_folder`."""
-    parent, _, name = uri.rpartition("/")
-    return open_folder(parent or ("/" if uri.startswith("/") else "."), patient=patient), name
+    scheme, separator, path = uri.rpartition("://")
+    parent, slash, name = path.rpartition("/")
+    if name in ("", ".", "..") or (separator and not slash):
+        raise ConfigError(f"{uri!r} names no file: write a file's path or s3://bucket/file")
+    folder = parent or ("." if not slash else "/")
+    return open_folder(f"{scheme}://{parent}" if separator else folder, patient=patient), name
+
+
+def expand_user(path: str) -> Path:
+    """A path that may begin with `~` or `~user`. ConfigError: there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path!r}: there is no user {path.partition('/')[0][1:]!r} with a folder") from None
 
 
 def parse_uri(uri: str) -> Path | S3Location:
     """An absolute path or an S3 location. Only `file://` uris are percent-decoded, as their standard says."""
+    if "\0" in uri:
+        raise ConfigError(f"{uri!r} holds the character NUL, which no path can")
     scheme, separator, rest = uri.partition("://")
     if not separator:
         if not uri:
             raise ConfigError("the storage uri is empty: write a folder's path or s3://bucket/prefix")
-        return Path(uri).expanduser().absolute()
+        if re.match("(s3|file):", uri, re.IGNORECASE):
+            raise ConfigError(f"{uri!r} is neither a path nor an address: write s3://bucket/prefix or file:///path")
+        return expand_user(uri).absolute()
     if scheme == "s3":
         bucket, _, prefix = rest.partition("/")
         if not bucket:

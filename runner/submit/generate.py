@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
 from runner.config import JobConfig, parse_job
 from runner.data.fields import join_fields
 from runner.errors import ConfigError, JobStoppedError
@@ -79,7 +77,7 @@ def _with_overrides(directory: RunDirectory, overrides: Sequence[str]) -> JobCon
     for override in overrides:
         if not override.startswith("generation."):
             raise ConfigError(f"--set {override}: generate can change the section generation alone")
-    document = yaml.safe_load(directory.read_model_config().to_yaml())
+    document = directory.read_model_config().model_dump(mode="json")
     return parse_job(document, overrides, environment={}, source=f"{directory.uri}/job.yaml")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from runner.config import NAMESPACE_VARIABLE, JobConfig, KubernetesConfig, PodConfig
+from runner.config.document import Dumper, represent_text
 from runner.errors import ConfigError
 
 Manifest = dict[str, Any]
@@ -91,17 +92,12 @@ def to_yaml(objects: Iterable[Manifest]) -> str:
     return yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(Dumper):
     pass
 
 
-NUMBER_ELSEWHERE = r"[-+]?(0o[0-7_]+|(\d+\.?\d*|\.\d+)[eE][-+]?\d+)"
-"""Numbers of YAML 1.2, which kubectl reads; 1.1, which Python writes, takes them for texts, as 1e3."""
-
-
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "'" if re.fullmatch(NUMBER_ELSEWHERE, text) else "|" if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, "|") if "\n" in text else represent_text(dumper, text)
 
 
 _Dumper.add_representer(str, _represent_text)

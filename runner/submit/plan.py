@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from runner.config import JobConfig, KubernetesConfig
+from runner.config import JobConfig, KubernetesConfig, write_document
 from runner.errors import ConfigError
+from runner.storage.location import expand_user
 from runner.submit.kubernetes import DRIVE_JOB, manifests, object_name, to_yaml
 
 Target = Literal["local", "ray", "kubernetes"]
@@ -52,7 +51,7 @@ class Plan:
         """For people; for `kubernetes` what `kubectl create -f -` takes."""
         if self.manifests:
             return to_yaml(self.manifests)
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        return write_document(self.to_dict())
 
 
 def plan_submission(
@@ -155,7 +154,7 @@ def with_absolute_paths(config: JobConfig, folder: Path) -> JobConfig:
     def absolute(uri: str) -> str:
         if "://" in uri:
             return uri
-        return str((folder / Path(uri).expanduser()).resolve())
+        return str((folder / expand_user(uri)).resolve())
 
     changes: dict[str, Any] = {
         "data": config.data.model_copy(update={"uri": absolute(config.data.uri)}),

@@ -11,8 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from runner.config import NAMESPACE_VARIABLE, JobConfig, parse_job
 from runner.errors import ClusterError, ConfigError, JobFailedError, JobStoppedError, NothingNewError, RunnerError
 from runner.run_directory import JOB_FOLDER_VARIABLE, KILLED_RUN_ENDS_WITHIN_S, RunDirectory, Status
@@ -83,7 +81,7 @@ def resume_run(directory: RunDirectory, overrides: Sequence[str], launch: Launch
 
     os.environ.setdefault(JOB_FOLDER_VARIABLE, directory.current_status().job_folder)
     before = directory.read_config()
-    document = yaml.safe_load(before.to_yaml())
+    document = before.model_dump(mode="json")
     config = parse_job(document, overrides, environment={}, source=directory.uri)
     check_changes(before, config)
     plan = _plan(config, launch)

@@ -172,10 +172,11 @@ def _draw(parameter: ParameterConfig, generator: np.random.Generator) -> Any:
     if parameter.integers is not None:
         return int(generator.integers(*parameter.integers, endpoint=True))
     if parameter.uniform is not None:
-        return float(generator.uniform(*parameter.uniform))
+        low, last = _ends(parameter)
+        return min(float(generator.uniform(*parameter.uniform)), last)
     assert parameter.log_uniform is not None
-    low, high = parameter.log_uniform
-    return float(np.exp(generator.uniform(np.log(low), np.log(high))))
+    low, last = _ends(parameter)
+    return min(max(float(np.exp(generator.uniform(*np.log(parameter.log_uniform)))), low), last)
 
 
 def _points(parameter: ParameterConfig) -> Any:
@@ -191,5 +192,10 @@ def _is_continuous(parameter: ParameterConfig) -> bool:
 
 
 def _ends(parameter: ParameterConfig) -> tuple[Any, ...]:
-    """Values that stand for all: every choice, or both ends of a range."""
-    return parameter.choice or parameter.integers or parameter.uniform or parameter.log_uniform or ()
+    """Values that stand for all: every choice, or the least and the largest that is drawn of a range."""
+    if (given := parameter.choice or parameter.integers) is not None:
+        return given
+    between = parameter.uniform or parameter.log_uniform
+    assert between is not None
+    low, high = between
+    return low, math.nextafter(high, low)  # Rounded, a number drawn below high can be high.

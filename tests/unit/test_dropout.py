@@ -34,6 +34,14 @@ def test_rate_and_mean_are_as_asked(rate):
     assert np.unique(mask).size == 2
 
 
+@pytest.mark.parametrize("rate", [0.999, 0.999999, float(np.nextafter(1, 0))])
+def test_some_activations_are_kept_at_every_rate_below_1(rate):
+    mask = dropout_mask(random_keys(1000, 64), 1, UNITS, rate).numpy()
+    assert np.isfinite(mask).all()
+    assert 0 < (mask != 0).mean() < 2 * (1 - 0.999)
+    assert abs(mask.mean() - 1) < 5 * np.sqrt(mask.max() / mask.size)
+
+
 def test_every_unit_and_every_position_is_dropped_at_the_rate():
     drops = dropped(random_keys(100, 64))
     positions, units = drops.shape

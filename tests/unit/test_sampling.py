@@ -58,6 +58,20 @@ def test_top_k_and_top_p_allow_what_the_oracle_allows(vocab_size, top_k, top_p):
         assert not found[expected == 0].any()
 
 
+@pytest.mark.parametrize("vocab_size", [30, 300])
+@pytest.mark.parametrize(("temperature", "top_p"), [(1e-6, 1.0), (1e-6, 1e-6), (1.0, 1e-6)])
+def test_the_least_settings_take_the_most_likely_token(vocab_size, temperature, top_p):
+    logits = tf.constant(np.random.default_rng(0).normal(size=(50, vocab_size)) * 10, tf.float32)
+    ids = make_chooser(vocab_size, temperature, None, top_p)(logits, tf.linspace(0.0, 1 - 2.0**-24, 50))
+    assert (ids.numpy() == tf.argmax(logits, axis=1).numpy()).all()
+
+
+def test_the_largest_temperature_takes_every_token_as_often():
+    logits = tf.constant(np.tile(np.random.default_rng(0).normal(size=30) * 10, (3000, 1)), tf.float32)
+    ids = make_chooser(30, 1e6, None, 1.0)(logits, tf.constant((np.arange(3000) + 0.5) / 3000, tf.float32))
+    assert abs(np.bincount(ids.numpy(), minlength=30) - 100).max() <= 1
+
+
 def test_first_tokens_follow_the_softmax(network):
     """Chi-square over 11 degrees of freedom: below 31.3 with probability 0.999."""
     records = draw(network, 20_000, max_length=1, temperature=1.5, batch_size=2000)
@@ -163,8 +177,11 @@ def test_a_million_records_have_distinct_keys_for_nearby_seeds():
     [
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": float("inf")}, "temperature must be at most 1e\\+06, not inf"),
+        ({"temperature": 1e-40}, "temperature must be 0, for the most likely token, or at least 1e-06, not 1e-40"),
         ({"top_k": 0}, "top_k"),
         ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1e-50}, "top_p must be at least 1e-06"),
         ({"top_p": 1.1}, "top_p"),
         ({"batch_size": 0}, "batch_size"),
         ({"max_length": 0}, "max_length"),

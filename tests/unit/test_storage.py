@@ -24,6 +24,7 @@ from runner.storage import (
     LocalFolder,
     arrow_filesystem,
     open_folder,
+    open_parent,
     publish,
     read_manifest,
     read_published,
@@ -350,10 +351,63 @@ def test_local_uris(uri: str, path: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert arrow_filesystem(uri)[1] == expected
 
 
-@pytest.mark.parametrize("uri", ["", "gs://bucket/x", "http://host/x", "s3://", "s3:///x", "file://host/x"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "gs://bucket/x",
+        "http://host/x",
+        "s3://",
+        "s3:///x",
+        "file://host/x",
+        "s3:/x",
+        "s3:bucket/x",
+        "S3:x",
+        "file:/x",
+    ],
+)
 def test_other_uris_are_refused(uri: str) -> None:
     with pytest.raises(ConfigError, match=r"s3://bucket/prefix|file:///path"):
         open_folder(uri)
+
+
+def test_a_user_and_a_path_that_cannot_be_are_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^'~nobody-of-this-name/x': there is no user 'nobody-of-this-name'"):
+        open_folder("~nobody-of-this-name/x")
+    with pytest.raises(ConfigError, match="holds the character NUL"):
+        open_folder("a\0b")
+
+
+@pytest.mark.parametrize(
+    ("uri", "folder", "name"),
+    [
+        ("out.csv", "{cwd}", "out.csv"),
+        ("a/out.csv", "{cwd}/a", "out.csv"),
+        ("/out.csv", "/", "out.csv"),
+        ("file:///out.csv", "/", "out.csv"),
+        ("file:///a/out.csv", "/a", "out.csv"),
+        ("s3://bucket/out.csv", "s3://bucket", "out.csv"),
+        ("s3://bucket/a/out.csv", "s3://bucket/a", "out.csv"),
+    ],
+)
+def test_a_file_is_in_its_folder(
+    uri: str, folder: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    parent, found = open_parent(uri, patient=False)
+    assert (parent.uri.rstrip("/") or "/", found) == (folder.format(cwd=tmp_path), name)
+
+
+@pytest.mark.parametrize("uri", ["s3://out.csv", "s3://bucket/", "s3://b/a/", "file://out.csv", "a/", "a/..", "", "."])
+def test_what_names_no_file_is_refused_and_makes_no_folder(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"names no file: write a file's path or s3://bucket/file"):
+        open_parent(uri, patient=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_local_folders_import_no_cloud_library() -> None:

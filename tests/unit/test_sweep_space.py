@@ -48,6 +48,46 @@ def sweep(parameters: dict[str, Any], **settings: Any) -> SweepConfig:
     return sweep_of(job(parameters, **settings))
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"model.dropout_rate": {"uniform": [0, 1]}},
+        {"model.dropout_rate": {"log_uniform": [1e-3, 1]}},
+        {"privacy.delta": {"log_uniform": [1e-9, 1]}},
+        {"model.layers": {"int": [1, 16]}},
+    ],
+)
+def test_a_range_may_end_at_what_is_never_drawn(parameters: dict[str, Any]) -> None:
+    check_sweep(job(parameters, trials=3))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"model.dropout_rate": {"uniform": [0, 1.1]}},
+        {"model.dropout_rate": {"uniform": [-0.1, 1]}},
+        {"training.optimizer.learning_rate": {"log_uniform": [1e-3, 101]}},
+        {"privacy.delta": {"uniform": [0, 1]}},
+        {"model.layers": {"int": [1, 17]}},
+    ],
+)
+def test_a_range_may_not_end_at_what_can_be_drawn_and_is_refused(parameters: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_sweep(job(parameters, trials=1, seed=1))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["uniform", "log_uniform"])
+@given(st.floats(1e-9, 1e9), st.integers(1, 3), st.integers(0, 100))
+def test_what_is_drawn_is_never_out_of_a_range_however_small(kind: str, low: float, steps: int, number: int) -> None:
+    """Logarithms and sums round; a range of two neighboring numbers has the lower one alone."""
+    high = low
+    for _ in range(steps):
+        high = float(np.nextafter(high, np.inf))
+    value = draw_values(sweep({"training.optimizer.learning_rate": {kind: [low, high]}}), number)
+    assert low <= value["training.optimizer.learning_rate"] < high
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(0, 1000))
 def test_values_are_in_their_ranges_and_a_function_of_seed_and_number(seed: int, number: int) -> None:
     values = draw_values(sweep(ALL, seed=seed), number)
