@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
@@ -44,8 +43,6 @@ def main() -> None:
     """The `runner` command: one line for an error, and the exit code of its kind."""
     _silence_native_code()
     _show_warnings()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # A path may have bytes that are no text: print these.
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:

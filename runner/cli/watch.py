@@ -75,7 +75,7 @@ def logs(run: str, follow: bool, runs_uri: str, as_json: bool) -> None:
             whole = text.rfind(b"\n") + 1  # A line that is still being written waits for its end.
             new = text[shown.get(name, 0) : whole]
             shown[name] = whole
-            for line in new.decode(errors="surrogateescape").split("\n")[:-1]:
+            for line in new.decode(errors="replace").split("\n")[:-1]:
                 show(f"{name.removesuffix('.log')} | {line}")
         if not follow or not found.is_active:
             return
