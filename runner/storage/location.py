@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -36,6 +37,48 @@ def open_parent(uri: str, *, patient: bool = True) -> tuple[Folder, str]:
     """The folder that holds the file at `uri`, and the file's name in it; errors as for `open_folder`."""
     parent, _, name = uri.rpartition("/")
     return open_folder(parent or ("/" if uri.startswith("/") else "."), patient=patient), name
+
+
+def enclosing_folders(uri: str) -> list[Folder]:
+    """The folder at `uri` and all that it is in, innermost first; links are resolved. Errors as for `open_folder`."""
+    location = parse_uri(uri)
+    if isinstance(location, Path):
+        real = Path(os.path.realpath(location))
+        return [LocalFolder(path) for path in (real, *real.parents)]
+    from runner.storage.s3 import S3Folder, connect
+
+    connection, segments = connect(uri, patient=False), location.prefix.split("/")
+    prefixes = ["/".join(segments[:count]) for count in range(len(segments), -1, -1)]
+    return [S3Folder(connection, location.bucket, prefix) for prefix in dict.fromkeys(prefixes)]
+
+
+def path_below(outer: str, inner: str) -> tuple[str, ...] | None:
+    """The segments that lead from the place `outer` down to `inner`, none where they are one; None where none do.
+
+    Links and `..` are resolved on a disk; on S3 there are none.
+
+    >>> path_below("s3://bucket/a/", "s3://bucket/a/b/c"), path_below("/srv", "/srv/x/..")
+    (('b', 'c'), ())
+    >>> path_below("/srv/a", "/srv/ab")
+    """
+    there, here = parse_uri(outer), parse_uri(inner)
+    if isinstance(there, Path) and isinstance(here, Path):
+        here = Path(os.path.realpath(here))
+        for parent in (here, *here.parents):
+            if _is_same(parent, Path(os.path.realpath(there))):
+                return here.relative_to(parent).parts
+    elif isinstance(there, S3Location) and isinstance(here, S3Location) and there.bucket == here.bucket:
+        above, below = PurePosixPath(there.prefix), PurePosixPath(here.prefix)
+        return below.relative_to(above).parts if below.is_relative_to(above) else None
+    return None
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two directories are one, also by another name (a bind mount, a disk that ignores case)."""
+    try:
+        return one == other or one.samefile(other)
+    except OSError:
+        return False
 
 
 def parse_uri(uri: str) -> Path | S3Location:
