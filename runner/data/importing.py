@@ -11,18 +11,14 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from runner.errors import DataError, StorageError
-from runner.storage import Folder, open_folder
+from runner.data.shards import Target
+from runner.errors import DataError
 
 Row: TypeAlias = Mapping[str, str | None]
 NumberedRows: TypeAlias = Iterator[tuple[int, Row]]
@@ -38,7 +34,6 @@ _FORMAT_OF_SUFFIX = {
     ".txt": "text",
     ".text": "text",
 }
-_SHARD_CHARACTERS = 1 << 26  # a shard of long records ends early: it is built in memory
 _LONGEST_FIELD = 1 << 30  # characters; Python's own limit for a CSV field is 131,072
 
 
@@ -86,24 +81,16 @@ def import_records(
     `rows_per_shard` records.
 
     Raises DataError for input that cannot be used (naming file and line) and for a folder that already holds
-    Parquet files unless `overwrite`; nothing is written then. Raises StorageError if writing fails; shards
-    written until then are removed.
+    Parquet files; those of an import before are replaced with `overwrite`. Nothing is written then. Raises
+    StorageError if writing fails; shards written until then are removed (see `runner.data.shards`).
     """
     parse = _parser(format or _format_of(source), header, csv_delimiter, text_column)
-    folder = open_folder(target_uri)
-    old_shards = {entry.name for entry in folder.list() if entry.name.endswith(".parquet")}
-    if old_shards and not overwrite:
-        raise DataError(
-            f"{target_uri} already holds Parquet files ({len(old_shards)}): choose another folder or add --overwrite"
-        )
+    target = Target.open(target_uri, overwrite=overwrite)
     columns = _check(source, parse, join)
     rows: Iterator[Row] = (row for _, row in parse(source))
     if join is not None:
         rows, columns = ({text_column: _joined(row, join)} for row in rows), (text_column,)
-    summary = _write_shards(folder, rows, columns, rows_per_shard)
-    for name in old_shards.difference(_shard_names(summary.files)):
-        folder.delete(name)
-    return summary
+    return ImportSummary(columns=columns, **target.write(rows, columns, rows_per_shard))
 
 
 def read_column(source: Path, column: str) -> list[str | None]:
@@ -160,45 +147,6 @@ def _check(source: Path, parse: Parse, join: Join | None) -> tuple[str, ...]:
 
 def _joined(row: Row, join: Join) -> str:
     return join.field_delimiter.join(row.get(column) or "" for column in join.columns)
-
-
-def _write_shards(folder: Folder, rows: Iterable[Row], columns: Sequence[str], rows_per_shard: int) -> ImportSummary:
-    schema = pa.schema([(column, pa.string()) for column in columns])
-    files = records = size = 0
-    try:
-        for shard in _shards(rows, rows_per_shard):
-            data = io.BytesIO()
-            table = pa.table([[row.get(column) for row in shard] for column in columns], schema=schema)
-            pq.write_table(table, data, compression="zstd")
-            folder.write(_shard_name(files), data.getvalue())
-            files, records, size = files + 1, records + len(shard), size + len(data.getvalue())
-    except BaseException:
-        for name in _shard_names(files + 1):
-            with suppress(StorageError):
-                folder.delete(name)
-        raise
-    return ImportSummary(files=files, records=records, columns=tuple(columns), bytes=size)
-
-
-def _shards(rows: Iterable[Row], rows_per_shard: int) -> Iterator[list[Row]]:
-    shard: list[Row] = []
-    characters = 0
-    for row in rows:
-        shard.append(row)
-        characters += sum(len(value) for value in row.values() if value)
-        if len(shard) == rows_per_shard or characters >= _SHARD_CHARACTERS:
-            yield shard
-            shard, characters = [], 0
-    if shard:
-        yield shard
-
-
-def _shard_name(index: int) -> str:
-    return f"part-{index:05d}.parquet"
-
-
-def _shard_names(files: int) -> list[str]:
-    return [_shard_name(index) for index in range(files)]
 
 
 def _csv_rows(source: Path, header: bool, csv_delimiter: str | None, text_column: str) -> NumberedRows:

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from runner.config import DataConfig
+from runner.data.shards import unpublished
 from runner.errors import DataError, RunnerError, StorageError
 from runner.storage import LocalFolder, arrow_filesystem, open_folder
 
@@ -82,7 +83,7 @@ class Survey:
 
 
 def list_files(uri: str) -> tuple[SourceFile, ...]:
-    """The Parquet files below a folder, sorted by name.
+    """The Parquet files below a folder, sorted by name, but for those that an import has not published.
 
     The fingerprint is the SHA-256 of a local file's content, and S3's own ETag and size elsewhere.
 
@@ -91,7 +92,9 @@ def list_files(uri: str) -> tuple[SourceFile, ...]:
         StorageError: storage cannot be reached.
     """
     folder = open_folder(uri, patient=False)
-    entries = [entry for entry in folder.list() if _is_parquet(entry.name)]
+    listed = folder.list()
+    hidden = unpublished(folder, listed)
+    entries = [entry for entry in listed if _is_parquet(entry.name) and entry.name not in hidden]
     if not entries:
         raise DataError(f"{uri}: no Parquet files (*.parquet) here; `runner import` makes them from CSV, JSON or text")
     if isinstance(folder, LocalFolder):
