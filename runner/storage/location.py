@@ -8,7 +8,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from runner.errors import ConfigError
-from runner.storage.folder import Folder
+from runner.storage.folder import Folder, checked_name
 from runner.storage.local import LocalFolder
 
 
@@ -36,6 +36,10 @@ def open_folder(uri: str, *, patient: bool = True) -> Folder:
 def open_parent(uri: str, *, patient: bool = True) -> tuple[Folder, str]:
     """The folder that holds the file at `uri`, and the file's name in it; errors as for `open_folder`."""
     parent, _, name = uri.rpartition("/")
+    try:
+        checked_name(name)
+    except ValueError as error:
+        raise ConfigError(f"{uri}: {error}; choose another name") from None
     return open_folder(parent or ("/" if uri.startswith("/") else "."), patient=patient), name
 
 
