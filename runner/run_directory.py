@@ -34,7 +34,7 @@ from runner.errors import (
     RunnerError,
     RunNotFoundError,
 )
-from runner.run_files import JOB, RUN_FILES, STATUS, UNBEGUN, WRITER, is_ours, is_run, remove_run
+from runner.run_files import JOB, RUN_FILES, STATUS, UNBEGUN, WRITER, clear_run, is_ours, is_run, remove_run
 from runner.storage import FencedFolder, Folder, open_folder, shown_name
 
 State = Literal["pending", "preparing", "training", "generating", "done", "stopped", "failed", "lost"]
@@ -210,7 +210,7 @@ class RunDirectory:
         self.folder.create(WRITER, UNBEGUN)
         try:
             if replaces and config.storage.overwrite:
-                remove_run(self.enter(self.term).folder, keep_writer=True)
+                clear_run(self.enter(self.term).folder)
             is_first = self.folder.create(JOB, config.to_yaml().encode())
             if is_first:
                 self.enter(self.term).write_status(status)
@@ -225,7 +225,7 @@ class RunDirectory:
         Raises:
             OvertakenError: a later attempt has begun, whose files these are now.
         """
-        remove_run(self.enter(self.term).folder, keep_writer=False)
+        remove_run(self.enter(self.term).folder)
 
     def _first_status(self, config: JobConfig, target: str) -> Status:
         now = time.time()

@@ -47,9 +47,16 @@ def is_run(folder: Folder) -> bool:
     return folder.exists(JOB) and is_ours(folder)
 
 
-def remove_run(folder: Folder, *, keep_writer: bool) -> None:
-    """Remove what runs write in a folder of ours, and nothing else."""
-    RUN_FILES.remove(folder, first=STATUS, last=[JOB, WRITER], keep=[WRITER] if keep_writer else [])
+def clear_run(folder: Folder) -> None:
+    """Remove what runs write in a folder of ours, and nothing else; `writer` stays, which marks it as ours."""
+    RUN_FILES.remove(folder, first=STATUS, last=JOB, keep=WRITER)
+
+
+def remove_run(folder: Folder) -> None:
+    """Remove what runs write in a folder of ours; the mark, too, where nothing of the user's is beside it."""
+    clear_run(folder)
+    if folder.find_file(but=[WRITER]) is None:
+        folder.remove([WRITER])
 
 
 def find_run_around(uri: str) -> str | None:

@@ -1,7 +1,7 @@
 """What in a folder is ours to remove: the names that we write, in a folder that we marked as ours.
 
     RUN_FILES = Layout("job\\.yaml", "logs/[0-9T]+\\.log")       # patterns of whole names
-    RUN_FILES.remove(folder, last=["job.yaml"])                  # nothing else, however it came there
+    RUN_FILES.remove(folder, first="status.json", last="job.yaml")
 
 A layout says nothing of whose folder it is: who calls `remove` has found the marker (see `runner.run_files`,
 `runner.data.shards`). Whatever else is in the folder, and a directory that holds it, stays.
@@ -10,7 +10,6 @@ A layout says nothing of whose folder it is: who calls `remove` has found the ma
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
 
 from runner.storage.folder import Folder
 
@@ -28,14 +27,12 @@ class Layout:
         """The objects of the folder that are ours, sorted."""
         return [entry.name for entry in folder.list() if entry.name in self]
 
-    def remove(self, folder: Folder, *, first: str, last: Sequence[str], keep: Collection[str] = ()) -> None:
-        """Remove what is ours in a folder, `first` before and `last` after everything else, in this order.
-
-        Stopped anywhere, it leaves what can be told by `last` from a folder that never was ours.
-        """
-        names = [name for name in self.names_in(folder) if name not in keep]
-        folder.remove([name for name in names if name == first])
-        folder.remove([name for name in names if name != first and name not in last])
-        for name in last:
-            if name in names:
-                folder.remove([name])
+    def remove(self, folder: Folder, *, first: str, last: str, keep: str) -> None:
+        """Remove what is ours in a folder but for `keep`: `first` before and `last` after everything else."""
+        names = [name for name in self.names_in(folder) if name != keep]
+        for group in (
+            [name for name in names if name == first],
+            [name for name in names if name not in (first, last)],
+            [name for name in names if name == last],
+        ):
+            folder.remove(group)

@@ -70,7 +70,7 @@ def remove_trials(config: JobConfig) -> None:
     for number in range(trial_count(sweep_of(config))):
         folder = trial_directory(config, number).folder
         if is_ours(folder):
-            remove_run(folder, keep_writer=False)
+            remove_run(folder)
 
 
 def read_trial(config: JobConfig, number: int) -> Trial | None:

@@ -1,4 +1,4 @@
-"""What generating finds where it is to write: files of the user's stay. Drawing is a stand-in of `tests.foreign_files`."""
+"""What generating finds where it is to write: files of the user's stay. Drawing is a stand-in."""
 
 from __future__ import annotations
 
