@@ -292,8 +292,8 @@ VERBS: dict[str, Callable[[Case, Place, Path], None]] = {
     "report": report,
     "init": init,
 }
-NAMED_BY_THE_USER = {"init": {"job.yaml"}, "generate": {"synthetic.csv", "out/../synthetic.csv"}}
-"""Files that --force and --overwrite are about."""
+NAMED_BY_THE_USER = {"init": {"job.yaml"}, "generate": {"synthetic.csv"}}
+"""Files that --force and --overwrite replace, when all goes well."""
 
 CASES = st.builds(
     Case,
@@ -412,14 +412,15 @@ def check(place: Place, source: Path, earlier: list[Case], tree: dict[str, bytes
     for path, data in tree.items():
         if path not in there and not _has_our_name(path, taken, there) and place.put(path, data):
             mine[path] = data
-    if case.overwrite:
-        mine = {path: data for path, data in mine.items() if path not in NAMED_BY_THE_USER.get(case.verb, ())}
     kind = LocalFolder if open_folder(place.uri).is_local else type(open_folder(place.uri))
     try:
         with fault.installed(kind):
             case.run(place, source)
+        may_replace = case.overwrite
     except (RunnerError, KeyboardInterrupt):
-        pass
+        may_replace = case.overwrite and fault.after
+    if may_replace:
+        mine = {path: data for path, data in mine.items() if path not in NAMED_BY_THE_USER.get(case.verb, ())}
     left = place.files()
     assert {path: left.get(path) for path in mine} == mine
 

@@ -43,7 +43,7 @@ def test_records_under_the_run_s_name_are_kept_though_tokenizing_refuses_the_job
 def test_a_run_that_tokenizing_refuses_is_taken_back_and_what_is_beside_it_is_not(tmp_path: Path) -> None:
     records = write_records(tmp_path / "records", count=30, files=2)
     before = files_of(tmp_path)
-    with pytest.raises(DataError, match="examples, but training.batch_size 32 needs 64"):
+    with pytest.raises(DataError, match=r"examples, but training.batch_size 32 needs 64"):
         submit(too_few("claims", records, tmp_path))
     left = files_of(tmp_path)
     assert {name: left[name] for name in before} == before
