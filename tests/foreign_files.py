@@ -6,6 +6,7 @@ and takes back is the project's own. `tests/unit/test_foreign_files.py` does it 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 from unittest.mock import patch
 
+import click
 import numpy as np
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ from runner.generation.drive import SUMMARY
 from runner.generation.records import Generated, SamplingSettings
 from runner.generation.shards import make_shard, read_generation
 from runner.run_directory import GENERATION, RunDirectory, Status
-from runner.run_files import RUN_FILES, is_ours
+from runner.run_files import is_ours
 from runner.storage import Folder, LocalFolder, open_folder, publish
 from runner.submit.generate import Request, generate
 from runner.submit.launch import Launch
@@ -33,6 +35,10 @@ from runner.sweep.table import read_trials, trial_directory, write_table
 from runner.train.checkpoint import prune_checkpoints, save_checkpoint
 from runner.train.history import EpochRow, to_csv
 
+WRITTEN = re.compile(
+    r"job\.yaml|status\.json|writer|stop|history\.csv|(model|tokenizer)/manifest\.json|private/key|"
+    r"checkpoints/step-000000000001/(manifest|state)\.json"
+)
 KEY = "0123456789abcdef0123456789abcdef"
 TOKEN_FILES = ("000000000000-0000.ids", "000000000000-0000.lengths", "tokenizer.json", "manifest.json")
 TOKENIZER = {"tokenizer.json": b"{}", "sentencepiece.model": b"m"}
@@ -65,18 +71,8 @@ class Fault:
     writes_only: bool = False
     calls: int = field(default=0, init=False)
 
-    METHODS = (
-        "write",
-        "create",
-        "delete",
-        "remove",
-        "check_writable",
-        "list",
-        "read",
-        "size",
-        "find_file",
-        "subfolders",
-    )
+    WRITES = ("write", "create", "delete", "remove", "check_writable")
+    READS = ("list", "read", "size", "find_file", "subfolders")
 
     @contextmanager
     def installed(self, kind: type[Folder]) -> Iterator[None]:
@@ -280,7 +276,10 @@ def init(case: Case, place: Place, _: Path) -> None:
     from runner.cli import cli
 
     force = ["--force"] if case.overwrite else []
-    cli.commands["init"].main([at(place, "job.yaml"), *force], standalone_mode=False)
+    try:
+        cli.commands["init"].main([at(place, "job.yaml"), *force], standalone_mode=False)
+    except click.Abort as abort:  # What click makes of Ctrl-C.
+        raise KeyboardInterrupt from abort
 
 
 VERBS: dict[str, Callable[[Case, Place, Path], None]] = {
@@ -295,43 +294,32 @@ VERBS: dict[str, Callable[[Case, Place, Path], None]] = {
 NAMED_BY_THE_USER = {"init": {"job.yaml"}, "generate": {"synthetic.csv"}}
 """Files that --force and --overwrite replace, when all goes well."""
 
-CASES = st.builds(
-    Case,
-    st.sampled_from(sorted(VERBS)),
-    st.sampled_from(["done", "refused", "failed", "stopped"]),
-    st.booleans(),
-    st.sampled_from(["records"] * 3 + ["runs/claims", "runs", ".", "runs/claims-000", "runs/.cache/tokens"]),
-    st.sampled_from(["runs"] * 4 + [".", "records"]),
-    st.sampled_from(["imported"] * 3 + ["runs", "runs/claims", "records", "."]),
-    st.sampled_from(
-        ["synthetic.csv", "out/", "out/", "records/x.parquet", "runs/claims/history.csv", "runs/claims/out/"]
-    ),
-)
-
 # Files of the user's
 
-FOLDERS = [
-    "",
-    "claims/",
-    "runs/",
-    "runs/claims/",
-    "runs/claims/model/",
-    "runs/claims/logs/",
-    "runs/claims/checkpoints/",
-    "runs/claims/checkpoints/step-000000000001/",
-    "runs/claims/private/",
-    "runs/claims-000/",
-    "runs/claims-001/checkpoints/step-000000000002/",
-    f"runs/.cache/tokens/{KEY}/",
-    "runs/.privacy/",
-    "records/",
-    "imported/",
-    "imported/_delta_log/",
-    "imported/archive/2023/",
-    "out/",
-    "out/_generation/",
-    "out/_generation/shards/",
-]
+RUN = ["", "model/", "logs/", "tokenizer/", "private/", "events/", "checkpoints/", "checkpoints/step-000000000001/"]
+FOLDERS = {
+    "init": [""],
+    "import": [
+        "imported/",
+        "imported/",
+        "imported/_delta_log/",
+        "imported/archive/2023/",
+        "imported/.hidden/",
+        "records/",
+    ],
+    "submit": [
+        *(f"runs/claims/{inside}" for inside in RUN),
+        f"runs/.cache/tokens/{KEY}/",
+        "runs/.privacy/",
+        "records/",
+    ],
+    "sweep": [f"runs/claims{end}/{inside}" for end in ("", "-000", "-001", "-002") for inside in RUN],
+    "resume": [f"runs/claims/{inside}" for inside in RUN],
+    "generate": ["", "out/", "out/", "out/_generation/", "out/_generation/shards/", "runs/claims/", "records/"],
+    "report": ["runs/claims/"],
+}
+"""Where a verb writes, and where it might."""
+
 NAMES = [
     "notes.txt",
     "two words",
@@ -341,59 +329,52 @@ NAMES = [
     ".tmp-mine",
     "new\nline",
     "%20#?&'\"",
-    "job.yaml",
-    "status.json",
-    "writer",
-    "stop",
-    "history.csv",
-    "report.html",
-    "manifest.json",
-    "weights.safetensors",
-    "tensors.safetensors",
-    "state.json",
     "my.log",
-    "key",
-    "00000001.json",
-    "_import.json",
-    "settings.json",
-    "prompts.json",
-    "part-00000.parquet",
-    "part-00001.parquet",
-    "part-2-00000.parquet",
-    "part-00000.json",
-    "synthetic.csv",
-    "sweep.csv",
     "model",
-    "checkpoints",
 ]
-CONTENTS = [
-    b"",
-    b"mine",
-    b"{}",
-    b"name: claims\n",
-    b'{"name": "x", "state": "done", "target": "local"}',
-    b"\xff\x00PAR1",
-]
-TREES = st.dictionaries(
-    st.tuples(st.sampled_from(FOLDERS), st.sampled_from(NAMES)).map("".join), st.sampled_from(CONTENTS), max_size=8
-)
-EARLIER = st.lists(
-    st.sampled_from(
-        [
-            Case("submit"),
-            Case("submit", "stopped"),
-            Case("submit", storage="."),
-            Case("sweep"),
-            Case("import"),
-            Case("generate", output="out/"),
-            Case("generate", "stopped", output="out/"),
-            Case("report"),
-        ]
-    ),
-    max_size=3,
-    unique=True,
-)
-"""What was done before the user put files there."""
+OUR_NAMES = {
+    "init": ["job.yaml"],
+    "import": ["_import.json", "part-00000.parquet", "part-00001.parquet", "part-2-00000.parquet", "x.PARQUET"],
+    "submit": ["job.yaml", "status.json", "writer", "stop", "history.csv", "manifest.json", "state.json", "key"],
+    "generate": ["synthetic.csv", "settings.json", "prompts.json", "part-00000.parquet", "part-00001.parquet"],
+    "report": ["report.html"],
+}
+"""Names that the verb writes; in a folder that is not ours they are the user's."""
+
+CONTENTS = [b"mine", b"", b"{}", b"name: claims\n", b'{"name": "x", "state": "done"}', b"\xff\x00PAR1"]
+
+
+def cases(verb: str) -> st.SearchStrategy[Case]:
+    """A verb with the folders that it is given, which may be in each other's way."""
+    return st.builds(
+        Case,
+        st.just(verb),
+        st.sampled_from(["done", "refused", "failed", "stopped"]),
+        st.booleans(),
+        data=st.sampled_from(["records"] * 6 + ["runs/claims", "runs", ".", "runs/claims-000", "runs/.cache/tokens"]),
+        storage=st.sampled_from(["runs"] * 6 + [".", "records"]),
+        target=st.sampled_from(["imported"] * 4 + ["runs", "runs/claims", "records", "."]),
+        output=st.sampled_from(["synthetic.csv", "out/"] * 2 + ["records/x.parquet", "runs/claims/history.csv"]),
+    )
+
+
+def trees(verb: str) -> st.SearchStrategy[dict[str, bytes]]:
+    """Files of the user's by their paths."""
+    names = st.one_of(st.sampled_from(OUR_NAMES.get(verb, OUR_NAMES["submit"])), st.sampled_from(NAMES))
+    paths = st.tuples(st.sampled_from(FOLDERS[verb]), names).map("".join)
+    return st.dictionaries(paths, st.sampled_from(CONTENTS), min_size=1, max_size=5)
+
+
+def earlier_cases(verb: str) -> st.SearchStrategy[list[Case]]:
+    """What was done before the user put files there: the same, mostly."""
+    before = {
+        "import": [Case("import")],
+        "submit": [Case("submit"), Case("submit", "stopped"), Case("submit", storage="."), Case("sweep")],
+        "sweep": [Case("sweep"), Case("sweep", "stopped"), Case("submit")],
+        "generate": [Case("generate", output="out/"), Case("generate", "stopped", output="out/"), Case("generate")],
+        "report": [Case("report")],
+    }
+    return st.lists(st.sampled_from(before.get(verb, [Case("submit")])), max_size=1)
 
 
 def check(place: Place, source: Path, earlier: list[Case], tree: dict[str, bytes], case: Case, fault: Fault) -> None:
@@ -430,9 +411,13 @@ def _is_run(place: Place, name: str) -> bool:
 
 
 def _has_our_name(path: str, taken: list[str], there: dict[str, bytes]) -> bool:
-    """Whether a file is where we write in a folder that is ours: it would be taken for ours."""
-    if any(path.startswith(f"{run}/") and path.removeprefix(f"{run}/") in RUN_FILES for run in taken):
-        return True
+    """Whether a file is where we write in a folder that is ours: it would be taken for ours.
+
+    Of the names that `RUN_FILES` has, those that a tree can have; `report.html` is told by its content.
+    """
+    for run in taken:
+        if path.startswith(f"{run}/") and WRITTEN.fullmatch(path.removeprefix(f"{run}/")):
+            return True
     if path.startswith("out/_generation/") and "out/_generation/settings.json" in there:
         return True
     return path.removeprefix(f"runs/.cache/tokens/{KEY}/") in TOKEN_FILES

@@ -9,11 +9,12 @@ from typing import Any, cast
 import boto3
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from runner.errors import ConfigError, RunExistsError
 from runner.submit.launch import Launch
 from runner.submit.start import start_run
-from tests.foreign_files import CASES, EARLIER, FAULTS, TREES, Case, Fault, check, stand_ins
+from tests.foreign_files import FAULTS, VERBS, Case, Fault, cases, check, earlier_cases, stand_ins, trees
 
 
 class Prefix:
@@ -38,11 +39,14 @@ class Prefix:
         }
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-@given(earlier=EARLIER, tree=TREES, case=CASES.filter(lambda case: case.verb != "init"), fault=FAULTS)
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "init"])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given(data=st.data(), fault=FAULTS)
 def test_every_object_of_the_user_s_has_its_bytes_whatever_a_verb_does(
-    bucket: str, tmp_path: Path, earlier: list[Case], tree: dict[str, bytes], case: Case, fault: Fault
+    bucket: str, tmp_path: Path, verb: str, data: st.DataObject, fault: Fault
 ) -> None:
+    earlier, tree, case = data.draw(st.tuples(earlier_cases(verb), trees(verb), cases(verb)))
+    fault.calls = 0
     source = tmp_path / "source.txt"
     source.write_text("1\n2\n")
     check(Prefix(bucket, uuid.uuid4().hex), source, earlier, tree, case, fault)

@@ -6,9 +6,11 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from tests.foreign_files import CASES, EARLIER, FAULTS, TREES, Case, Fault, check
+from tests.foreign_files import FAULTS, VERBS, Fault, cases, check, earlier_cases, trees
 
 IN_MEMORY = Path("/dev/shm")
 
@@ -35,12 +37,14 @@ class Disk:
         }
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-@given(earlier=EARLIER, tree=TREES, case=CASES, fault=FAULTS)
+@pytest.mark.parametrize("verb", VERBS)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given(data=st.data(), fault=FAULTS)
 def test_every_file_of_the_user_s_has_its_bytes_whatever_a_verb_does(
-    monkeypatch, earlier: list[Case], tree: dict[str, bytes], case: Case, fault: Fault
+    monkeypatch: pytest.MonkeyPatch, verb: str, data: st.DataObject, fault: Fault
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)  # Thousands of writes, and no power cut.
+    earlier, tree, case = data.draw(st.tuples(earlier_cases(verb), trees(verb), cases(verb)))
     fault.calls = 0
     with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as folder:
         source = Path(folder) / "source.txt"

@@ -76,7 +76,8 @@ def test_a_full_disk_costs_no_file_of_the_user_s(
     monkeypatch.setattr("os.fsync", lambda _: None)
     source = tmp_path / "source.txt"
     source.write_text("1\n2\n3\n")
-    tree = {f"{folder}notes.txt": b"mine" for folder in FOLDERS} | {"job.yaml": b"mine", "synthetic.csv": b"mine"}
+    folders = {folder for each in FOLDERS.values() for folder in each}
+    tree = {f"{folder}notes.txt": b"mine" for folder in folders} | {"job.yaml": b"mine", "synthetic.csv": b"mine"}
     endings: dict[str, Ending] = {"submit": "refused"}
     case = Case(verb, endings.get(verb, "done"), overwrite=True)
     for pages in (0, 2, 5, 12):
