@@ -227,4 +227,4 @@ class StorageConfig(Section):
     uri: str = Field(
         default="runs/", min_length=1, description="folder of run directories, local or s3://bucket/prefix"
     )
-    overwrite: bool = Field(default=False, description="delete a run of the same name first")
+    overwrite: bool = Field(default=False, description="replace a run of the same name; other files stay")
