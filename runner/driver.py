@@ -11,10 +11,12 @@ from typing import Any
 
 from runner.config import JobConfig
 from runner.errors import ConfigError
+from runner.privacy.budget import SPENDING_FOLDER
 from runner.run_directory import RunDirectory, Status
-from runner.storage import open_folder
+from runner.storage import open_folder, path_below
 from runner.train.background import run_as_job
-from runner.train.facade import CheckedJob, check_job, check_storage, drive_run
+from runner.train.checkpoint import checkpoint_steps
+from runner.train.facade import TOKEN_CACHE, CheckedJob, check_job, check_storage, drive_run
 
 CHANGEABLE = (
     "training.epochs",
@@ -48,12 +50,43 @@ def check(config: JobConfig) -> CheckedJob:
 
 
 def check_free(config: JobConfig) -> None:
-    """Whether the directories of a run, or of a sweep and its trials, are free, and storage can be written."""
+    """Whether the directories of a run, or of a sweep and its trials, are free and apart from what the job reads, and
+    storage can be written."""
+    check_apart(config)
     check_storage(config)
     if config.sweep is not None:
         from runner.sweep.table import check_trials_free
 
         check_trials_free(config)
+
+
+def check_apart(config: JobConfig) -> None:
+    """Whether what a job reads and where it writes are apart: else its files become records, or replace what it reads.
+
+    Raises:
+        ConfigError: records or tokenizer are in a folder that the job writes to, or the records' folder holds a run's;
+            or the run would replace the one that it goes on from.
+    """
+    if config.data.since == config.name:
+        raise ConfigError(f"data.since: {config.name} is the run's own name; choose another name")
+    storage, names = open_folder(config.storage.uri, patient=False), [config.name]
+    if config.sweep is not None:
+        from runner.sweep.space import trial_count, trial_name
+
+        names += [trial_name(config, number) for number in range(trial_count(config.sweep))]
+    for name in [*names, TOKEN_CACHE, SPENDING_FOLDER]:
+        place = storage.child(name).uri
+        for setting, uri in (("data.uri", config.data.uri), ("tokenizer.uri", config.tokenizer.uri)):
+            if uri is not None and path_below(place, uri) is not None:
+                raise ConfigError(
+                    f"{setting}: {uri} is in {place}, where this job writes; choose another storage.uri or name"
+                )
+        below = path_below(config.data.uri, place)
+        if below is not None and not any(part.startswith(("_", ".")) for part in below):
+            raise ConfigError(
+                f"data.uri: {config.data.uri} holds {place}, where this job writes: its files would become records; "
+                "choose another storage.uri, or give the records a folder of their own"
+            )
 
 
 def claim(config: JobConfig, target: str) -> RunDirectory:
@@ -65,10 +98,22 @@ def claim(config: JobConfig, target: str) -> RunDirectory:
     directory = RunDirectory.of(config)
     directory.claim(config, target)
     if config.sweep is not None and config.storage.overwrite:
-        from runner.sweep.table import delete_trials
+        from runner.sweep.table import remove_trials
 
-        delete_trials(config)
+        remove_trials(config)
     return directory
+
+
+def release(config: JobConfig, directory: RunDirectory) -> None:
+    """Take back a claim that came to nothing, with what was written since; one that trained anything stays."""
+    if config.sweep is None:
+        began = bool(checkpoint_steps(directory.folder.child("checkpoints")))
+    else:
+        from runner.sweep.table import read_trials
+
+        began = bool(read_trials(config))
+    if not began:
+        directory.release()
 
 
 def drive(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None = None, local: bool = True) -> Status:

@@ -3,7 +3,8 @@
     job.yaml        the resolved job, written first: its creation claims the directory
     status.json     state, progress, heartbeat, last error; rewritten as the run goes
     stop            present when someone asked the run to stop
-    writer          the latest attempt, and a random name of its first worker that started last: they alone may write
+    writer          the latest attempt, and a random name of its first worker that started last: they alone may write;
+                    with job.yaml it tells a run from a folder of the user's (see `runner.run_files`)
     logs/           one text file for each process
     history.csv, tokenizer/, model/, checkpoints/   see `runner.train`
 
@@ -22,8 +23,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runner.config import JobConfig, parse_job, read_document
-from runner.errors import JobFailedError, ObjectNotFoundError, RunExistsError, RunnerError, RunNotFoundError
-from runner.storage import FencedFolder, Folder, open_folder
+from runner.errors import (
+    CorruptError,
+    JobFailedError,
+    ObjectNotFoundError,
+    OvertakenError,
+    RunExistsError,
+    RunnerError,
+    RunNotFoundError,
+)
+from runner.run_files import JOB, RUN_FILES, STATUS, UNBEGUN, WRITER, clear_run, is_ours, is_run, remove_run
+from runner.storage import FencedFolder, Folder, open_folder, shown_name
 
 State = Literal["pending", "preparing", "training", "generating", "done", "stopped", "failed", "lost"]
 ACTIVE: tuple[State, ...] = ("pending", "preparing", "training", "generating")
@@ -31,7 +41,6 @@ ACTIVE: tuple[State, ...] = ("pending", "preparing", "training", "generating")
 JOB_FOLDER_VARIABLE = "RUNNER_JOB_FOLDER"
 """Tells this process and its workers where the job file is, for callbacks that are beside it."""
 
-WRITER = "writer"
 GENERATION = "_generation"
 """In a folder of generated shards: its bookkeeping, whose status and stop are those of a run."""
 
@@ -152,12 +161,13 @@ class RunDirectory:
         return self.uri.endswith(f"/{GENERATION}")
 
     def exists(self) -> bool:
-        """Whether a run has taken this directory."""
-        return self.folder.exists("job.yaml")
+        """Whether a run has taken this directory: a `job.yaml` that is no run's does not count."""
+        return is_run(self.folder)
 
     def check_free(self, *, overwrite: bool) -> None:
-        """Raise RunExistsError when the directory is taken and may not be overwritten."""
+        """Raise RunExistsError when the directory is taken and may not be overwritten, or is no run's and not empty."""
         if not self.exists():
+            self._check_empty(overwrite=overwrite)
             return
         status = self.status()
         if status is not None and status.is_active:
@@ -168,20 +178,59 @@ class RunDirectory:
                 "or choose another name"
             )
 
+    def _check_empty(self, *, overwrite: bool) -> None:
+        """Raise RunExistsError for a folder that is not empty, unless what it holds is left of a run.
+
+        That is `writer`, and more where the user removed `job.yaml`; files of the user's beside it stay.
+        """
+        if not is_ours(self.folder):
+            if (found := self.folder.find_file()) is not None:
+                raise RunExistsError(
+                    f"{self.uri}: not empty and no run: it holds {shown_name(found)}; choose another name or "
+                    "storage.uri, or move what is there away"
+                )
+        elif not overwrite and (left := set(RUN_FILES.names_in(self.folder)) - {WRITER}):
+            raise RunExistsError(
+                f"{self.uri}: holds what is left of a run, such as {min(left)}; storage.overwrite=true replaces it, "
+                "or choose another name"
+            )
+
     def claim(self, config: JobConfig, target: str) -> None:
         """Take the directory for a new run; of several racing submitters one gets it.
 
+        What a run that is overwritten wrote goes; other files in its directory stay.
+
         Raises:
-            RunExistsError: it is taken and `storage.overwrite` is off, or another submitter was faster.
+            RunExistsError: it is taken and `storage.overwrite` is off, it is no run's and not empty, or another
+                submitter was faster.
         """
         self.check_free(overwrite=config.storage.overwrite)
-        before = self.status()
-        if config.storage.overwrite:
-            self.folder.delete_tree()
-        if not self.folder.create("job.yaml", config.to_yaml().encode()):
+        replaces = is_ours(self.folder)
+        status = self._first_status(config, target)
+        self.term = status.term
+        self.folder.create(WRITER, UNBEGUN)
+        try:
+            if replaces and config.storage.overwrite:
+                clear_run(self.enter(self.term).folder)
+            is_first = self.folder.create(JOB, config.to_yaml().encode())
+            if is_first:
+                self.enter(self.term).write_status(status)
+        except OvertakenError:
+            is_first = False
+        if not is_first:
             raise RunExistsError(f"{self.uri}: another submission took this name just now; choose another name")
+
+    def release(self) -> None:
+        """Take back a claim of this process: what the run wrote goes, and nothing else.
+
+        Raises:
+            OvertakenError: a later attempt has begun, whose files these are now.
+        """
+        remove_run(self.enter(self.term).folder)
+
+    def _first_status(self, config: JobConfig, target: str) -> Status:
         now = time.time()
-        status = Status(
+        return Status(
             config.name,
             "pending",
             target,
@@ -189,10 +238,15 @@ class RunDirectory:
             host=socket.gethostname(),
             pid=os.getpid(),
             # Later than what it replaces, also where another machine's clock was ahead.
-            created=max(now, before.created + 1e-3) if before is not None else now,
+            created=max(now, *(begun + 1e-3 for begun in self._begun())),
             heartbeat=now,
         )
-        self.enter(status.term).write_status(status)
+
+    def _begun(self) -> list[float]:
+        """When the runs began that the directory has had, as far as it says, in seconds since 1970."""
+        before = self.status()
+        latest = FencedFolder.latest_term(self.folder, WRITER).partition("-")[0]
+        return [float(latest or 0), before.created if before is not None else 0.0]
 
     def enter(self, term: str | None = None) -> RunDirectory:
         """The directory for an attempt, by default the latest: all that an earlier one started can then write no more.
@@ -233,19 +287,21 @@ class RunDirectory:
 
     def read_config(self) -> JobConfig:
         """The job as it was resolved at submission."""
-        source = f"{self.uri}/job.yaml"
-        return parse_job(read_document(self.folder.read("job.yaml").decode(), source), environment={}, source=source)
+        source = f"{self.uri}/{JOB}"
+        return parse_job(read_document(self.folder.read(JOB).decode(), source), environment={}, source=source)
 
     def write_config(self, config: JobConfig) -> None:
         """Replace the job, for a resume with changed settings."""
-        self.folder.write("job.yaml", config.to_yaml().encode())
+        self.folder.write(JOB, config.to_yaml().encode())
 
     def status(self) -> Status | None:
         """The last status written, None where there is none yet."""
         try:
-            return Status(**json.loads(self.folder.read("status.json")))
+            return Status(**json.loads(self.folder.read(STATUS)))
         except ObjectNotFoundError:
             return None
+        except (TypeError, ValueError) as error:
+            raise CorruptError(f"{self.uri}/{STATUS} is damaged: {error}; delete it, and try again") from error
 
     def current_status(self) -> Status:
         """The status as a reader should see it: see `Status.seen_now`."""
@@ -256,7 +312,7 @@ class RunDirectory:
 
     def write_status(self, status: Status, *, durable: bool = True) -> None:
         """Replace the status."""
-        self.folder.write("status.json", json.dumps(asdict(status), indent=1).encode(), durable=durable)
+        self.folder.write(STATUS, json.dumps(asdict(status), indent=1).encode(), durable=durable)
 
     def update_status(self, **changes: Any) -> Status:
         """Change some fields of the status, with a fresh heartbeat from this process."""

@@ -95,7 +95,8 @@ class FolderContract:
         assert folder.list() == []
         assert folder.subfolders() == []
         folder.delete("no")
-        folder.child("no").delete_tree()
+        assert folder.find_file() is None
+        folder.child("no").remove(["x", "deep/er/y"])
 
     def test_ranges_end_where_the_object_ends(self, folder: Folder) -> None:
         folder.write("a", b"0123456789")
@@ -126,11 +127,26 @@ class FolderContract:
         assert folder.subfolders() == ["a", "b"]
         assert folder.child("a").subfolders() == ["x"]
 
-    def test_delete_tree_removes_this_folder_only(self, folder: Folder) -> None:
-        for name in ("run/a", "run/deep/er/b", "run-2/a", "runs"):
+    def test_what_is_named_is_removed_and_nothing_else(self, folder: Folder) -> None:
+        for name in ("run/a", "run/deep/er/b", "run/deep/er/mine", "run-2/a", "runs"):
             folder.write(name, b"1")
-        folder.child("run").delete_tree()
-        assert [entry.name for entry in folder.list()] == ["run-2/a", "runs"]
+        run = folder.child("run")
+        run.remove(["a", "deep/er/b", "never there", "deep/x/y"])
+        assert [entry.name for entry in folder.list()] == ["run-2/a", "run/deep/er/mine", "runs"]
+        run.remove(["deep/er/mine"])
+        assert folder.subfolders() == ["run-2"]
+        for name in ESCAPING_NAMES:
+            with pytest.raises(ValueError, match="name"):
+                folder.remove(["runs", name])
+        assert folder.exists("runs")
+
+    def test_one_object_is_found_among_those_that_do_not_count(self, folder: Folder) -> None:
+        folder.write("a/b", b"1")
+        folder.write("c", b"2")
+        assert folder.find_file() in ("a/b", "c")
+        assert folder.find_file(["c"]) == "a/b"
+        assert folder.find_file(["c", "a/b"]) is None
+        assert folder.child("a").find_file() == "b"
 
     def test_one_of_eight_racing_creators_wins(self, folder: Folder) -> None:
         creators = 8

@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from runner.run_files import RUN_FILES
+
 ROOT = Path(__file__).resolve().parent.parent
 TIMINGS = ("seconds", "tokens_per_second")
 
@@ -105,6 +107,12 @@ def history_of(run: Path) -> list[dict[str, str]]:
     """history.csv without its timings."""
     with (run / "history.csv").open() as stream:
         return [{name: value for name, value in row.items() if name not in TIMINGS} for row in csv.DictReader(stream)]
+
+
+def names_of_no_run(run: Path) -> list[str]:
+    """What in a run's directory is not under a name that runs write, and so stays when it is overwritten."""
+    names = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
+    return sorted(name for name in names if name not in RUN_FILES)
 
 
 def weights_of(run: Path) -> bytes:

@@ -55,6 +55,7 @@ def init(
     """
     from runner.config import parse_job
     from runner.errors import ConfigError, StorageError
+    from runner.storage import open_parent
     from runner.templates import commented_yaml, job_values
 
     data: dict[str, Any] = {"uri": data_uri, "field_delimiter": field_delimiter}
@@ -62,14 +63,13 @@ def init(
         data["columns"] = list(columns)
     values = job_values(name, data, template)
     parse_job(values, environment={})
-    text = commented_yaml(values)
-    try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ConfigError(f"{path}: exists; choose another name or add --force") from None
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+    if not path.parent.is_dir():
+        raise StorageError(f"{path}: cannot be written: there is no folder {path.parent}; create it first")
+    (folder, file), text = open_parent(str(path.absolute())), commented_yaml(values).encode()
+    if force:
+        folder.write(file, text)
+    elif not folder.create(file, text):
+        raise ConfigError(f"{path}: exists; choose another name or add --force")
     answer(as_json, {"path": str(path)}, f"wrote {path}; `runner submit {path}` trains it")
 
 

@@ -88,6 +88,7 @@ def resume(
     type=Text(4096),
     help="File to write (.csv, .jsonl, .parquet), or FOLDER/ for Parquet shards; local or s3://; default: the screen.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option(
     "--temperature",
     type=float,
@@ -136,6 +137,7 @@ def generate(
     run: str,
     count: int,
     output: str | None,
+    overwrite: bool,
     temperature: float,
     top_k: int | None,
     top_p: float,
@@ -182,6 +184,7 @@ def generate(
         rows_per_shard=rows_per_shard,
         prompts=None if prompts_uri is None else (prompts_uri, prompt_column),
         overrides=overrides,
+        overwrite=overwrite,
     )
     values, text = generate_from(directory, request, launch)
     for line in describe_left_out(values) if "invalid" in values else ():

@@ -247,4 +247,4 @@ class StorageConfig(Section):
     """Where runs are kept."""
 
     uri: Uri = Field(default="runs/", description="folder of run directories, local or s3://bucket/prefix")
-    overwrite: bool = Field(default=False, description="delete a run of the same name first")
+    overwrite: bool = Field(default=False, description="replace a run of the same name; other files stay")

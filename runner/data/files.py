@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
+from runner.data.shards import NOTE, unpublished
 from runner.errors import DataError, StorageError
 from runner.storage import Entry, LocalFolder, open_folder
 
@@ -33,6 +34,7 @@ READING_VERSION = 2
 SUFFIXES = (".parquet", ".parq", ".pq")
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".zip")
 NOTES = "_ or . in front: another tool's notes"
+UNPUBLISHED = "of an import that did not end, or replaced by one"
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 MOST_NAMES = 3
 """Of the files passed over for one reason, so many are named."""
@@ -136,8 +138,11 @@ def _sorted_out(uri: str) -> tuple[list[Entry], list[tuple[str, str]]]:
     entries: list[Entry] = []
     others: list[tuple[str, str]] = []
     listed = folder.list()
+    hidden = unpublished(folder, listed)
     for entry in listed:
-        why = _why_not(entry.name)
+        if entry.name.rpartition("/")[2] == NOTE:
+            continue
+        why = UNPUBLISHED if entry.name in hidden else _why_not(entry.name)
         if why is None and isinstance(folder, LocalFolder) and not folder.local_path(entry.name).is_file():
             why = "no regular file"  # A pipe would be waited on for ever.
         if why is None:

@@ -6,22 +6,15 @@ nothing behind, and a file larger than memory is fine.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from runner.data.fields import join_fields, splits_back
+from runner.data.shards import Target
 from runner.data.table import Row, Table
 from runner.data.tables import open_table
-from runner.errors import DataError, StorageError
-from runner.storage import Folder, open_folder
-
-_SHARD_CHARACTERS = 1 << 26  # a shard of long records ends early: it is built in memory
+from runner.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -81,8 +74,8 @@ def import_records(
     seems to have another is refused. A shard holds at most `rows_per_shard` records.
 
     Raises DataError for input that cannot be used (naming file and line) and for a folder that already holds
-    Parquet files unless `overwrite`; nothing is written then. Raises StorageError if writing fails; shards
-    written until then are removed.
+    Parquet files; those of an import before are replaced with `overwrite`. Nothing is written then. Raises
+    StorageError if writing fails; shards written until then are removed (see `runner.data.shards`).
     """
     table = open_table(
         str(source),
@@ -92,22 +85,14 @@ def import_records(
         may_guess=False,
         text_column=text_column,
     )
-    folder = open_folder(target_uri)
-    old_shards = {entry.name for entry in folder.list() if entry.name.endswith(".parquet")}
-    if old_shards and not overwrite:
-        raise DataError(
-            f"{target_uri} already holds Parquet files ({len(old_shards)}): choose another folder or add --overwrite"
-        )
+    target = Target.open(target_uri, overwrite=overwrite)
     wanted = None if join is None else join.columns
     checked = _check(table, join)
     rows = _unchanged_rows(table, wanted, checked.records)
     columns = checked.columns
     if join is not None:
         rows, columns = ({text_column: join.text(row)} for row in rows), (text_column,)
-    summary = _write_shards(folder, rows, columns, rows_per_shard)
-    for name in old_shards.difference(_shard_names(summary.files)):
-        folder.delete(name)
-    return replace(summary, notes=checked.notes)
+    return ImportSummary(columns=columns, notes=checked.notes, **target.write(rows, columns, rows_per_shard))
 
 
 @dataclass(frozen=True)
@@ -173,42 +158,3 @@ def _unchanged_rows(table: Table, columns: Sequence[str] | None, records: int) -
         yield row
     if count != records:
         raise DataError(f"{table.source.uri}: changed while it was read: it had {records:,} records, then {count:,}")
-
-
-def _write_shards(folder: Folder, rows: Iterable[Row], columns: Sequence[str], rows_per_shard: int) -> ImportSummary:
-    schema = pa.schema([(column, pa.string()) for column in columns])
-    files = records = size = 0
-    try:
-        for shard in _shards(rows, rows_per_shard):
-            data = io.BytesIO()
-            table = pa.table([[row.get(column) for row in shard] for column in columns], schema=schema)
-            pq.write_table(table, data, compression="zstd")
-            folder.write(_shard_name(files), data.getvalue())
-            files, records, size = files + 1, records + len(shard), size + len(data.getvalue())
-    except BaseException:
-        for name in _shard_names(files + 1):
-            with suppress(StorageError):
-                folder.delete(name)
-        raise
-    return ImportSummary(files=files, records=records, columns=tuple(columns), bytes=size)
-
-
-def _shards(rows: Iterable[Row], rows_per_shard: int) -> Iterator[list[Row]]:
-    shard: list[Row] = []
-    characters = 0
-    for row in rows:
-        shard.append(row)
-        characters += sum(len(value) for value in row.values() if value)
-        if len(shard) == rows_per_shard or characters >= _SHARD_CHARACTERS:
-            yield shard
-            shard, characters = [], 0
-    if shard:
-        yield shard
-
-
-def _shard_name(index: int) -> str:
-    return f"part-{index:05d}.parquet"
-
-
-def _shard_names(files: int) -> list[str]:
-    return [_shard_name(index) for index in range(files)]

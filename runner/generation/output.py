@@ -38,11 +38,30 @@ def check_output(uri: str) -> None:
         )
 
 
-def write_records(uri: str, generated: Generated) -> None:
-    """Write CSV, JSON Lines or Parquet, by the file's suffix, to a local path or s3://."""
+def check_absent(uri: str) -> None:
+    """Raise ConfigError where there is a file already."""
+    folder, name = open_parent(uri, patient=False)
+    if folder.exists(name):
+        raise _exists(uri)
+
+
+def write_records(uri: str, generated: Generated, *, overwrite: bool = False) -> None:
+    """Write CSV, JSON Lines or Parquet, by the file's suffix, to a local path or s3://; whole, or not at all.
+
+    Raises:
+        ConfigError: there is such a file, and `overwrite` is off.
+    """
     encode = {".csv": to_csv, ".jsonl": to_jsonl, ".parquet": to_parquet}["." + uri.rpartition(".")[2]]
     folder, name = open_parent(uri)
-    folder.write(name, encode(generated.columns, generated.rows))
+    data = encode(generated.columns, generated.rows)
+    if overwrite:
+        folder.write(name, data)
+    elif not folder.create(name, data):
+        raise _exists(uri)
+
+
+def _exists(uri: str) -> ConfigError:
+    return ConfigError(f"-o {uri}: exists; choose another name or add --overwrite")
 
 
 def to_parquet(columns: Sequence[str], rows: Rows) -> bytes:

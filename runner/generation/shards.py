@@ -3,6 +3,7 @@
     part-00000.parquet ...               the records
     _generation/settings.json            what they are a function of, written first: its creation claims the folder
     _generation/prompts.json             the prompts
+    _generation/shards/part-00000.sha256 the SHA-256 of a shard that is about to be written
     _generation/shards/part-00000.json   counts, size and SHA-256 of a shard, written after it
     _generation/status.json              state, progress, heartbeat (see `runner.run_directory`)
     _generation/summary.json             the counts of all, written last
@@ -31,11 +32,13 @@ from runner.errors import ConfigError, CorruptError, ObjectNotFoundError
 from runner.generation.output import to_parquet
 from runner.generation.records import RecordMaker, SamplingSettings, hash_texts
 from runner.run_directory import GENERATION
-from runner.storage import Folder
+from runner.storage import Folder, shown_name
 
 FORMAT_VERSION = 1
 DRAWS_PER_SHARD = 1 << 32
 READERS = 16
+SETTINGS_FILE = "settings.json"
+PROMPTS_FILE = "prompts.json"
 SETTINGS = tuple(each.name for each in fields(SamplingSettings))
 
 
@@ -102,28 +105,28 @@ def claim_folder(folder: Folder, generation: Generation) -> None:
         ConfigError: it holds other files, or a generation with other settings.
     """
     books = folder.child(GENERATION)
-    if not books.exists("settings.json"):
-        if others := [entry.name for entry in folder.list() if not entry.name.startswith(f"{GENERATION}/")]:
-            raise ConfigError(f"{folder.uri} holds other files, such as {others[0]}: choose an empty folder")
-        books.write("prompts.json", _prompts_file(generation.settings))
-        if books.create("settings.json", json.dumps(generation.to_dict(), indent=1).encode()):
-            return
-    there, here = _flat(json.loads(books.read("settings.json"))), _flat(generation.to_dict())
+    settings = json.dumps(generation.to_dict(), indent=1).encode()
+    if not books.exists(SETTINGS_FILE):
+        if (other := folder.find_file()) is not None and not books.exists(SETTINGS_FILE):
+            raise ConfigError(f"{folder.uri} holds other files, such as {shown_name(other)}: choose an empty folder")
+        books.create(SETTINGS_FILE, settings)
+    there, here = _flat(_read_settings(folder)), _flat(generation.to_dict())
     if different := sorted(name for name in there | here if there.get(name) != here.get(name)):
         first = different[0]
         raise ConfigError(
             f"{folder.uri} holds a generation with other settings: {', '.join(different)} "
             f"({first} is {there.get(first)} there, {here.get(first)} here); choose another folder or the same settings"
         )
-    books.write("settings.json", json.dumps(generation.to_dict(), indent=1).encode())
+    books.write(SETTINGS_FILE, settings)
+    books.write(PROMPTS_FILE, _prompts_file(generation.settings))
 
 
 def read_generation(folder: Folder) -> Generation:
     """The generation that claimed a folder."""
     books = folder.child(GENERATION)
     try:
-        values = json.loads(books.read("settings.json"))
-        prompts = tuple(json.loads(books.read("prompts.json")))
+        values = _read_settings(folder)
+        prompts = tuple(json.loads(books.read(PROMPTS_FILE)))
     except ObjectNotFoundError as error:
         raise CorruptError(f"{folder.uri}: no generation here") from error
     if values["version"] != FORMAT_VERSION:
@@ -141,7 +144,11 @@ def read_generation(folder: Folder) -> Generation:
 
 
 def make_shard(maker: RecordMaker, folder: Folder, rows_per_shard: int, number: int) -> ShardInfo:
-    """Make one shard and publish it: the file first, then what vouches for it."""
+    """Make one shard and publish it: the file first, then what vouches for it.
+
+    Raises:
+        ConfigError: there is a file of its name that is not a shard of this generation.
+    """
     first = number * rows_per_shard
     count = min(rows_per_shard, maker.settings.records - first)
     generated = maker.make(count, first=first, first_draw=number * DRAWS_PER_SHARD)
@@ -229,10 +236,56 @@ def _rewrite(folder: Folder, number: int, info: ShardInfo, keep: np.ndarray) -> 
 
 
 def _publish(folder: Folder, number: int, data: bytes, info: ShardInfo) -> ShardInfo:
+    name, announcement = shard_name(number), _announcement_name(number)
+    replaces = folder.exists(name)
+    if replaces:
+        known = {info.sha256, _read_text(folder, announcement), _recorded_sha256(folder, number)}
+        if hashlib.sha256(folder.read(name)).hexdigest() not in known:
+            raise _not_ours(folder, name)
+    folder.write(announcement, info.sha256.encode())
     folder.delete(_info_name(number))
-    folder.write(shard_name(number), data)
+    if replaces:
+        folder.write(name, data)
+    elif not folder.create(name, data) and folder.read(name) != data:  # Another process makes the same.
+        raise _not_ours(folder, name)
     folder.write(_info_name(number), json.dumps(asdict(info)).encode())
     return info
+
+
+def _not_ours(folder: Folder, name: str) -> ConfigError:
+    return ConfigError(
+        f"{folder.uri}/{name} is not as this generation wrote it: move it away or delete it, and the same command "
+        "makes it again"
+    )
+
+
+def _recorded_sha256(folder: Folder, number: int) -> str | None:
+    recorded = _read_text(folder, _info_name(number))
+    return json.loads(recorded)["sha256"] if recorded else None
+
+
+def _read_text(folder: Folder, name: str) -> str | None:
+    try:
+        return folder.read(name).decode()
+    except ObjectNotFoundError:
+        return None
+
+
+def _read_settings(folder: Folder) -> dict[str, Any]:
+    """The settings that claimed a folder.
+
+    Raises:
+        ObjectNotFoundError: there are none.
+        ConfigError: the file is somebody else's.
+    """
+    name = f"{GENERATION}/{SETTINGS_FILE}"
+    try:
+        values = json.loads(folder.read(name))
+        if isinstance(values, dict) and {"version", "run_uri", "model", "rows_per_shard"} <= values.keys():
+            return values | {"settings": dict(values["settings"])}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise ConfigError(f"{folder.uri} holds other files, such as {name}: choose an empty folder")
 
 
 def _read_shard(folder: Folder, number: int, info: ShardInfo) -> pa.Table:
@@ -251,6 +304,10 @@ def _texts(table: pa.Table) -> list[str]:
 
 def _info_name(number: int) -> str:
     return f"{GENERATION}/shards/{shard_name(number).removesuffix('.parquet')}.json"
+
+
+def _announcement_name(number: int) -> str:
+    return f"{GENERATION}/shards/{shard_name(number).removesuffix('.parquet')}.sha256"
 
 
 def _prompts_file(settings: SamplingSettings) -> bytes:

@@ -20,6 +20,9 @@ from runner.train.history import read_history
 from runner.train.series import source_files
 
 FILE = "report.html"
+OWN_TITLE = b": quality report</title>"
+"""What a page begins with, within `HEAD_BYTES`."""
+HEAD_BYTES = 4096
 CANNOT_COMPARE = (DataError, TokenizerError, RunNotFoundError, JobFailedError)
 """What leaves a page without a comparison, unless the user asked for something in particular."""
 
@@ -38,11 +41,12 @@ def report_run(
 
     Raises:
         RunNotFoundError: there is nothing to report yet, or no model to generate with.
-        ConfigError: a target that is no column, or options that exclude each other.
+        ConfigError: a target that is no column, options that exclude each other, or a file of the user's in the way.
         DataError: records or file cannot be used.
     """
     if synthetic_uri is not None and count is not None:
         raise ConfigError("-n is for generated records; leave it out with --synthetic")
+    _check_page(directory)
     config = directory.read_model_config()
     rows, best = read_history(directory)
     statement, statement_page = _read_statement(directory, config)
@@ -88,6 +92,12 @@ def report_run(
     return answer, "\n".join(
         [*([statement_page.rstrip(), ""] if statement else []), *_in_words(quality), f"report: {path}"]
     )
+
+
+def _check_page(directory: RunDirectory) -> None:
+    """Raise ConfigError where a file that is no report of ours has the name of the page."""
+    if directory.folder.exists(FILE) and OWN_TITLE not in directory.folder.read_range(FILE, 0, HEAD_BYTES):
+        raise ConfigError(f"{directory.uri}/{FILE}: not written by `runner report`; move it away")
 
 
 def figures(quality: Quality) -> dict[str, Any]:

@@ -12,20 +12,25 @@ minutes before it gives up, unless the folder was opened with `patient=False`.
 
 from runner.storage.arrow import arrow_filesystem
 from runner.storage.fenced import FencedFolder
-from runner.storage.folder import Entry, Folder
+from runner.storage.folder import Entry, Folder, shown_name
 from runner.storage.local import LocalFolder
-from runner.storage.location import open_folder, open_parent
+from runner.storage.location import enclosing_folders, open_folder, open_parent, path_below
 from runner.storage.manifest import publish, read_manifest, read_published
+from runner.storage.owned import Layout
 
 __all__ = [
     "Entry",
     "FencedFolder",
     "Folder",
+    "Layout",
     "LocalFolder",
     "arrow_filesystem",
+    "enclosing_folders",
     "open_folder",
     "open_parent",
+    "path_below",
     "publish",
     "read_manifest",
     "read_published",
+    "shown_name",
 ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import builtins
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 
 from runner.errors import ObjectNotFoundError, OvertakenError
 from runner.storage.folder import Entry, Folder
@@ -92,6 +92,9 @@ class FencedFolder(Folder):
     def list(self, prefix: str = "") -> builtins.list[Entry]:
         return self._folder.list(prefix)
 
+    def find_file(self, but: Collection[str] = ()) -> str | None:
+        return self._folder.find_file(but)
+
     def subfolders(self) -> builtins.list[str]:
         return self._folder.subfolders()
 
@@ -99,9 +102,9 @@ class FencedFolder(Folder):
         self.check()
         self._folder.delete(name)
 
-    def delete_tree(self) -> None:
+    def remove(self, names: Iterable[str]) -> None:
         self.check()
-        self._folder.delete_tree()
+        self._folder.remove(names)
 
     def check_writable(self) -> None:
         self.check()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import builtins
+import re
 import uuid
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 TEMPORARY_PREFIX = ".tmp-"
 """Files under such a name belong to a write in progress, or to one that was killed; no listing shows them."""
+TEMPORARY_NAME = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{32}")
+"""The names that `temporary_name` gives: others under the prefix are somebody else's files."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,13 @@ class Folder(ABC):
         """All objects here and below whose name starts with `prefix`, sorted by name."""
 
     @abstractmethod
+    def find_file(self, but: Collection[str] = ()) -> str | None:
+        """The name of one object here or below that is not in `but`; None where there is none.
+
+        Of a large folder only the beginning is looked at. A symbolic link is an object, wherever it leads.
+        """
+
+    @abstractmethod
     def subfolders(self) -> builtins.list[str]:
         """Names of the folders directly inside this one, sorted."""
 
@@ -78,8 +89,11 @@ class Folder(ABC):
         """Remove the object; one that is not there is fine."""
 
     @abstractmethod
-    def delete_tree(self) -> None:
-        """Remove everything here and below; a folder that is not there is fine."""
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove these objects, and on a disk the directories that held them, this one too, if nothing else is there.
+
+        Names that are not there are fine. Nothing is removed by way of a symbolic link to another directory.
+        """
 
     @abstractmethod
     def check_writable(self) -> None:
@@ -118,3 +132,8 @@ def is_temporary(name: str) -> bool:
 def temporary_name() -> str:
     """A name that no other write uses."""
     return TEMPORARY_PREFIX + uuid.uuid4().hex
+
+
+def shown_name(name: str) -> str:
+    """A name for a message: what cannot be printed is escaped."""
+    return name if name.isprintable() else ascii(name)

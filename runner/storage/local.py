@@ -9,13 +9,14 @@ from __future__ import annotations
 import builtins
 import errno
 import os
-import shutil
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Collection, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
 
+from runner.errors import StorageError
 from runner.storage.failures import reporting
 from runner.storage.folder import (
+    TEMPORARY_NAME,
     TEMPORARY_PREFIX,
     Entry,
     Folder,
@@ -86,6 +87,11 @@ class LocalFolder(Folder):
             named = sorted((path.relative_to(self._path).as_posix(), size) for path, size in files)
         return [Entry(name, size) for name, size in named if name.startswith(prefix)]
 
+    def find_file(self, but: Collection[str] = ()) -> str | None:
+        with reporting(self._path):
+            names = (path.relative_to(self._path).as_posix() for path in walk(self._path))
+            return next((name for name in names if name not in but), None)
+
     def subfolders(self) -> builtins.list[str]:
         with reporting(self._path):
             return sorted(entry.name for entry in scan(self._path) if entry.is_dir())
@@ -95,10 +101,21 @@ class LocalFolder(Folder):
         with reporting(path):
             path.unlink(missing_ok=True)
 
-    def delete_tree(self) -> None:
+    def remove(self, names: Iterable[str]) -> None:
+        names = [checked_name(name) for name in names]
+        # The innermost first; the last is this directory itself.
+        inner = {parent for name in names for parent in PurePosixPath(name).parents}
+        directories = [self._path / each for each in sorted(inner, key=lambda each: len(each.parts), reverse=True)]
+        for directory in directories[:-1]:
+            if directory.is_symlink():
+                raise StorageError(
+                    f"{directory} is a link to another folder: nothing is removed there; remove the link"
+                )
         with reporting(self._path):
-            if self._path.exists():
-                shutil.rmtree(self._path)
+            for name in names:
+                (self._path / name).unlink(missing_ok=True)
+            for directory in directories:
+                remove_if_empty(directory)
 
     def check_writable(self) -> None:
         created: builtins.list[Path] = []
@@ -109,7 +126,8 @@ class LocalFolder(Folder):
                     probe.read_bytes()
             finally:
                 for directory in reversed(created):
-                    directory.rmdir()
+                    with suppress(OSError):  # Somebody else has begun to use it.
+                        directory.rmdir()
 
 
 @contextmanager
@@ -147,6 +165,20 @@ def make_directories(path: Path) -> list[Path]:
     return created
 
 
+def remove_if_empty(directory: Path) -> None:
+    """Remove a directory that holds nothing, or only what writes that were killed left."""
+    try:
+        entries = list(directory.iterdir())
+    except FileNotFoundError:
+        return
+    if directory.is_symlink() or not all(TEMPORARY_NAME.fullmatch(entry.name) for entry in entries):
+        return
+    for entry in entries:
+        entry.unlink(missing_ok=True)
+    with suppress(OSError):  # Something was written just now, or the parent is not ours to change.
+        directory.rmdir()
+
+
 def sync_directory(path: Path) -> None:
     """Make the directory's entries durable: a renamed file is safe only after this."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -176,6 +208,15 @@ def list_files(directory: Path) -> Iterator[tuple[Path, int]]:
             yield Path(entry.path), entry.stat().st_size
         except FileNotFoundError:
             continue
+
+
+def walk(directory: Path) -> Iterator[Path]:
+    """Everything at or below `directory` that is no directory; links are not followed."""
+    for entry in scan(directory):
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(Path(entry.path))
+        else:
+            yield Path(entry.path)
 
 
 def scan(directory: Path) -> list[os.DirEntry[str]]:

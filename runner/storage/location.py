@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote
 
 from runner.errors import ConfigError
-from runner.storage.folder import Folder
+from runner.storage.folder import Folder, checked_name
 from runner.storage.local import LocalFolder
 
 
@@ -39,6 +40,10 @@ def open_parent(uri: str, *, patient: bool = True) -> tuple[Folder, str]:
     parent, slash, name = path.rpartition("/")
     if name in ("", ".", "..") or (separator and not slash):
         raise ConfigError(f"{uri!r} names no file: write a file's path or s3://bucket/file")
+    try:
+        checked_name(name)
+    except ValueError as error:
+        raise ConfigError(f"{uri}: {error}; choose another name") from None
     folder = parent or ("." if not slash else "/")
     return open_folder(f"{scheme}://{parent}" if separator else folder, patient=patient), name
 
@@ -49,6 +54,48 @@ def expand_user(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise ConfigError(f"{path!r}: there is no user {path.partition('/')[0][1:]!r} with a folder") from None
+
+
+def enclosing_folders(uri: str) -> list[Folder]:
+    """The folder at `uri` and all that it is in, innermost first; links are resolved. Errors as for `open_folder`."""
+    location = parse_uri(uri)
+    if isinstance(location, Path):
+        real = Path(os.path.realpath(location))
+        return [LocalFolder(path) for path in (real, *real.parents)]
+    from runner.storage.s3 import S3Folder, connect
+
+    connection, segments = connect(uri, patient=False), location.prefix.split("/")
+    prefixes = ["/".join(segments[:count]) for count in range(len(segments), -1, -1)]
+    return [S3Folder(connection, location.bucket, prefix) for prefix in dict.fromkeys(prefixes)]
+
+
+def path_below(outer: str, inner: str) -> tuple[str, ...] | None:
+    """The segments that lead from the place `outer` down to `inner`, none where they are one; None where none do.
+
+    Links and `..` are resolved on a disk; on S3 there are none.
+
+    >>> path_below("s3://bucket/a/", "s3://bucket/a/b/c"), path_below("/srv", "/srv/x/..")
+    (('b', 'c'), ())
+    >>> path_below("/srv/a", "/srv/ab")
+    """
+    there, here = parse_uri(outer), parse_uri(inner)
+    if isinstance(there, Path) and isinstance(here, Path):
+        here = Path(os.path.realpath(here))
+        for parent in (here, *here.parents):
+            if _is_same(parent, Path(os.path.realpath(there))):
+                return here.relative_to(parent).parts
+    elif isinstance(there, S3Location) and isinstance(here, S3Location) and there.bucket == here.bucket:
+        above, below = PurePosixPath(there.prefix), PurePosixPath(here.prefix)
+        return below.relative_to(above).parts if below.is_relative_to(above) else None
+    return None
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two directories are one, also by another name (a bind mount, a disk that ignores case)."""
+    try:
+        return one == other or one.samefile(other)
+    except OSError:
+        return False
 
 
 def parse_uri(uri: str) -> Path | S3Location:

@@ -11,7 +11,7 @@ import builtins
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
@@ -137,9 +137,17 @@ class S3Folder(Folder):
                 for page in pages
                 for found in page["Contents"]
             ]
-        # A key that ends in a slash is how other tools mark an empty folder.
-        files = [entry for entry in objects if entry.name and not entry.name.endswith("/")]
-        return sorted((entry for entry in files if not is_temporary(entry.name)), key=lambda entry: entry.name)
+        return sorted((entry for entry in objects if is_file(entry.name)), key=lambda entry: entry.name)
+
+    def find_file(self, but: Collection[str] = ()) -> str | None:
+        start = len(self._prefix)
+        with self._reporting():
+            for page in self._pages(Prefix=self._prefix):
+                for found in page["Contents"]:
+                    name = found["Key"][start:]
+                    if is_file(name) and name not in but:
+                        return name
+        return None
 
     def subfolders(self) -> builtins.list[str]:
         with self._reporting():
@@ -151,13 +159,12 @@ class S3Folder(Folder):
         with self._reporting(name):
             self._call("delete_object", Key=self._key(checked_name(name)))
 
-    def delete_tree(self) -> None:
+    def remove(self, names: Iterable[str]) -> None:
+        keys = [self._key(checked_name(name)) for name in names]
         # One by one: not every server understands DeleteObjects with the checksums that boto3 sends.
         with self._reporting(), ThreadPoolExecutor(DELETES_AT_ONCE) as pool:
-            for page in self._pages(Prefix=self._prefix):
-                deleting = [pool.submit(self._call, "delete_object", Key=each["Key"]) for each in page["Contents"]]
-                for deletion in deleting:
-                    deletion.result()
+            for deletion in [pool.submit(self._call, "delete_object", Key=key) for key in keys]:
+                deletion.result()
 
     def check_writable(self) -> None:
         key = self._key(temporary_name())
@@ -204,3 +211,8 @@ class S3Folder(Folder):
             if not page["IsTruncated"]:
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def is_file(name: str) -> bool:
+    """Whether a key is an object of ours to show: one that ends in a slash is how other tools mark an empty folder."""
+    return bool(name) and not name.endswith("/") and not is_temporary(name)

@@ -14,7 +14,7 @@ from runner.config import JobConfig, parse_job
 from runner.data.fields import join_fields
 from runner.errors import ConfigError, JobStoppedError
 from runner.generation.drive import CONTINUES, drive_generation, read_summary
-from runner.generation.output import check_output, is_folder, write_records
+from runner.generation.output import check_absent, check_output, is_folder, write_records
 from runner.generation.prompts import check_prompts, read_prompts
 from runner.generation.records import Generated, RecordMaker, SamplingSettings
 from runner.generation.shards import Generation, claim_folder
@@ -22,7 +22,8 @@ from runner.generation.training_records import fingerprint_records, hash_records
 from runner.generation.validators import Validator
 from runner.model.artifact import describe_model, load_model
 from runner.run_directory import GENERATION, JOB_FOLDER_VARIABLE, KILLED_RUN_ENDS_WITHIN_S, RunDirectory, Status
-from runner.storage import Folder, open_folder
+from runner.run_files import find_run_around
+from runner.storage import Folder, open_folder, path_below
 from runner.submit.follow import duration, live_line
 from runner.submit.launch import Launch
 from runner.submit.plan import plan_generation
@@ -36,13 +37,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """What to generate, and where to. `prompts`: a file and its column, instead of those in `settings`."""
+    """What to generate, and where to. `prompts`: a file and its column, instead of those in `settings`; `overwrite`:
+    replace the file that is there."""
 
     settings: SamplingSettings
     output: str | None = None
     rows_per_shard: int = 10_000
     prompts: tuple[str, str] | None = None
     overrides: Sequence[str] = ()
+    overwrite: bool = False
 
 
 def generate(directory: RunDirectory, request: Request, launch: Launch) -> Answer:
@@ -51,9 +54,14 @@ def generate(directory: RunDirectory, request: Request, launch: Launch) -> Answe
     Raises:
         RunnerError: in one line; nothing is written when the request itself, the model or the cluster are at fault.
     """
+    if request.overwrite and (request.output is None or is_folder(request.output)):
+        raise ConfigError("--overwrite is for -o FILE; a folder of shards that is there is gone on with")
+    config = _with_overrides(directory, request.overrides)
     if request.output is not None:
         check_output(request.output)
-    config = _with_overrides(directory, request.overrides)
+        _check_place(request.output, directory, config)
+        if not is_folder(request.output) and not request.overwrite:
+            check_absent(request.output)
     os.environ.setdefault(JOB_FOLDER_VARIABLE, directory.current_status().job_folder)
     model = describe_model(directory.folder.child("model"))
     settings = replace(request.settings, validation=config.generation)
@@ -70,6 +78,20 @@ def generate(directory: RunDirectory, request: Request, launch: Launch) -> Answe
     if request.output is not None and is_folder(request.output):
         return _into_folder(open_folder(request.output), generation, config, launch)
     return _here(directory, generation, config, request, launch)
+
+
+def _check_place(output: str, directory: RunDirectory, config: JobConfig) -> None:
+    """Raise ConfigError for an output that would mix with a run's files, or become one of its job's records."""
+    run = directory.uri if path_below(directory.uri, output) is not None else find_run_around(output)
+    if run is not None:
+        raise ConfigError(f"-o {output}: {run} is the directory of a run; choose another place")
+    if is_folder(output) or output.endswith(".parquet"):
+        below = path_below(config.data.uri, output)
+        if below is not None and not any(part.startswith(("_", ".")) for part in below):
+            raise ConfigError(
+                f"-o {output}: {config.data.uri} holds the run's records, and these would become some; "
+                "choose another place"
+            )
 
 
 def _with_overrides(directory: RunDirectory, overrides: Sequence[str]) -> JobConfig:
@@ -104,7 +126,7 @@ def _here(
         "output": request.output,
     }
     if request.output is not None:
-        write_records(request.output, generated)
+        write_records(request.output, generated, overwrite=request.overwrite)
         return answer, f"{len(generated.rows):,} records in {request.output}"
     answer["texts"] = [join_fields(row, config.data.field_delimiter or "") for row in generated.rows]
     return answer, ""

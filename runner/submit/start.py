@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -12,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from runner.config import NAMESPACE_VARIABLE, JobConfig, parse_job
-from runner.errors import ClusterError, ConfigError, JobFailedError, JobStoppedError, NothingNewError, RunnerError
+from runner.errors import (
+    ClusterError,
+    ConfigError,
+    JobFailedError,
+    JobStoppedError,
+    NothingNewError,
+    RunnerError,
+    StorageError,
+)
 from runner.run_directory import JOB_FOLDER_VARIABLE, KILLED_RUN_ENDS_WITHIN_S, RunDirectory, Status
 from runner.submit.launch import Launch
 from runner.submit.plan import Plan, plan_submission, with_absolute_paths
@@ -42,10 +51,11 @@ def start_run(config: JobConfig, launch: Launch) -> Answer:
     if launch.dry_run:
         return plan.to_dict(), plan.to_yaml().rstrip()
 
-    from runner.driver import check, check_free
+    from runner.driver import check, check_apart, check_free, release
 
     client = connect_to(plan)
     if in_pods and _is_unseen(config.storage.uri):
+        check_apart(config)
         return _send_unseen(plan, client, launch)
     check_free(config)
     try:
@@ -56,15 +66,14 @@ def start_run(config: JobConfig, launch: Launch) -> Answer:
     if plan.target == "local":
         from runner.driver import drive
         from runner.submit.local import run_here
-        from runner.train.checkpoint import checkpoint_steps
 
         try:
             status = run_here(directory, lambda stop: drive(directory.uri, stop, checked=checked), quiet=launch.quiet)
             return _finished(directory, status)
         except RunnerError as error:
-            if error.exit_code == 2 and not checkpoint_steps(directory.folder.child("checkpoints")):
-                # Only tokenizing could tell; nothing was trained.
-                directory.folder.delete_tree()
+            if error.exit_code == 2:  # Only tokenizing could tell; nothing was trained.
+                with contextlib.suppress(StorageError):  # What is wrong with the job is to be told.
+                    release(config, directory)
             raise
     answer = run_on_cluster(plan, client, directory, launch)
     return answer or _finished(directory, directory.current_status())

@@ -15,6 +15,7 @@ from typing import Any
 
 from runner.config import JobConfig
 from runner.run_directory import RunDirectory, Status
+from runner.run_files import is_ours, remove_run
 from runner.storage import open_folder
 from runner.sweep.space import Values, metric_of, sweep_of, trial_count, trial_name
 from runner.train.history import read_history
@@ -64,10 +65,12 @@ def check_trials_free(config: JobConfig, begun: int = 0) -> None:
         trial_directory(config, number).check_free(overwrite=config.storage.overwrite and not begun)
 
 
-def delete_trials(config: JobConfig) -> None:
-    """Make room for a sweep that replaces another of its name."""
+def remove_trials(config: JobConfig) -> None:
+    """Make room for a sweep that replaces another of its name: what runs wrote under its trials' names goes."""
     for number in range(trial_count(sweep_of(config))):
-        trial_directory(config, number).folder.delete_tree()
+        folder = trial_directory(config, number).folder
+        if is_ours(folder):
+            remove_run(folder)
 
 
 def read_trial(config: JobConfig, number: int) -> Trial | None:

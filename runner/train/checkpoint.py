@@ -25,6 +25,9 @@ from runner.storage import Folder, publish, read_manifest, read_published
 KEPT = 2
 """Newest checkpoints kept: should the last be damaged, there is one before it."""
 
+TENSORS = "tensors.safetensors"
+STATE = "state.json"
+
 log = logging.getLogger(__name__)
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -43,7 +46,7 @@ def save_checkpoint(folder: Folder, step: int, tensors: Tensors, state: Mapping[
     """Publish a checkpoint under `folder`; a crash at any point leaves it whole or invisible."""
     # Not np.ascontiguousarray: it makes vectors of scalars.
     contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
-    files = {"tensors.safetensors": save(contiguous), "state.json": json.dumps(state).encode()}
+    files = {TENSORS: save(contiguous), STATE: json.dumps(state).encode()}
     publish(folder.child(_name(step)), files, {"step": step, "ends_epoch": ends_epoch})
 
 
@@ -52,7 +55,7 @@ def newest_checkpoint(folder: Folder) -> Checkpoint | None:
     for step in reversed(checkpoint_steps(folder)):
         try:
             files = read_published(folder.child(_name(step)))
-            return Checkpoint(step, load(files["tensors.safetensors"]), json.loads(files["state.json"]))
+            return Checkpoint(step, load(files[TENSORS]), json.loads(files[STATE]))
         except CorruptError as error:
             log.warning("skipping the checkpoint of step %d: %s", step, error)
     return None
@@ -60,13 +63,14 @@ def newest_checkpoint(folder: Folder) -> Checkpoint | None:
 
 def checkpoint_steps(folder: Folder) -> list[int]:
     """Steps that have a checkpoint directory, whole or not, ascending."""
-    return sorted(int(name.removeprefix("step-")) for name in folder.subfolders() if re.fullmatch(r"step-\d+", name))
+    return sorted(int(name.removeprefix("step-")) for name in folder.subfolders() if re.fullmatch(r"step-\d{12}", name))
 
 
 def prune_checkpoints(folder: Folder, newest: int, *, keep_epochs: bool) -> None:
     """Remove all but the `KEPT` newest published checkpoints up to step `newest`, and epochs' ends if asked to.
 
-    Whatever claims to be newer than `newest` comes from a run that was overtaken, or is damaged: it goes too.
+    Whatever claims to be newer than `newest` comes from a run that was overtaken, or is damaged: it goes too. Files
+    that are no checkpoint's stay.
     """
     steps = checkpoint_steps(folder)
     published = {step: info for step in steps if step <= newest and (info := _published_info(folder, step))}
@@ -76,7 +80,7 @@ def prune_checkpoints(folder: Folder, newest: int, *, keep_epochs: bool) -> None
     for step in steps:
         if step not in kept:
             folder.child(_name(step)).delete("manifest.json")
-            folder.child(_name(step)).delete_tree()
+            folder.child(_name(step)).remove([TENSORS, STATE])
 
 
 def _published_info(folder: Folder, step: int) -> dict[str, Any] | None:

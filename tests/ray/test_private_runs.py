@@ -10,7 +10,7 @@ import pytest
 
 from runner.errors import CorruptError, DataError, PrivacyError
 from tests.ray.test_runs import resume, train
-from tests.runs import history_of, race_for_the_budget, small_job, status_of, write_records
+from tests.runs import history_of, names_of_no_run, race_for_the_budget, small_job, status_of, write_records
 
 
 def private_job(name: str, records: Path, runs: Path, **privacy: Any) -> dict[str, Any]:
@@ -31,6 +31,7 @@ def test_a_private_run_leaves_its_statement_beside_the_run_and_in_the_model(trai
     for name in ("privacy.json", "privacy.md"):
         assert (trained / name).read_bytes() == (trained / "model" / name).read_bytes()
     assert (trained / "private" / "key").is_file()
+    assert names_of_no_run(trained) == []
 
 
 def test_history_tells_what_the_run_had_cost_by_each_epoch(trained: Path) -> None:

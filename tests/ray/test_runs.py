@@ -18,7 +18,7 @@ from runner.run_directory import RunDirectory
 from runner.submit.launch import Launch
 from runner.submit.start import resume_run, start_run
 from tests.ray import observers
-from tests.runs import history_of, small_job, status_of, weights_of, write_records
+from tests.runs import history_of, names_of_no_run, small_job, status_of, weights_of, write_records
 
 
 def config_of(job: dict[str, Any], **sections: Any) -> JobConfig:
@@ -66,6 +66,7 @@ def test_a_run_leaves_all_it_promises(trained: Path) -> None:
     assert list((trained / "logs").glob("*.log"))
     assert len(list((trained / "checkpoints").iterdir())) == 2
     assert status_of(trained)["state"] == "done"
+    assert names_of_no_run(trained) == []
 
 
 def test_history_has_a_row_an_epoch_and_one_best_row(trained: Path) -> None:

@@ -22,7 +22,7 @@ from runner.run_directory import RunDirectory
 from runner.storage import open_folder
 from runner.submit.launch import Launch
 from runner.submit.start import resume_run, start_run
-from tests.runs import history_of, small_job, status_of
+from tests.runs import history_of, names_of_no_run, small_job, status_of
 
 UNITS = {"model.rnn_units": {"choice": [8, 12]}}
 
@@ -195,11 +195,17 @@ def test_a_sweep_without_a_model_has_failed(records: Path, tmp_path: Path) -> No
 
 
 def test_a_trial_s_name_that_is_taken_is_refused_before_anything_is_written(records: Path, tmp_path: Path) -> None:
-    (tmp_path / "taken-001").mkdir()
-    (tmp_path / "taken-001" / "job.yaml").write_text("name: x")
+    other = parse_job(small_job("taken-001", records, tmp_path), environment={})
+    RunDirectory.of(other).claim(other, "local")
+    RunDirectory.of(other).update_status(state="failed")
+    (tmp_path / "taken-001" / "notes.txt").write_text("mine")
     job = sweep_job("taken", records, tmp_path, {"parameters": UNITS, "trials": 2})
     with pytest.raises(RunExistsError, match="taken-001"):
         run_sweep(job)
     assert not (tmp_path / "taken").exists()
     job["storage"]["overwrite"] = True
-    assert [row["state"] for row in table_of(run_sweep(job))] == ["done"] * 2
+    sweep = run_sweep(job)
+    assert [row["state"] for row in table_of(sweep)] == ["done"] * 2
+    assert (tmp_path / "taken-001" / "notes.txt").read_text() == "mine"
+    assert names_of_no_run(sweep) == []
+    assert names_of_no_run(tmp_path / "taken-001") == ["notes.txt"]

@@ -41,7 +41,7 @@ def test_the_bucket_itself_is_a_folder(bucket: str) -> None:
         folder.write("a/b", b"1")
         assert [entry.name for entry in folder.list()] == ["a/b"]
         assert open_folder(f"s3://{bucket}/a/").read("b") == b"1"
-        folder.delete_tree()
+        folder.remove(["a/b"])
         assert folder.list() == []
 
 
@@ -52,7 +52,7 @@ def test_long_listings_are_complete(folder: Folder) -> None:
             pass
     assert [entry.name for entry in folder.list()] == sorted(names)
     assert folder.subfolders() == [str(number) for number in range(7)]
-    folder.delete_tree()
+    folder.remove(names)
     assert folder.list() == []
 
 
@@ -62,7 +62,8 @@ def every_request(folder: Folder) -> list[Callable[[], object]]:
         folder.check_writable,
         folder.list,
         folder.subfolders,
-        folder.delete_tree,
+        folder.find_file,
+        lambda: folder.remove(["a"]),
         lambda: folder.read("a"),
         lambda: folder.read_range("a", 0, 1),
         lambda: folder.write("a", b""),
@@ -206,7 +207,7 @@ def test_five_hundred_operations_survive_refused_requests(flaky_s3: FlakyProxy, 
     assert len(folder.list()) == 200
     publish(folder.child("p"), {"a": b"1"})
     assert read_published(folder.child("p")) == {"a": b"1"}
-    folder.delete_tree()
+    folder.remove(entry.name for entry in folder.list())
     assert folder.list() == []
     assert flaky_s3.faults > 25
 

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from runner.config import GenerationConfig
 from runner.errors import ConfigError, DataError, JobFailedError, JobStoppedError, RunnerError
 from runner.generation import drive
-from runner.generation import shards as shards_module
 from runner.generation.records import MOST_REASONS, Generated, RecordMaker, SamplingSettings, hash_texts
 from runner.generation.shards import (
     DRAWS_PER_SHARD,
@@ -37,7 +36,7 @@ from runner.generation.validators import Validator
 from runner.model.artifact import TrainedModel, describe_model, load_model
 from runner.model.sampling import Sampler
 from runner.run_directory import GENERATION, RunDirectory
-from runner.storage import Folder, open_folder
+from runner.storage import Folder, LocalFolder, open_folder
 from runner.submit.generate import Request, generate
 from runner.submit.launch import Launch
 from tests.generation import make_run
@@ -289,6 +288,9 @@ def test_a_shard_without_its_manifest_or_of_another_size_is_not_finished(
     folder.delete("part-00002.parquet")
     folder.write("part-00003.parquet", folder.read("part-00003.parquet")[:-1])
     assert sorted(finished_shards(folder, 4)) == [0]
+    with pytest.raises(ConfigError, match=r"part-00003.parquet is not as this generation wrote it: move it away"):
+        make_all(folder, model, generation, [3])
+    folder.delete("part-00003.parquet")
     make_all(folder, model, generation, [3, 1, 2])
     assert contents(folder) == before
 
@@ -309,17 +311,15 @@ def test_copies_across_shards_are_dropped_once_and_for_all(
     assert contents(folder) == after
     # Killed between a shard and what vouches for it, it is made anew, and ends the same.
     make_all(folder, model, generation, range(5))
-    publish = shards_module._publish
+    write = LocalFolder.write
 
-    def killed(folder: Folder, number: int, data: bytes, info: Any) -> Any:
-        if number == 2:
-            folder.delete("_generation/shards/part-00002.json")
-            folder.write("part-00002.parquet", data)
+    def killed(self: LocalFolder, name: str, data: bytes, **options: Any) -> None:
+        if name == "_generation/shards/part-00002.json":
             raise KeyboardInterrupt
-        return publish(folder, number, data, info)
+        write(self, name, data, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards_module, "_publish", killed)
+        patch.setattr(LocalFolder, "write", killed)
         with pytest.raises(KeyboardInterrupt):
             drop_repeated(folder, finished_shards(folder, 5), lambda _: None)
     missing = set(range(5)) - set(finished_shards(folder, 5))

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner.data import importing
+from runner.data import importing, shards
 from runner.data.importing import ImportSummary, Join, import_records
 from runner.errors import DataError, StorageError
 from runner.storage import LocalFolder
@@ -35,7 +35,7 @@ def target(tmp_path: Path) -> Path:
 
 def imported(source: Path, target: Path, **options: Any) -> list[dict[str, str | None]]:
     summary = import_records(source, str(target), **options)
-    files = sorted(target.iterdir())
+    files = sorted(target.glob("*.parquet"))
     tables = [pq.read_table(path) for path in files]
     rows = [row for table in tables for row in table.to_pylist()]
     assert all(column.type == pa.string() for table in tables for column in table.schema)
@@ -142,13 +142,13 @@ def test_field_that_holds_the_delimiter_is_refused_with_its_line_unless_allowed(
 def test_records_are_cut_into_shards_in_order(write: Any, target: Path) -> None:
     rows = imported(write("a.txt", "\n".join(map(str, range(10)))), target, rows_per_shard=4)
     assert [row["text"] for row in rows] == list(map(str, range(10)))
-    assert sorted(path.name for path in target.iterdir()) == [f"part-{index:05d}.parquet" for index in range(3)]
+    assert sorted(path.name for path in target.glob("*.parquet")) == [f"part-{index:05d}.parquet" for index in range(3)]
 
 
 def test_shard_of_long_records_ends_early(write: Any, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importing, "_SHARD_CHARACTERS", 10)
+    monkeypatch.setattr(shards, "_SHARD_CHARACTERS", 10)
     imported(write("a.txt", "123456\n" * 4), target)
-    assert len(list(target.iterdir())) == 2
+    assert len(list(target.glob("*.parquet"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_folder_with_records_is_kept_unless_overwritten(write: Any, target: Path
     imported(write("a.txt", "1\n2\n3\n"), target, rows_per_shard=1)
     with pytest.raises(DataError, match=r"already holds Parquet files \(3\): .* --overwrite"):
         import_records(write("b.txt", "4\n"), str(target))
-    assert len(list(target.iterdir())) == 3
+    assert len(list(target.glob("*.parquet"))) == 3
     assert imported(write("b.txt", "4\n"), target, overwrite=True) == [{"text": "4"}]
 
 
@@ -202,14 +202,14 @@ def test_bad_input_leaves_the_records_it_should_overwrite(write: Any, target: Pa
 
 
 def test_failed_write_removes_the_shards_before_it(write: Any, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole_write = LocalFolder.write
+    create = LocalFolder.create
 
-    def full_disk(self: LocalFolder, name: str, data: bytes, **options: Any) -> None:
+    def full_disk(self: LocalFolder, name: str, data: bytes) -> bool:
         if name == "part-00002.parquet":
             raise StorageError("disk full")
-        whole_write(self, name, data, **options)
+        return create(self, name, data)
 
-    monkeypatch.setattr(LocalFolder, "write", full_disk)
+    monkeypatch.setattr(LocalFolder, "create", full_disk)
     with pytest.raises(StorageError, match="disk full"):
         import_records(write("a.txt", "1\n2\n3\n4\n"), str(target), rows_per_shard=1)
     assert list(target.iterdir()) == []

@@ -70,7 +70,7 @@ def test_who_held_a_folder_before_another_took_it_reads_and_writes_no_more(folde
         lambda: inside.write("empty", b"x"),
         lambda: inside.create("new", b"x"),
         lambda: inside.delete("empty"),
-        lambda: before.delete_tree(),
+        lambda: before.remove(["inside/empty"]),
         lambda: before.check_writable(),
         lambda: publish(inside, {}),
     ]
@@ -78,7 +78,7 @@ def test_who_held_a_folder_before_another_took_it_reads_and_writes_no_more(folde
         with pytest.raises(OvertakenError, match="another process writes here now"):
             write()
     assert read_published(after.child("inside")) == FILES
-    after.delete_tree()
+    after.remove(["writer"])
     with pytest.raises(OvertakenError):
         inside.write("x", b"x")
 
@@ -265,7 +265,7 @@ def test_permission_denied_is_said(tmp_path: Path) -> None:
                 lambda: folder.create("a", b""),
                 lambda: folder.read("private"),
                 lambda: folder.delete("private"),
-                folder.delete_tree,
+                lambda: folder.remove(["private"]),
             ):
                 with pytest.raises(StorageError, match=f"^permission denied: {directory}"):
                     action()
