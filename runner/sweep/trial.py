@@ -6,6 +6,7 @@ epochs, which are read from its run directory.
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from typing import Any
@@ -61,6 +62,7 @@ class TrialRunner(tune.Trainable):
         self._thread.join()
         if was_alive and any(isinstance(error, JobStoppedError) for error in self._errors):
             self._directory.update_status(message=BEHIND)
+        gc.collect()  # A training leaves graphs that hold themselves, for the next trials to add to.
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
