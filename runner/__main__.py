@@ -9,7 +9,7 @@ import sys
 import click
 
 from runner.cli import cli
-from runner.errors import JobFailedError, RunnerError, last_line
+from runner.errors import JobFailedError, find_user_error, last_line
 from runner.screen import tell
 
 
@@ -54,7 +54,7 @@ def main() -> None:
         tell(f"error: {error.format_message()}")
         code = 2
     except Exception as error:
-        shown = error if isinstance(error, RunnerError) else JobFailedError(f"unexpected: {last_line(error)}")
+        shown = find_user_error(error) or JobFailedError(f"unexpected: {last_line(error)}")
         for line in str(shown).splitlines():
             tell(f"error: {line}")
         if "--debug" in sys.argv:

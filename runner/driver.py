@@ -6,11 +6,13 @@ python -m runner.driver RUN_URI
 
 from __future__ import annotations
 
+import logging
 import threading
+from dataclasses import replace
 from typing import Any
 
 from runner.config import JobConfig
-from runner.errors import ConfigError
+from runner.errors import ConfigError, DataError, NothingNewError, RunnerError, TokenizerError
 from runner.privacy.budget import SPENDING_FOLDER
 from runner.run_directory import RunDirectory, Status
 from runner.storage import open_folder, path_below
@@ -35,18 +37,33 @@ CHANGEABLE = (
 CHANGEABLE_IN_A_SWEEP = ("sweep.trials", "sweep.max_concurrent", "resources", "kubernetes")
 """What the resume of a sweep may change: its trials began with the rest."""
 
+log = logging.getLogger(__name__)
+
 
 def check(config: JobConfig) -> CheckedJob:
-    """Look at everything a run or sweep depends on, without writing.
+    """Look at everything a run or sweep depends on, without writing; of a sweep, at the records as its trials use them.
 
     Raises:
-        RunnerError: in one line for each mistake.
+        RunnerError: in one line for each mistake; of a sweep, where no trial would get tokens.
     """
-    if config.sweep is not None:
-        from runner.sweep.space import check_sweep
+    if config.sweep is None:
+        return check_job(config)
+    from runner.sweep.space import check_sweep, token_jobs
 
-        check_sweep(config)
-    return check_job(config)
+    check_sweep(config)
+    mistakes: list[RunnerError] = []
+    for job in token_jobs(config):
+        try:
+            checked = check_job(job.model_copy(update={"name": config.name}))
+        except (ConfigError, DataError, TokenizerError) as error:
+            if isinstance(error, NothingNewError):
+                raise
+            mistakes.append(error)
+            continue
+        for mistake in mistakes:
+            log.warning("a part of the trials will fail: %s", mistake)
+        return replace(checked, config=config)
+    raise mistakes[0]
 
 
 def check_free(config: JobConfig) -> None:

@@ -6,6 +6,10 @@ A message is one line: what is wrong, where, and what to do. `runner` prints it 
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, cast
+
 
 class RunnerError(Exception):
     """Base of all errors that are shown to the user, one line for each thing that is wrong."""
@@ -16,7 +20,10 @@ class RunnerError(Exception):
 
     def __init__(self, *messages: str) -> None:
         """Each message becomes one line: line breaks inside it are folded."""
-        super().__init__("\n".join(" ".join(message.split()) for message in messages))
+        super().__init__(*(" ".join(message.split()) for message in messages))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)  # A copy, as pickle makes it, is made from `args` and has the same lines.
 
 
 class JobFailedError(RunnerError):
@@ -115,14 +122,32 @@ class ClusterError(RunnerError):
 
 
 def find_user_error(error: BaseException | None) -> RunnerError | None:
-    """The error meant for the user inside one that other software wrapped around it (Ray does), if any."""
+    """The error meant for the user inside those that other software wrapped around it, if any.
+
+    Ray's own errors stand for a task's by being of its class too, with pages of traceback for a message: what counts
+    is the one in them.
+    """
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, RunnerError):
-            return error
+    left = deque([error])
+    while left:
+        error = left.popleft()
+        if error is None or id(error) in seen:
+            continue
         seen.add(id(error))
-        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+        inner = _wrapped(error)
+        if isinstance(error, RunnerError) and not inner:
+            return error
+        left += [*inner, error.__cause__, None if error.__suppress_context__ else error.__context__]
     return None
+
+
+def _wrapped(error: BaseException) -> list[BaseException]:
+    """What Ray keeps of the errors that it tells of: a task's, or those of a group of workers."""
+    found: list[Any] = [getattr(error, "cause", None)]
+    failures: Any = getattr(error, "worker_failures", None)
+    if isinstance(failures, Mapping):
+        found += cast(Mapping[int, Any], failures).values()
+    return [each for each in found if isinstance(each, BaseException)]
 
 
 def last_line(error: BaseException) -> str:

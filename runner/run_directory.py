@@ -100,9 +100,9 @@ class Status:
         """Whether it has, or had in an earlier attempt."""
         return self.has(submission) or submission["id"] in self.earlier
 
-    def to_error(self) -> RunnerError:
-        """The error that ended the run, with its exit code."""
-        error = JobFailedError(self.error or self.state)
+    def to_error(self, where: str = "") -> RunnerError:
+        """The error that ended the run, with its exit code; `where` begins each of its lines."""
+        error = JobFailedError(*(where + line for line in (self.error or self.state).splitlines()))
         error.exit_code = self.exit_code or JobFailedError.exit_code
         error.may_pass = self.may_pass
         return error

@@ -31,12 +31,13 @@ from runner.data.tokenizer import (
     CharTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
+    check_coverage,
     from_files,
     from_sentencepiece_model,
     token_dtype,
     train_tokenizer,
 )
-from runner.errors import CorruptError, ObjectNotFoundError, TokenizerError, find_user_error
+from runner.errors import CorruptError, ObjectNotFoundError, RunnerError, TokenizerError, find_user_error
 from runner.storage import Folder, open_folder, open_parent, publish, read_manifest, read_published
 
 FORMAT_VERSION = 1
@@ -103,8 +104,10 @@ def check_vocabulary(config: JobConfig, survey: Survey) -> None:
     sees_all = settings.character_coverage == 1.0 and survey.found.rows <= settings.max_training_records
     if config.data.since is not None:  # A character that the earlier records had not is an unknown one.
         return
-    if settings.kind == "sentencepiece" and settings.uri is None and sees_all and survey.alphabet:
-        _train(config, [survey.alphabet])
+    if settings.kind == "sentencepiece" and settings.uri is None:
+        check_coverage(settings.character_coverage)
+        if sees_all and survey.alphabet:
+            _train(config, [survey.alphabet])
 
 
 def prepare_tokens(
@@ -155,7 +158,10 @@ class _TokenizeUnit:
         self.tokenizer_files = tokenizer_files
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        unit = Unit(**row)
+        with _carried_errors():
+            return self._tokenize(Unit(**row))
+
+    def _tokenize(self, unit: Unit) -> dict[str, Any]:
         tokenizer = from_files(self.tokenizer_files)
         folder = open_folder(self.folder_uri)
         dtype = token_dtype(tokenizer.vocab_size)
@@ -208,16 +214,19 @@ class _SampleUnit:
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         for row in batch.to_pylist():
-            unit = Unit(**row)
-            first = unit.first_row
-            for texts in read_unit(self.data, unit):
-                if self.rows is None:
-                    sample = texts
-                else:
-                    begin, end = np.searchsorted(self.rows, [first, first + len(texts)])
-                    sample = texts.take(pa.array(self.rows[begin:end] - first))
-                first += len(texts)
-                yield pa.table({"text": sample.drop_null()})
+            with _carried_errors():
+                yield from self._sample(Unit(**row))
+
+    def _sample(self, unit: Unit) -> Iterator[pa.Table]:
+        first = unit.first_row
+        for texts in read_unit(self.data, unit):
+            if self.rows is None:
+                sample = texts
+            else:
+                begin, end = np.searchsorted(self.rows, [first, first + len(texts)])
+                sample = texts.take(pa.array(self.rows[begin:end] - first))
+            first += len(texts)
+            yield pa.table({"text": sample.drop_null()})
 
 
 def _make_tokenizer(config: JobConfig, survey: Survey) -> Tokenizer:
@@ -268,8 +277,29 @@ def _dataset(units: tuple[Unit, ...]) -> Any:
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # Ray Data's own error keeps nothing of ours but its text.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray.data.from_items([unit.to_dict() for unit in units], override_num_blocks=len(units))
+
+
+class _CarriedError(Exception):
+    """An error on its way out of Ray Data, which adds lines of its own to an exception's arguments."""
+
+    def __init__(self, cause: RunnerError) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _CarriedError, (self.cause,)
+
+
+@contextmanager
+def _carried_errors() -> Iterator[None]:
+    """In a worker of Ray Data: let errors through to `_plain_errors` as they are."""
+    try:
+        yield
+    except RunnerError as error:
+        raise _CarriedError(error) from None
 
 
 @contextmanager

@@ -322,6 +322,19 @@ def _unescape(text: str) -> str:
     return _CODE.sub(lambda code: _CHARACTERS[code[0]], text) if _ESCAPE in text else text
 
 
+LEAST_COVERAGE = 0.98
+"""What SentencePiece takes."""
+
+
+def check_coverage(character_coverage: float) -> None:
+    """Raise TokenizerError for a share of the characters that SentencePiece does not take."""
+    if character_coverage < LEAST_COVERAGE:
+        raise TokenizerError(
+            f"tokenizer.character_coverage {character_coverage:g} is too low: SentencePiece takes {LEAST_COVERAGE:g} "
+            "or more"
+        )
+
+
 _TRAINING_THREADS = 16  # part of the result (the order of sums), so the same on every machine
 _TRAINING_CHARACTERS = 1000  # longer texts are cut: training time is quadratic in a text's length
 
@@ -331,6 +344,7 @@ def _train_sentencepiece(
 ) -> bytes:
     import sentencepiece
 
+    check_coverage(character_coverage)
     symbols = _user_symbols(field_delimiter)
     model = io.BytesIO()
     sentencepiece.set_random_generator_seed(seed)
@@ -360,10 +374,15 @@ def _train_sentencepiece(
         if too_small := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
             raise TokenizerError(
                 f"tokenizer.vocab_size {vocab_size} is too small: the records' characters, 256 bytes and "
-                f"control tokens need {too_small[1]}; use that or more, or lower tokenizer.character_coverage"
+                f"control tokens need {too_small[1]}; use that or more, or let rare characters be bytes with a lower "
+                f"tokenizer.character_coverage, {LEAST_COVERAGE:g} at the least"
             ) from None
-        if "sentences_.empty()" in str(error) or "seed_sentencepieces.empty()" in str(error):
+        if any(sign in str(error) for sign in ("sentences_.empty()", "seed_sentencepieces.empty()", "all_chars_count")):
             raise TokenizerError("there is no text to train on: all records are empty or delimiters") from None
+        if "no pieces are loaded" in str(error):
+            raise TokenizerError(
+                "there is too little text to train SentencePiece on; use tokenizer.kind char or byte"
+            ) from None
         raise TokenizerError(f"SentencePiece cannot train on these records: {error}") from error
     return model.getvalue()
 

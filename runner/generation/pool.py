@@ -60,7 +60,7 @@ def make_shards(
     )
     for row in made.iter_rows():
         if row["error"]:
-            error = JobFailedError(row["error"])
+            error = JobFailedError(*row["error"].splitlines())
             error.exit_code = int(row["exit_code"])
             raise error
         yield int(row["shard"]), ShardInfo(**json.loads(row["info"]))

@@ -177,11 +177,6 @@ def plain_epsilon(value: float) -> float | str:
     return "infinite" if math.isinf(value) else value
 
 
-def epsilon_in_words(plain: float | str, digits: int = 4) -> str:
-    """What `plain_epsilon` gave, for people."""
-    return plain if isinstance(plain, str) else f"{plain:.{digits}f}"
-
-
 def default_delta(examples: int) -> float:
     """1 / n^1.1, rounded down to one digit.
 

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.privacy.accountant import epsilon_in_words, plain_epsilon
+from runner.privacy.accountant import plain_epsilon
+from runner.privacy.figures import delta_in_words, epsilon_in_words, round_up
 from runner.privacy.isolated import ask_second_opinion
 
 FALSE_ALARMS = 0.0027
@@ -123,8 +124,8 @@ def _in_words(answer: Mapping[str, Any]) -> str:
         claimed = "none: this run was trained without privacy"
     else:
         claimed = (
-            f"epsilon {epsilon_in_words(claim['epsilon'], 3)} at delta {claim['delta']:g}, "
-            f"so an advantage of {answer['advantage_allowed']:.3f} at most"
+            f"epsilon {epsilon_in_words(claim['epsilon'], 3)} at delta {delta_in_words(claim['delta'])}, "
+            f"so an advantage of {round_up(answer['advantage_allowed'], 3)} at most"
         )
     lines = {
         "tried": (

@@ -28,8 +28,10 @@ from runner.privacy.accountant import (
     default_delta,
     epsilon,
     find_noise,
+    plain_epsilon,
     steps_within,
 )
+from runner.privacy.figures import epsilon_in_words
 from runner.storage import Folder
 from runner.storage.manifest import contents_sha256, sha256
 
@@ -187,6 +189,9 @@ def plan_budget(
     def cost(spent: Spent) -> float:
         return epsilon(spent, delta, privacy.accountant)
 
+    def in_words(spent: Spent) -> str:
+        return epsilon_in_words(plain_epsilon(cost(spent)), 3)
+
     before = costliest(histories, delta, privacy.accountant)
     allowed: list[int] = []
     if privacy.target_epsilon is not None:
@@ -194,10 +199,10 @@ def plan_budget(
     if privacy.max_epsilon is not None:
         allowed.append(steps_within(mechanism, privacy.max_epsilon, delta, privacy.accountant, before))
         if begins and allowed[-1] == 0:
-            used = f"earlier runs on the same files took epsilon {cost(before):.3f}, and " if before else ""
+            used = f"earlier runs on the same files took epsilon {in_words(before)}, and " if before else ""
             raise PrivacyError(
                 f"privacy.max_epsilon {privacy.max_epsilon:g} does not pay for a single step: {used}one step more "
-                f"would make it {cost([*before, (mechanism, 1)]):.3f}; raise it, or use more noise"
+                f"would make it {in_words([*before, (mechanism, 1)])}; raise it, or use more noise"
             )
     limits = [limit for limit in (privacy.target_epsilon, privacy.max_epsilon) if limit is not None]
     planned = config.training.epochs * mechanism.steps_per_epoch

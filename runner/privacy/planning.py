@@ -17,10 +17,17 @@ from runner.privacy.accountant import (
     check_delta,
     default_delta,
     epsilon,
-    epsilon_in_words,
     epsilon_unamplified,
     find_noise,
     plain_epsilon,
+)
+from runner.privacy.figures import (
+    EPSILON_TOO_LARGE,
+    delta_in_words,
+    epsilon_in_words,
+    noise_in_words,
+    odds_in_words,
+    probability_in_words,
 )
 
 
@@ -81,10 +88,12 @@ def describe_plan(plan: dict[str, Any]) -> str:
         "epsilon (PLD)": epsilon_in_words(plan["epsilon_pld"]),
         "epsilon by RDP": epsilon_in_words(plan["epsilon_rdp"]),
         "epsilon, fixed batches": epsilon_in_words(plan["epsilon_unamplified"]),
-        "delta": f"{plan['delta']:g}",
-        "noise multiplier": f"{plan['noise_multiplier']:g}",
+        "delta": delta_in_words(plan["delta"]),
+        "noise multiplier": noise_in_words(plan["noise_multiplier"]),
         "steps": f"{plan['steps']:,} ({plan['epochs']:g} epochs)",
-        "batch size": f"{plan['batch_size']:,} expected of {plan['n']:,} training records (q = {plan['q']:.6g})",
+        "batch size": (
+            f"{plan['batch_size']:,} expected of {plan['n']:,} training records (q = {probability_in_words(plan['q'])})"
+        ),
     }
     lines = [f"{name:<24}{value}" for name, value in rows.items()]
     return "\n".join([*lines, _meaning(plan)])
@@ -94,8 +103,10 @@ def _meaning(plan: dict[str, Any]) -> str:
     found = plan["epsilon_pld"]
     if isinstance(found, str):
         return "Without noise there is no privacy."
-    factor = math.exp(min(found, 700))
+    odds = odds_in_words(found)
+    if odds is None:
+        return f"There is no useful guarantee: {EPSILON_TOO_LARGE}."
     return (
         f"Whatever a reader of the model concludes, emptying one record changes the odds of it by a factor of at most "
-        f"{factor:.3g}, but for a probability of {plan['delta']:g}."
+        f"{odds}, but for a probability of {delta_in_words(plan['delta'])}."
     )

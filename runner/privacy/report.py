@@ -8,7 +8,6 @@ holds no loss and no other figure that was measured on the records.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -18,9 +17,16 @@ from runner.privacy.accountant import (
     Accountant,
     Spent,
     epsilon,
-    epsilon_in_words,
     epsilon_unamplified,
     plain_epsilon,
+)
+from runner.privacy.figures import (
+    EPSILON_TOO_LARGE,
+    delta_in_words,
+    epsilon_in_words,
+    noise_in_words,
+    odds_in_words,
+    probability_in_words,
 )
 from runner.privacy.ledger import LedgerState
 
@@ -108,7 +114,7 @@ def privacy_page(report: dict[str, Any]) -> str:
     mechanism = report["mechanism"]
     rows = [
         ("Epsilon", f"**{epsilon_in_words(report['epsilon'])}** ({report['accountant'].upper()})"),
-        ("Delta", f"{report['delta']:g}"),
+        ("Delta", delta_in_words(report["delta"])),
         ("By PLD, by RDP", f"{epsilon_in_words(report['epsilon_pld'])}, {epsilon_in_words(report['epsilon_rdp'])}"),
         ("Without amplification by sampling", epsilon_in_words(report["epsilon_unamplified"])),
         (
@@ -124,9 +130,10 @@ def privacy_page(report: dict[str, Any]) -> str:
         ("Sampler", report["sampler"]),
         (
             "Training records, expected batch, probability",
-            f"{mechanism['examples']:,}, {mechanism['batch_size']:,}, {mechanism['sampling_probability']:.6g}",
+            f"{mechanism['examples']:,}, {mechanism['batch_size']:,}, "
+            f"{probability_in_words(mechanism['sampling_probability'])}",
         ),
-        ("Noise multiplier, clip", f"{mechanism['noise_multiplier']:g}, {mechanism['l2_norm_clip']:g}"),
+        ("Noise multiplier, clip", f"{noise_in_words(mechanism['noise_multiplier'])}, {mechanism['l2_norm_clip']:g}"),
         ("Steps taken", _steps_in_words(report)),
     ]
     if report["other_trials"]:
@@ -174,11 +181,13 @@ def claim_in_words(report: dict[str, Any]) -> str:
     value = report["epsilon"]
     if value == "infinite":
         return "**This run claims no privacy: it was trained without noise.**"
-    odds = math.exp(min(value, 700))
+    odds = odds_in_words(value)
+    if odds is None:
+        return f"**This run claims no useful privacy** (epsilon {epsilon_in_words(value)}): {EPSILON_TOO_LARGE}."
     return (
         f"Whoever reads the model learns little about any single record: whatever they conclude, emptying one record "
-        f"would change the odds of that conclusion by a factor of at most {odds:.3g} (e to the power of {value:.3f}), "
-        f"but for a probability of {report['delta']:g}."
+        f"would change the odds of that conclusion by a factor of at most {odds} (e to the power of "
+        f"{epsilon_in_words(value, 3)}), but for a probability of {delta_in_words(report['delta'])}."
     )
 
 
@@ -238,4 +247,4 @@ def _steps_in_words(report: dict[str, Any]) -> str:
 
 
 def _limit(value: float | None) -> str:
-    return "none" if value is None else f"{value:g}"
+    return "none" if value is None else f"{value:.15g}"

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.report.table import Column, Rows
+from runner.report.table import Column, Rows, spread
 
 PROBES = 1_000
 """Records whose nearest neighbors are looked for."""
 REFERENCES = 5_000
 """Records that they are looked for among: as many of training as of holdout."""
+COLUMNS = 100
+"""Columns that distances are measured by; of more, evenly spaced ones."""
 CHUNK = 250
 
 Points = NDArray[np.float32]
@@ -29,12 +31,16 @@ Points = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Closeness:
-    """Distances to the nearest of as many training and holdout records (P,), and what they come to."""
+    """Distances to the nearest of as many training and holdout records (P,), and what they come to.
+
+    `columns`: by how many they were measured.
+    """
 
     synthetic_to_training: Points
     synthetic_to_holdout: Points
     holdout_to_training: Points
     references: int
+    columns: int
 
     @property
     def closer_to_training(self) -> float:
@@ -105,11 +111,21 @@ def measure_closeness(
     if references < 2 or not synthetic:
         return None
     draw = np.random.default_rng(seed)
+    if len(columns) > COLUMNS:
+        places = spread(range(len(columns)), COLUMNS)
+        columns = [columns[place] for place in places]
+        synthetic, training, holdout = (
+            [tuple(row[place] for place in places) for row in rows] for rows in (synthetic, training, holdout)
+        )
     space = RecordSpace(columns, training)
     seen, unseen = (space.points(_draw(draw, rows, references)) for rows in (training, holdout))
     probes = space.points(_draw(draw, synthetic, PROBES))
     return Closeness(
-        space.nearest(probes, seen), space.nearest(probes, unseen), space.nearest(unseen[:PROBES], seen), references
+        space.nearest(probes, seen),
+        space.nearest(probes, unseen),
+        space.nearest(unseen[:PROBES], seen),
+        references,
+        len(columns),
     )
 
 

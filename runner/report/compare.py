@@ -35,6 +35,10 @@ LARGEST_MAP = 30
 """Columns whose pairs are looked at: the first ones."""
 MAP_RECORDS = 5_000
 """Records of each kind that associations are computed from: as many, so that chance is alike."""
+MOST_CELLS = 2_000_000
+"""Fields of either kind of records that are looked at; with more than 100 columns, of so many fewer records."""
+FEWEST_RECORDS = 1_000
+"""Records that are looked at in any case."""
 SHOWN_VALUES = 8
 SHOWN_RANGES = 10
 TEXTS = 2_000
@@ -73,10 +77,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Quality:
-    """All that was compared. `fields_share`: synthetic records with the right number of fields; None of texts."""
+    """All that was compared. `fields_share`: synthetic records with the right number of fields; None of texts.
+
+    `looked_at`: synthetic, training and holdout records whose fields or texts were compared; copies are looked for
+    among all.
+    """
 
     columns: tuple[Comparison, ...]
     synthetic_records: int
+    looked_at: tuple[int, int, int]
     synthetic_source: str
     fields: int | None
     fields_share: float | None
@@ -116,19 +125,22 @@ class Quality:
 
 
 def choose_layout(config: JobConfig, real: RealRecords, target: str | None) -> Layout | None:
-    """The fields of the run's records, None of plain text.
+    """The fields of the run's records, None of plain text; `generation.fields` names those of one text column.
 
     Raises:
         ConfigError: `target` is none of them, or free text.
+        DataError: hardly any record has as many fields as `generation.fields`.
     """
-    layout = find_layout(real.training, config.data.field_delimiter, config.data.columns)
+    layout = find_layout(
+        real.training, config.data.field_delimiter, config.data.columns or config.generation.fields, config.data.uri
+    )
     if target is None:
         return layout
     if layout is None:
         raise ConfigError(f"--target {target}: the run's records are plain text, without fields to choose from")
     if target not in layout.names:
         raise ConfigError(f"--target {target}: no such column; the run's records have {', '.join(layout.names)}")
-    columns = find_columns(layout.names, layout.split(real.training))
+    columns = find_columns(layout.names, layout.split(spread(real.training, _most_records(layout))))
     if columns[layout.names.index(target)].kind == "text":
         raise ConfigError(f"--target {target}: this column is free text; choose one of numbers or of categories")
     return layout
@@ -140,19 +152,20 @@ def compare_records(
     """Compare. Counts only, whatever the texts hold: no figure is ever not a number."""
     copies = find_copies(config, real, [*synthetic.texts, *real.holdout])
     mine, unseen = copies[: len(synthetic.texts)], copies[len(synthetic.texts) :]
-    texts = synthetic.texts, real.training, real.holdout
+    texts = [spread(each, _most_records(layout)) for each in (synthetic.texts, real.training, real.holdout)]
     mine_rows, seen_rows, unseen_rows = [layout.split(each) if layout else [] for each in texts]
     columns = find_columns(layout.names, seen_rows) if layout else []
-    drawn = len(synthetic.texts) + synthetic.left_out
+    wrong = synthetic.left_out / (len(synthetic.texts) + synthetic.left_out)
     associations = _associations(columns, seen_rows, mine_rows, unseen_rows) if mine_rows else [None] * 3
     return Quality(
         columns=tuple(_compare_columns(columns, mine_rows, seen_rows, unseen_rows))
         if layout
         else tuple(_compare_texts(*texts)),
         synthetic_records=len(synthetic.texts),
+        looked_at=(len(texts[0]), len(texts[1]), len(texts[2])),
         synthetic_source=synthetic.source,
         fields=len(columns) if layout else None,
-        fields_share=len(mine_rows) / drawn if layout else None,
+        fields_share=(1 - wrong) * len(mine_rows) / len(texts[0]) if layout else None,
         synthetic_copies=float(mine.mean()),
         holdout_copies=float(unseen.mean()) if unseen.size else None,
         distinct_share=len(set(synthetic.texts)) / len(synthetic.texts),
@@ -174,6 +187,11 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     """
     there = [value for value in values if value is not None]
     return sum(there) / len(there) if there else None
+
+
+def _most_records(layout: Layout | None) -> int:
+    """Of either kind, the records whose fields are looked at: so few that time and memory are bounded."""
+    return max(FEWEST_RECORDS, MOST_CELLS // len(layout.names)) if layout else MOST_CELLS
 
 
 def _measure_usefulness(

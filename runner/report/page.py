@@ -6,7 +6,7 @@ Records are arbitrary text: the template escapes all it is given, and only this 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from runner.privacy.accountant import epsilon_in_words
+from runner.privacy.figures import epsilon_in_words
 from runner.privacy.report import claim_in_words
 from runner.report.compare import Comparison, Quality
 from runner.report.found import Found
@@ -47,7 +47,13 @@ def page(found: Found) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "percent": percent, "count": count, "visible": visible}
+    environment.filters |= {
+        "figure": figure,
+        "percent": percent,
+        "count": count,
+        "visible": visible,
+        "epsilon": epsilon_in_words,
+    }
     quality = found.quality
     return environment.get_template("report.html.j2").render(
         found=found,
@@ -114,10 +120,12 @@ def _curves(rows: tuple[EpochRow, ...]) -> list[dict[str, Any]]:
         return []
     epochs = [row.epoch + 1 for row in rows]
 
-    def curve(name: str, caption: str, series: Series, **options: Any) -> dict[str, Any]:
+    def curve(
+        name: str, caption: str, series: Series, in_words: Callable[[float], str] = "{:.4g}".format, **options: Any
+    ) -> dict[str, Any]:
         known = [(label, color, _finite(values)) for label, color, values in series]
         known = [(label, color, values) for label, color, values in known if any(value is not None for value in values)]
-        about = "; ".join(f"{label}: {_first_and_last(values)}" for label, _, values in known)
+        about = "; ".join(f"{label}: {_first_and_last(values, in_words)}" for label, _, values in known)
         lines = [Line(label, color, epochs, values) for label, color, values in known]
         svg = line_plot(name, caption, f"{caption} by epoch. {about}.", lines, "epoch", **options)
         return {"caption": caption, "svg": Markup(svg), "keys": [_key(label, color) for label, color, _ in known]}  # noqa: S704
@@ -142,7 +150,9 @@ def _curves(rows: tuple[EpochRow, ...]) -> list[dict[str, Any]]:
     ]
     if any(row.epsilon is not None and math.isfinite(row.epsilon) for row in rows):
         epsilons = [("epsilon", SYNTHETIC, [row.epsilon for row in rows])]
-        curves.append(curve("epsilon", "Epsilon, spent by the end of an epoch", epsilons, from_zero=True))
+        curves.append(
+            curve("epsilon", "Epsilon, spent by the end of an epoch", epsilons, epsilon_in_words, from_zero=True)
+        )
     speeds = [("training", TRAINING, [row.tokens_per_second for row in rows])]
     curves.append(curve("throughput", "Throughput, tokens per second", speeds, from_zero=True))
     return curves
@@ -220,9 +230,9 @@ def _finite(values: Sequence[float | None]) -> list[float | None]:
     return [value if value is not None and math.isfinite(value) else None for value in values]
 
 
-def _first_and_last(values: list[float | None]) -> str:
+def _first_and_last(values: list[float | None], in_words: Callable[[float], str]) -> str:
     there = [value for value in values if value is not None]
-    return f"from {there[0]:.4g} to {there[-1]:.4g}"
+    return f"from {in_words(there[0])} to {in_words(there[-1])}"
 
 
 def _key(label: str, color: str) -> tuple[str, str]:

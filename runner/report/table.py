@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.data.fields import split_fields
+from runner.errors import DataError
 
 Kind = Literal["number", "category", "text"]
 
@@ -47,18 +48,28 @@ class Layout:
         return [row for row in rows if len(row) == len(self.names)]
 
 
-def find_layout(texts: Sequence[str], delimiter: str | None, columns: Sequence[str] | None) -> Layout | None:
+def find_layout(
+    texts: Sequence[str], delimiter: str | None, names: Sequence[str] | None, source: str = "the records"
+) -> Layout | None:
     """How the records are split into fields; None for plain text.
 
-    columns: the names of the fields, where the job joined columns. Otherwise the most frequent number of fields
-    counts, and they are named field_1, field_2, ...
+    names: those of the fields, where the job has them. Otherwise the most frequent number of fields counts, and they
+    are named field_1, field_2, ...
+
+    Raises:
+        DataError: most records of the `source` have another number of fields than there are names.
     """
     if delimiter is None or not texts:
         return None
-    if columns is not None:
-        return Layout(tuple(columns), delimiter) if len(columns) > 1 else None
     counts = Counter(text.count(delimiter) + 1 for text in texts)
     fields, records = min(counts.items(), key=lambda item: (-item[1], item[0]))
+    if names is not None:
+        if counts[len(names)] < LAYOUT_SHARE * len(texts):
+            raise DataError(
+                f"{source}: the job names {len(names)} fields ({', '.join(names)}), but most records have {fields}; "
+                "see generation.fields"
+            )
+        return Layout(tuple(names), delimiter) if len(names) > 1 else None
     if fields == 1 or records < LAYOUT_SHARE * len(texts):
         return None
     return Layout(tuple(f"field_{number}" for number in range(1, fields + 1)), delimiter)

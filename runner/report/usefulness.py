@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +18,17 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from scipy.special import log_softmax, softmax
 
-from runner.report.distributions import frequent_values, ranks, to_codes
+from runner.report.distributions import association, frequent_values, ranks, to_codes
 from runner.report.table import Column, Rows, spread
 
 MOST_RECORDS = 10_000
 """Records that a model is trained on."""
 CLASSES = 20
 """Values of a category that are predicted; the rarer ones count as one."""
+PREDICTORS = 100
+"""Columns that the target is predicted from: of more, those that have most to do with it in the training records."""
+SCREENED_RECORDS = 5_000
+"""Records in which that is looked for."""
 BINS = 20
 STEPS = 60
 """Of the optimizer; more change the second digit of no score that was looked at."""
@@ -48,12 +53,15 @@ class Score:
 class Usefulness:
     """Scores of the model trained on synthetic and on training records, and of always guessing the same.
 
-    The guess is the training records' most frequent value, or their median.
+    `predictors`: how many columns it was predicted from, of the `others`. The guess is the training records' most
+    frequent value, or their median.
     """
 
     target: str
     trained_on: int
     tested_on: int
+    predictors: int
+    others: int
     synthetic: Score
     real: Score
     guess: Score
@@ -87,21 +95,40 @@ def measure_usefulness(
     size = min(len(synthetic), len(training), MOST_RECORDS)
     if size < 2 or len(holdout) < 2:
         return None
-    encoder = _Encoder(columns, place, training)
+    predictors = _predictors(columns, place, training)
+    encoder = _Encoder(columns, predictors, training)
     tested = encoder.features(holdout)
     trained = spread(synthetic, size), spread(training, size)
     values = [[row[place] for row in rows] for rows in (*trained, holdout)]
     features = encoder.features(trained[0]), encoder.features(trained[1])
     score = _score_numbers if columns[place].kind == "number" else _score_categories
     scores = score(columns[place], features, tested, values, [row[place] for row in training])
-    return Usefulness(target, size, len(holdout), *scores)
+    return Usefulness(target, size, len(holdout), len(predictors), len(columns) - 1, *scores)
+
+
+def _predictors(columns: Sequence[Column], target: int, training: Rows) -> list[int]:
+    """The places of up to `PREDICTORS` other columns, in order: what a model is fitted to grows with their cube."""
+    others = [place for place in range(len(columns)) if place != target]
+    if len(others) <= PREDICTORS:
+        return others
+    rows = spread(training, SCREENED_RECORDS)
+
+    def coded(place: int) -> NDArray[Any]:
+        values = [row[place] for row in rows]
+        column = columns[place]
+        return to_codes(values, frequent_values(values)) if column.kind == "category" else column.numbers(values)
+
+    wanted = coded(target)
+    strengths = {place: abs(association(wanted, coded(place))) for place in others}
+    best = sorted(others, key=lambda place: (-np.nan_to_num(strengths[place]), place))
+    return sorted(best[:PREDICTORS])
 
 
 class _Encoder:
-    """One 0/1 feature for each value or range of values of each column but the target."""
+    """One 0/1 feature for each value or range of values of each predictor."""
 
-    def __init__(self, columns: Sequence[Column], target: int, training: Rows) -> None:
-        self._columns = [(place, column) for place, column in enumerate(columns) if place != target]
+    def __init__(self, columns: Sequence[Column], predictors: Sequence[int], training: Rows) -> None:
+        self._columns = [(place, columns[place]) for place in predictors]
         self._edges: list[Numbers] = []
         self._levels: list[list[str]] = []
         for place, column in self._columns:

@@ -12,6 +12,8 @@ from rich.live import Live
 from rich.text import Text
 
 from runner.errors import StorageError
+from runner.privacy.accountant import plain_epsilon
+from runner.privacy.figures import epsilon_in_words
 from runner.run_directory import RunDirectory, Status
 from runner.screen import tell, visible
 
@@ -56,7 +58,7 @@ def describe(status: Status) -> str:
             detail += f" (epoch {status.progress['epoch'] + 1}, loss {status.progress['loss']:.4f})"
         return f"{status.name}: {status.state}" + (f" - {detail}" if detail else "")
     p: dict[str, Any] = status.progress
-    epsilon = f"epsilon {p['epsilon']:.2f}  " if "epsilon" in p else ""
+    epsilon = f"epsilon {epsilon_in_words(plain_epsilon(p['epsilon']), 2)}  " if "epsilon" in p else ""
     return (
         f"{status.name}: epoch {p['epoch'] + 1}/{p['epochs']}  step {p['step']}/{p['steps']}  "
         f"loss {p['loss']:.4f}  {epsilon}{p['tokens_per_second']:,.0f} tokens/s  "

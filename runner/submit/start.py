@@ -13,15 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config import NAMESPACE_VARIABLE, JobConfig, parse_job
-from runner.errors import (
-    ClusterError,
-    ConfigError,
-    JobFailedError,
-    JobStoppedError,
-    NothingNewError,
-    RunnerError,
-    StorageError,
-)
+from runner.errors import ClusterError, ConfigError, JobStoppedError, NothingNewError, RunnerError, StorageError
 from runner.run_directory import JOB_FOLDER_VARIABLE, KILLED_RUN_ENDS_WITHIN_S, RunDirectory, Status
 from runner.submit.launch import Launch
 from runner.submit.plan import Plan, plan_submission, with_absolute_paths
@@ -274,12 +266,12 @@ def _finished(directory: RunDirectory, status: Status) -> Answer:
     """The answer for a run that has ended.
 
     Raises:
-        JobStoppedError, JobFailedError: it did not end well.
+        JobStoppedError, RunnerError: it did not end well.
     """
     if status.state == "stopped":
         raise JobStoppedError(f"{directory.uri}: stopped; `runner resume {directory.uri}` continues it")
     if status.state != "done":
-        raise JobFailedError(f"{directory.uri}: {status.error or status.state}")
+        raise status.to_error(f"{directory.uri}: ")
     text = f"{status.message}: {directory.uri}\nrunner generate {directory.uri} -n 1000 -o synthetic.parquet"
     return {"run": directory.uri, **asdict(status)}, text
 

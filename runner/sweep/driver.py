@@ -14,7 +14,7 @@ import os
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -25,10 +25,10 @@ from runner.config import JobConfig
 from runner.errors import (
     ClusterError,
     ConfigError,
-    DataError,
     JobCrashedError,
     JobFailedError,
     OvertakenError,
+    RunnerError,
     StorageError,
     last_line,
 )
@@ -36,9 +36,17 @@ from runner.run_directory import ACTIVE, RunDirectory, Status
 from runner.storage import open_folder, publish, read_published
 from runner.sweep.privacy import sweep_statement
 from runner.sweep.search import SweepSearch
-from runner.sweep.space import longest_trial, metric_of, sweep_of, token_jobs, trial_count, trial_name
-from runner.sweep.table import Trial, best_trial, read_trial, read_trials, trial_directory, write_table
-from runner.sweep.trial import REFUSED, TrialRunner
+from runner.sweep.space import (
+    longest_trial,
+    metric_of,
+    sweep_of,
+    token_jobs,
+    token_settings,
+    trial_count,
+    trial_name,
+)
+from runner.sweep.table import GONE, Trial, best_trial, read_trial, read_trials, trial_directory, write_table
+from runner.sweep.trial import MAY_PASS, NOT_BEGUN, TrialRunner
 from runner.train.facade import check_job, connected_ray, ended, make_tokens, signs_of_life, told_in_status
 
 TUNE_ENVIRONMENT = {
@@ -63,9 +71,9 @@ def drive_sweep(sweep_uri: str, stop: threading.Event, *, local: bool = True) ->
         directory.update_status(state="preparing", message="starting Ray", error=None)
         config = directory.read_config()
         with connected_ray(local=local), signs_of_life(directory):
-            _prepare_tokens(config, directory, local=local)
-            refused = _run_trials(config, directory, stop, local=local)
-        trials = [*read_trials(config), *refused]
+            problems = _prepare_tokens(config, directory, local=local)
+            not_begun = _run_trials(config, directory, stop, problems, local=local)
+        trials = [*read_trials(config), *not_begun]
         write_table(config, directory, trials)
         best = best_trial(config, trials)
         if best is not None:
@@ -81,32 +89,44 @@ def drive_sweep(sweep_uri: str, stop: threading.Event, *, local: bool = True) ->
     return ended(directory)
 
 
-def _prepare_tokens(config: JobConfig, directory: RunDirectory, *, local: bool) -> None:
+def _prepare_tokens(config: JobConfig, directory: RunDirectory, *, local: bool) -> dict[str, RunnerError]:
     """Make the tokens of all trials before these take the cores; most sweeps have one set for all.
 
-    Records that are at fault are the trials' to tell.
+    Returns, by the settings of tokens that cannot be made, why: the user's mistakes are the trials' to tell.
     """
+    problems: dict[str, RunnerError] = {}
     keys: set[str] = set()
     for job in token_jobs(config):
         try:
             checked = check_job(job, begins=False)
             if checked.key not in keys:
                 make_tokens(checked, directory, local=local)
-        except (ConfigError, DataError) as error:
+        except RunnerError as error:
+            if error.exit_code != ConfigError.exit_code:
+                raise
             log.warning("%s", error)
+            problems[token_settings(job)] = error
         else:
             keys.add(checked.key)
+    return problems
 
 
-def _run_trials(config: JobConfig, directory: RunDirectory, stop: threading.Event, *, local: bool) -> list[Trial]:
-    """Have Tune run the trials that are not over; those whose values made no job, so that they have no run."""
+def _run_trials(
+    config: JobConfig,
+    directory: RunDirectory,
+    stop: threading.Event,
+    problems: Mapping[str, RunnerError],
+    *,
+    local: bool,
+) -> list[Trial]:
+    """Have Tune run the trials that are not over; returns those that ended before they had a run directory."""
     os.environ.update(TUNE_ENVIRONMENT)
     resources = config.resources
     in_actor = resources.workers == 1
     cores = resources.cpus_per_worker or 1
     shared = {"sweep_uri": directory.uri, "term": directory.term, "cores": cores, "local": local}
     begun = read_trials(config)
-    search = SweepSearch(config, begun, shared)
+    search = SweepSearch(config, begun, shared, problems)
     table = _TableWriter(config, directory, begun)
     with _stops_trials(config, directory, search, stop):
         try:
@@ -130,7 +150,7 @@ def _run_trials(config: JobConfig, directory: RunDirectory, stop: threading.Even
             ).fit()
         except Exception as error:
             raise ClusterError(f"Ray Tune failed: {last_line(error)}; `runner resume` goes on") from error
-    return table.refused
+    return table.not_begun
 
 
 def _most_at_a_time(config: JobConfig, cores: int) -> int | None:
@@ -156,7 +176,7 @@ class _TableWriter(tune.Callback):
         self._config = config
         self._directory = directory
         self._trials = {trial.number: trial for trial in begun}
-        self.refused: list[Trial] = []
+        self.not_begun: list[Trial] = []
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
         self._look_at(trial)
@@ -168,11 +188,13 @@ class _TableWriter(tune.Callback):
         number, values = trial.config["number"], trial.config["values"]
         found = read_trial(self._config, number)
         if found is None:
-            why = (trial.last_result or {}).get(REFUSED)
-            if not why:  # It was stopped before it began.
+            result = trial.last_result or {}
+            why = result.get(NOT_BEGUN) or (GONE if trial.status == "ERROR" else None)
+            if why is None:  # It was stopped before it began.
                 return
-            found = Trial(number, trial_name(self._config, number), "failed", values, None, 0, 0.0, error=why)
-            self.refused.append(found)
+            state = "lost" if result.get(MAY_PASS, True) else "failed"
+            found = Trial(number, trial_name(self._config, number), state, values, None, 0, 0.0, error=why)
+            self.not_begun.append(found)
         self._trials[number] = found
         trials = list(self._trials.values())
         try:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from runner.config import JobConfig, ParameterConfig
-from runner.sweep.space import Values, draw_values, metric_of, sweep_of, trial_count
+from runner.errors import ConfigError, RunnerError
+from runner.sweep.space import (
+    Values,
+    draw_values,
+    exact_text,
+    metric_of,
+    sweep_of,
+    token_settings,
+    trial_count,
+    trial_job,
+    value_at,
+)
 from runner.sweep.table import Trial, read_trial
+
+log = logging.getLogger(__name__)
 
 
 class SweepSearch(Searcher):
@@ -17,9 +32,19 @@ class SweepSearch(Searcher):
     Optuna is told of the trials that were over before.
     """
 
-    def __init__(self, config: JobConfig, begun: list[Trial], shared: dict[str, Any]) -> None:
-        """`begun`: the trials that a sweep which goes on has made so far. `shared`: what every trial is told."""
+    def __init__(
+        self,
+        config: JobConfig,
+        begun: list[Trial],
+        shared: dict[str, Any],
+        problems: Mapping[str, RunnerError] | None = None,
+    ) -> None:
+        """`begun`: the trials that a sweep which goes on has made so far. `shared`: what every trial is told.
+
+        `problems`: why there are no tokens, by the settings of which there are none.
+        """
         self._config = config
+        self._problems = problems or {}
         self._shared = shared
         self._sweep = sweep_of(config)
         self._metric_name, larger_is_better = metric_of(self._sweep)
@@ -39,7 +64,8 @@ class SweepSearch(Searcher):
         if self.is_closed or not self._left:
             return Searcher.FINISHED
         number = self._numbers[trial_id] = self._left.pop(0)
-        return {"number": number, "values": self._values(trial_id, number), **self._shared}
+        values = self._values(trial_id, number)
+        return {"number": number, "values": values, "problem": self._problem(number, values), **self._shared}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002
         """Tell Optuna the figure that the table ranks the trial by; `result` has the last epoch's, or none."""
@@ -52,7 +78,7 @@ class SweepSearch(Searcher):
             told = None if figure is None else {self._metric_name: figure}
             self._optuna.on_trial_complete(trial_id, told, error=figure is None)
         elif figure is not None:  # Optuna did not suggest it in this process.
-            self._optuna.add_evaluated_point(self._begun[number].values, figure)
+            self._tell(self._optuna, self._begun[number], figure)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SweepSearch:
         """Tune works with a copy; it has to be this one, which can be closed."""
@@ -69,7 +95,20 @@ class SweepSearch(Searcher):
             return self._begun[number].values
         if self._optuna is None:
             return draw_values(self._sweep, number)
-        return dict(self._optuna.suggest(trial_id))
+        places = self._optuna.suggest(trial_id)
+        parameters = self._sweep.parameters
+        return {
+            path: place if (choice := parameters[path].choice) is None else choice[place]
+            for path, place in places.items()
+        }
+
+    def _problem(self, number: int, values: Values) -> RunnerError | None:
+        if not self._problems:
+            return None
+        try:
+            return self._problems.get(token_settings(trial_job(self._config, number, values)))
+        except ConfigError:
+            return None  # The trial says so itself.
 
     def _make_optuna(self) -> Any:
         import optuna
@@ -81,15 +120,42 @@ class SweepSearch(Searcher):
         search = OptunaSearch(space, metric=self.metric, mode=self.mode, seed=seed)
         for trial in self._begun.values():
             if trial.is_over and trial.metric is not None:
-                search.add_evaluated_point(trial.values, trial.metric)
+                self._tell(search, trial, trial.metric)
         return search
+
+    def _tell(self, optuna: Any, trial: Trial, figure: float) -> None:
+        """Tell Optuna of a trial that an earlier process made."""
+        places = {path: self._place(trial, path) for path in self._sweep.parameters}
+        if None in places.values():
+            log.warning("%s: its values are none of this sweep's; Optuna does not learn from it", trial.run)
+        else:
+            optuna.add_evaluated_point(places, figure)
+
+    def _place(self, trial: Trial, path: str) -> float | None:
+        """What Optuna calls the value of a trial's job, where '16' is 16, and null may stand for something."""
+        parameter, value = self._sweep.parameters[path], trial.values[path]
+        if parameter.choice is None:
+            return int(value) if parameter.integers is not None else float(value)
+        texts = [exact_text(choice) for choice in parameter.choice]
+        wanted = exact_text(value)
+        if wanted in texts:
+            return texts.index(wanted)
+        for place, choice in enumerate(parameter.choice):
+            try:
+                job = trial_job(self._config, trial.number, trial.values | {path: choice})
+            except ConfigError:
+                continue
+            if exact_text(value_at(job, path)) == wanted:
+                return place
+        return None
 
 
 def _distribution(parameter: ParameterConfig) -> Any:
+    """Optuna's range for a parameter; of a choice the places, since Optuna takes 1 and true for the same value."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if parameter.choice is not None:
-        return CategoricalDistribution(parameter.choice)
+        return CategoricalDistribution(range(len(parameter.choice)))
     if parameter.integers is not None:
         return IntDistribution(*parameter.integers)
     if parameter.uniform is not None:

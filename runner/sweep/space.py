@@ -13,6 +13,7 @@ Random and grid values are pure functions of the sweep's section and the trial's
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -106,8 +107,30 @@ def token_jobs(config: JobConfig) -> list[JobConfig]:
     else:
         drawn = (draw_values(sweep, number) for number in range(trial_count(sweep) if paths else 1))
         values = [{path: each[path] for path in paths} for each in drawn]
-    different = [each for index, each in enumerate(values) if each not in values[:index]]
-    return [trial_job(config, 0, each) for each in different]
+    different = {exact_text(each): each for each in values}
+    return [trial_job(config, 0, each) for each in different.values()]
+
+
+def token_settings(job: JobConfig) -> str:
+    """The settings that the job's tokens depend on, the same text for the same settings."""
+    return exact_text(job.model_dump(mode="json", include=set(MAKES_TOKENS)))
+
+
+def value_at(job: JobConfig, path: str) -> Any:
+    """A field's value as the job's file has it."""
+    value: Any = job.model_dump(mode="json")
+    for name in path.split("."):
+        value = value[name]
+    return value
+
+
+def exact_text(value: Any) -> str:
+    """A value as JSON: unlike values, the texts of 1, true and 1.0 differ.
+
+    >>> exact_text([1, True, 1.0, None]), exact_text({"b": "ü", "a": float("nan")})
+    ('[1, true, 1.0, null]', '{"a": NaN, "b": "\\\\u00fc"}')
+    """
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def check_sweep(config: JobConfig) -> None:

@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pydantic_core
+
 from runner.config import JobConfig
+from runner.privacy.accountant import plain_epsilon
 from runner.run_directory import RunDirectory, Status
 from runner.run_files import is_ours, remove_run
 from runner.storage import open_folder
-from runner.sweep.space import Values, metric_of, sweep_of, trial_count, trial_name
+from runner.sweep.space import Values, exact_text, metric_of, sweep_of, trial_count, trial_name, value_at
 from runner.train.history import read_history
 
 BEHIND = "ended early by the sweep: behind other trials"
 """The message of a trial that the scheduler ended."""
+GONE = "its process is gone: killed, or out of memory"
+"""What became of a trial that was cut off."""
 WITH_MODEL = ("done", "behind", "stopped")
 """The states in which a trial that has finished an epoch has left a model."""
 
@@ -78,15 +82,15 @@ def read_trial(config: JobConfig, number: int) -> Trial | None:
     directory = trial_directory(config, number)
     if not directory.exists():
         return None
-    status, job = directory.current_status(), directory.read_config().model_dump(mode="json")
-    was_cut_off = "its process is gone: killed, or out of memory" if status.state == "lost" else None
+    status, job = directory.current_status(), directory.read_config()
+    was_cut_off = GONE if status.state == "lost" else None
     rows, best = read_history(directory)
     metric = None if best is None else rows[best].metric(metric_of(sweep_of(config))[0])
     return Trial(
         number=number,
         run=trial_name(config, number),
         state=_state(status),
-        values={path: _at(job, path) for path in sweep_of(config).parameters},
+        values={path: value_at(job, path) for path in sweep_of(config).parameters},
         metric=None if metric is None or not math.isfinite(metric) else metric,
         epochs=len(rows),
         seconds=sum(row.seconds for row in rows),
@@ -132,8 +136,9 @@ def to_csv(config: JobConfig, trials: Sequence[Trial]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["rank", "run", "state", metric, *parameters, "epochs", "seconds", "epsilon", "error"])
     for rank, trial in enumerate(ranked(config, trials), start=1):
-        figures = [trial.metric, *(trial.values[path] for path in parameters), trial.epochs, round(trial.seconds, 1)]
-        row = [rank, trial.run, trial.state, *figures, trial.epsilon, trial.error]
+        values = [_in_a_cell(trial.values[path]) for path in parameters]
+        figures = [trial.metric, *values, trial.epochs, round(trial.seconds, 1), trial.epsilon]
+        row = [rank, trial.run, trial.state, *figures, trial.error and "; ".join(trial.error.splitlines())]
         writer.writerow(["" if value is None else value for value in row])
     return text.getvalue().encode()
 
@@ -147,16 +152,20 @@ def to_json(config: JobConfig, trials: Sequence[Trial]) -> bytes:
         "metric": metric,
         "mode": "max" if larger_is_better else "min",
         "best": best and best.run,
-        "trials": [asdict(trial) for trial in ranked(config, trials)],
+        "trials": [_plain(trial) for trial in ranked(config, trials)],
     }
-    return (json.dumps(content, indent=1) + "\n").encode()
+    # JSON has no infinite numbers and no dates, which a choice may hold.
+    return pydantic_core.to_json(content, indent=1, inf_nan_mode="strings", fallback=str) + b"\n"
 
 
 def _state(status: Status) -> str:
     return "behind" if status.state == "stopped" and status.message == BEHIND else status.state
 
 
-def _at(document: Any, path: str) -> Any:
-    for name in path.split("."):
-        document = document[name]
-    return document
+def _in_a_cell(value: Any) -> Any:
+    """Texts as they are, all else as JSON."""
+    return value if isinstance(value, str) else exact_text(value)
+
+
+def _plain(trial: Trial) -> dict[str, Any]:
+    return asdict(trial) | {"epsilon": None if trial.epsilon is None else plain_epsilon(trial.epsilon)}

@@ -6,6 +6,7 @@ epochs, which are read from its run directory.
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from typing import Any
@@ -13,24 +14,27 @@ from typing import Any
 from ray import tune
 
 from runner.config import JobConfig
-from runner.errors import ConfigError, JobStoppedError
+from runner.errors import JobCrashedError, JobStoppedError, OvertakenError, find_user_error, last_line
 from runner.run_directory import JOB_FOLDER_VARIABLE, KILLED_RUN_ENDS_WITHIN_S, RunDirectory
 from runner.storage import open_folder
 from runner.sweep.space import metric_of, sweep_of, trial_job
 from runner.sweep.table import BEHIND, trial_directory
 from runner.train.background import run_in_thread
-from runner.train.facade import drive_run
+from runner.train.facade import drive_run, told_in_status
 from runner.train.history import read_history
 
 POLL_S = 0.3
-REFUSED = "refused"
-"""Where a trial's last result says why its values make no job."""
+NOT_BEGUN, MAY_PASS = "not_begun", "may_pass"
+"""Where a trial's last result says why it ended, which counts when it has no run directory to say so; and whether
+it may begin yet.
+"""
 
 
 class TrialRunner(tune.Trainable):
     """Runs the trial that `config` names.
 
-    `config`: sweep_uri and the term of its attempt, number, values, cores and local.
+    `config`: sweep_uri and the term of its attempt, number, values, cores and local; `problem`: why there are no
+    tokens for it, or None.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -48,8 +52,7 @@ class TrialRunner(tune.Trainable):
                 self._reported += 1
                 return {self._metric: row.metric(self._metric), "done": is_over and len(rows) == self._reported}
             if is_over:
-                refused = [str(error) for error in self._errors if isinstance(error, ConfigError)]
-                return {"done": True, REFUSED: "; ".join(refused)}
+                return {"done": True, **self._why_it_ended()}
             self._thread.join(POLL_S)
 
     def cleanup(self) -> None:
@@ -59,6 +62,7 @@ class TrialRunner(tune.Trainable):
         self._thread.join()
         if was_alive and any(isinstance(error, JobStoppedError) for error in self._errors):
             self._directory.update_status(message=BEHIND)
+        gc.collect()  # A training leaves graphs that hold themselves, for the next trials to add to.
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -86,16 +90,26 @@ class TrialRunner(tune.Trainable):
         if sweep_directory.stop_requested():  # While Tune had this one in its queue.
             return
         os.environ[JOB_FOLDER_VARIABLE] = sweep_directory.current_status().job_folder
+        # Also of a trial that began with others: an actor's trials share one TensorFlow, which keeps its first ones.
+        resources = sweep.resources.model_copy(update={"cpus_per_worker": config["cores"]})
         if directory.exists():
             directory.wait_until_left(KILLED_RUN_ENDS_WITHIN_S)
+            before = directory.read_config()
+            if before.resources != resources:
+                directory.write_config(before.model_copy(update={"resources": resources}))
             directory.begin_again(target)
-            job = directory.read_config()
         else:
-            job = with_cores(trial_job(sweep, config["number"], config["values"]), config["cores"])
-            directory.claim(job, target)
-        drive_run(directory.uri, self._stop, local=config["local"] or job.resources.workers == 1)
+            job = trial_job(sweep, config["number"], config["values"])
+            directory.claim(job.model_copy(update={"resources": resources}), target)
+        if config["problem"] is not None:
+            with told_in_status(directory):
+                raise config["problem"]
+        drive_run(directory.uri, self._stop, local=config["local"] or resources.workers == 1)
 
-
-def with_cores(job: JobConfig, cores: int) -> JobConfig:
-    """The job with the cores of a worker that Tune has set aside."""
-    return job.model_copy(update={"resources": job.resources.model_copy(update={"cpus_per_worker": cores})})
+    def _why_it_ended(self) -> dict[str, Any]:
+        """What the thread met; nothing where the trial is done, stopped, or another attempt's."""
+        for error in self._errors:
+            shown = find_user_error(error) or JobCrashedError(last_line(error))
+            if not isinstance(shown, (JobStoppedError, OvertakenError)):
+                return {NOT_BEGUN: str(shown), MAY_PASS: shown.may_pass}
+        return {}

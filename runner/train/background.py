@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from runner.config import NAMESPACE_VARIABLE
-from runner.errors import RunnerError, last_line
+from runner.errors import JobFailedError, find_user_error, last_line
 from runner.screen import tell
 from runner.train.heartbeat import log_to_screen
 
@@ -69,11 +69,13 @@ def run_as_job(drive: Callable[[str, threading.Event], Any]) -> None:
         while thread.is_alive():
             thread.join(0.2)
     if errors:
-        error = errors[0]
-        tell(f"error: {error}")
-        if NAMESPACE_VARIABLE in os.environ and isinstance(error, RunnerError) and not error.may_pass:
+        found = find_user_error(errors[0])
+        shown = found or JobFailedError(f"unexpected: {last_line(errors[0])}")
+        for line in str(shown).splitlines():
+            tell(f"error: {line}")
+        if NAMESPACE_VARIABLE in os.environ and found is not None and not found.may_pass:
             _stop_own_job()
-        sys.exit(error.exit_code if isinstance(error, RunnerError) else 1)
+        sys.exit(shown.exit_code)
 
 
 def _stop_own_job() -> None:

@@ -1,6 +1,7 @@
 """Which devices a worker trains on: GPUs, threads and the distribution strategy.
 
-Called before TensorFlow's first operation: afterwards none of this can be changed.
+Called before TensorFlow's first operation: afterwards none of this can be changed. The same once more is well, as when
+a process trains one trial of a sweep after the other.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from runner.config import ResourcesConfig
-from runner.errors import ResourceError
+from runner.errors import ResourceError, last_line
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def set_up_devices(resources: ResourcesConfig, threads: int | None) -> None:
     """Use as many GPUs as the job asks for, and `threads` cores (None: all).
 
     Raises:
-        ResourceError: GPUs were asked for and TensorFlow sees too few.
+        ResourceError: GPUs were asked for and TensorFlow sees too few, or this process already uses other devices.
     """
     found = tf.config.list_physical_devices("GPU")
     wanted = resources.gpus_per_worker
@@ -39,11 +40,16 @@ def set_up_devices(resources: ResourcesConfig, threads: int | None) -> None:
         )
     if found and not wanted:
         log.warning("this worker has %d GPU(s) and the job uses none; set resources.gpus_per_worker", len(found))
-    tf.config.set_visible_devices(found[:wanted], "GPU")
-    for gpu in found[:wanted]:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    if threads is not None:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    try:
+        tf.config.set_visible_devices(found[:wanted], "GPU")
+        for gpu in found[:wanted]:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        if tf.config.threading.get_intra_op_parallelism_threads() != (threads or 0):
+            tf.config.threading.set_intra_op_parallelism_threads(threads or 0)
+    except RuntimeError as error:
+        raise ResourceError(
+            f"{last_line(error)} This process already trained with other resources; start again in a new one"
+        ) from error
 
 
 def make_strategy(resources: ResourcesConfig) -> tf.distribute.Strategy:

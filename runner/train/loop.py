@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from runner.config import TrainingConfig
 from runner.errors import JobFailedError
 from runner.model.network import Network
-from runner.privacy.accountant import epsilon
+from runner.privacy.accountant import epsilon, plain_epsilon
+from runner.privacy.figures import epsilon_in_words
 from runner.privacy.ledger import RunLedger
 from runner.run_directory import RunDirectory
 from runner.train.callbacks import (
@@ -360,5 +361,5 @@ def _in_words(row: EpochRow) -> str:
     if row.val_loss is not None:
         text += f", val_loss {row.val_loss:.4f}, val_accuracy {row.val_accuracy:.4f}"
     if row.epsilon is not None:
-        text += f", epsilon {row.epsilon:.3f}"
+        text += f", epsilon {epsilon_in_words(plain_epsilon(row.epsilon), 3)}"
     return f"{text}, {row.tokens_per_second:,.0f} tokens/s"

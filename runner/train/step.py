@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from runner.data.batches import Batch
 from runner.errors import JobFailedError
+from runner.model.gradients import with_own_gradients
 from runner.model.network import Network
 from runner.privacy.accountant import Mechanism
 from runner.privacy.clipping import clipped_sum
@@ -71,8 +72,9 @@ class TrainingStep:
         batch = [tf.TensorSpec((None, None), dtype) for dtype in FIELDS.values()]
         numbers = [tf.TensorSpec((), tf.float32), tf.TensorSpec((2,), tf.float32), tf.TensorSpec((None,), tf.float32)]
         one = local_replicas == 1
-        self._train = tf.function(self._train_replicas, batch + numbers if one else None, autograph=False)
-        self._evaluate = tf.function(self._evaluate_replicas, batch[:3] if one else None, autograph=False)
+        train, evaluate = (with_own_gradients(each) for each in (self._train_replicas, self._evaluate_replicas))
+        self._train = tf.function(train, batch + numbers if one else None, autograph=False)
+        self._evaluate = tf.function(evaluate, batch[:3] if one else None, autograph=False)
 
     def train(
         self,

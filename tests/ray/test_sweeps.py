@@ -182,9 +182,23 @@ def test_a_sweep_that_is_stopped_stops_its_trials_and_goes_on(
     assert at_a_time is None or not (tmp_path / "stopped-002").exists()
     epochs = len(history_of(tmp_path / "stopped-000"))
     assert 1 <= epochs < 40
-    resume(tmp_path / "stopped")
+    # The trial that goes on and the new ones share an actor, and a TensorFlow, with the threads that are asked for now.
+    resume(tmp_path / "stopped", *(["resources.cpus_per_worker=2"] if at_a_time else []))
     assert [row["state"] for row in table_of(tmp_path / "stopped")] == ["done"] * 4
     assert len(history_of(tmp_path / "stopped-000")) == 40
+
+
+def test_a_vocabulary_that_is_too_small_is_its_own_trial_s_failure(records: Path, tmp_path: Path) -> None:
+    """Found only while the tokenizer trains: the alphabet alone does not say how much of it a share needs."""
+    sweep = {"parameters": {"tokenizer.vocab_size": {"choice": [100, 400]}}, "search": "grid"}
+    tokenizer = {"kind": "sentencepiece", "vocab_size": 400, "character_coverage": 0.999}
+    run = run_sweep(sweep_job("vocabulary", records, tmp_path, sweep, tokenizer=tokenizer))
+    good, bad = table_of(run)
+    assert (good["state"], good["tokenizer.vocab_size"]) == ("done", "400")
+    assert (bad["state"], bad["tokenizer.vocab_size"]) == ("failed", "100")
+    assert "tokenizer.vocab_size 100 is too small" in bad["error"]
+    assert status_of(tmp_path / bad["run"])["error"] == bad["error"]
+    assert status_of(tmp_path / bad["run"])["exit_code"] == 2
 
 
 def test_a_sweep_without_a_model_has_failed(records: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from runner.config import JobConfig, parse_job
 from runner.errors import PrivacyError
 from runner.privacy.accountant import Mechanism, Spent, epsilon
 from runner.privacy.budget import Entry, plan_budget, plan_mechanism, spent_before
+from runner.privacy.figures import epsilon_in_words
 from runner.storage import Folder, open_folder
 from tests.spending_contract import DELTA, MECHANISM, SpendingContract, entry
 
@@ -103,7 +104,9 @@ def test_a_limit_that_earlier_runs_used_up_is_refused_with_what_they_took() -> N
     before: Spent = [(MECHANISM, 40)]
     limit = epsilon(before, DELTA, "rdp")
     tight = job(noise_multiplier=2.0, max_epsilon=limit)
-    with pytest.raises(PrivacyError, match=rf"earlier runs on the same files took epsilon {limit:.3f}.*raise it"):
+    with pytest.raises(
+        PrivacyError, match=rf"earlier runs on the same files took epsilon {epsilon_in_words(limit, 3)}.*raise it"
+    ):
         plan_budget(tight, MECHANISM, DELTA, [before])
     assert plan_budget(tight, MECHANISM, DELTA, [before], begins=False).allowed_steps == 0
     with pytest.raises(PrivacyError, match="does not pay for a single step: one step more"):

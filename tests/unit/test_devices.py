@@ -51,6 +51,18 @@ def test_one_worker_with_one_device_needs_no_distribution() -> None:
     assert make_strategy(ResourcesConfig()) is tf.distribute.get_strategy()
 
 
+def test_a_process_that_trained_goes_on_with_the_same_threads_and_never_with_others() -> None:
+    """With fewer threads than were asked for, sums would be others than the ones a private run vouches for."""
+    threads = tf.config.threading.get_intra_op_parallelism_threads()
+    tf.constant(1)  # From here on TensorFlow's threads are what they are.
+    for _ in range(2):
+        set_up_devices(ResourcesConfig(), threads or None)
+    for other in (threads + 3, None if threads else 5):
+        with pytest.raises(ResourceError, match="already trained with other resources") as error:
+            set_up_devices(ResourcesConfig(), other)
+        assert "\n" not in str(error.value)
+
+
 def test_each_worker_has_its_own_replicas() -> None:
     class FourReplicas:
         num_replicas_in_sync = 4

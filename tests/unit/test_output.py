@@ -103,7 +103,7 @@ def test_every_reader_finds_the_records_that_were_written(
     suffix: str, rows: list[tuple[str, ...]], tmp_path: Path
 ) -> None:
     path = tmp_path / f"a.{suffix}"
-    write_records(str(path), Generated(names_of(rows), rows, {}))
+    write_records(str(path), Generated(names_of(rows), rows, {}), overwrite=True)
     for read in [*READERS[suffix], read_with_import, read_with_report]:
         assert read(path, names_of(rows)) == [list(row) for row in rows], read.__name__
 

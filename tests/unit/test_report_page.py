@@ -290,7 +290,7 @@ def test_a_private_run_s_page_has_the_claim_and_says_that_it_is_not_covered(tmp_
     answer, page = report_of(directory, synthetic_uri=file)
     assert answer["epsilon"] == 1.5
     text = Text(page).text
-    assert "emptying one record would change the odds of that conclusion by a factor of at most 4.48" in text
+    assert "emptying one record would change the odds of that conclusion by a factor of at most 4.49" in text
     assert "which the run's epsilon does not cover" in text
     assert (
         "this page: its losses, accuracies and comparisons were measured on the private records without noise" in text
@@ -337,6 +337,38 @@ def test_a_hundred_columns_are_all_in_the_table_and_some_are_drawn(compare: Comp
     assert len(answer["quality"]["columns"]) == 100
     assert page.tags.count("svg") == 3 + 24 + 1 + 1
     assert "The first 30 columns are looked at" in page.text
+
+
+def test_more_columns_take_no_more_time_and_the_page_says_what_is_left_out(
+    compare: Compare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.report.compare.MOST_CELLS", 60 * 120)
+    monkeypatch.setattr("runner.report.compare.FEWEST_RECORDS", 10)
+    monkeypatch.setattr("runner.report.compare.LARGEST_MAP", 3)
+    monkeypatch.setattr("runner.report.page.MOST_DRAWN", 1)
+    draw = random.Random(2)
+    texts = [",".join(f"{draw.gauss(0, 1):.2f}" for _ in range(120)) for _ in range(200)]
+    answer, page = compare(texts, texts[:90], target="field_1")
+    assert "against 60 of the training records, and 40 holdout records" in page.text
+    assert "Of the synthetic records, too, 60 evenly spaced ones are compared" in page.text
+    assert "and 100 of the 120 columns, evenly spaced" in page.text
+    assert "from the 100 of the 119 other columns that have most to do with it in the training records" in page.text
+    assert "The first 3 columns are looked at" in page.text
+    assert answer["quality"]["right_number_of_fields"] == 1.0
+    assert answer["quality"]["synthetic_records"] == 90
+    assert answer["quality"]["usefulness"]["trained_on"] == 60
+
+
+def test_fields_of_a_text_column_have_the_names_that_the_job_gives_them(tmp_path: Path) -> None:
+    """`runner generate` writes such columns, and `--target` takes the names."""
+    names = ["name", "age", "answer"]
+    directory = take_run(tmp_path, people(200), generation={"fields": names})
+    file = tmp_path / "synthetic.csv"
+    file.write_text("\n".join([",".join(names), *people(80, 5)]) + "\n")
+    answer, page = report_of(directory, target="age", synthetic_uri=str(file))
+    assert [column["name"] for column in answer["quality"]["columns"]] == names
+    assert answer["quality"]["usefulness"]["target"] == "age"
+    assert "field_1" not in page
 
 
 FIELD = st.one_of(

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.sparse import csr_array
 
+from runner.errors import DataError
+from runner.report import closeness, usefulness
 from runner.report.closeness import RecordSpace, measure_closeness
 from runner.report.distributions import (
     association,
@@ -61,6 +63,14 @@ def numbers(values: Sequence[float]) -> np.ndarray:
 )
 def test_the_kind_of_a_column(values: list[str], kind: str) -> None:
     assert find_kind(values) == kind
+
+
+def test_names_that_do_not_fit_the_records_are_refused() -> None:
+    names = find_layout(["a,b,c", "d,e,f", "g,h"], ",", ("x", "y", "z"))
+    assert names is not None
+    assert names.split(["a,b,c", "g,h"]) == [("a", "b", "c")]
+    with pytest.raises(DataError, match=r"names 2 fields \(x, y\), but most records have 3"):
+        find_layout(["a,b,c", "d,e,f", "g,h"], ",", ("x", "y"), "records/")
 
 
 def test_fields_are_those_that_most_records_have() -> None:
@@ -313,6 +323,45 @@ def test_a_wild_synthetic_number_does_not_decide_the_score() -> None:
     assert found is not None
     assert found.synthetic.r2 is not None
     assert found.synthetic.r2 > 0.9
+
+
+def wide(count: int, seed: int, columns: int) -> Rows:
+    """Numbers; the first is the sum of the last two, which nothing else tells."""
+    draw = np.random.default_rng(seed)
+    values = draw.normal(size=(count, columns))
+    values[:, 0] = values[:, -2] + values[:, -1]
+    return [tuple(f"{value:.3f}" for value in row) for row in values]
+
+
+def test_of_many_columns_those_that_have_most_to_do_with_the_target_predict_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(usefulness, "PREDICTORS", 4)
+    training, holdout, synthetic = (wide(300, seed, 12) for seed in range(3))
+    columns = find_columns([f"c{number}" for number in range(12)], training)
+    sizes: list[int] = []
+    monkeypatch.setattr(usefulness, "fit_ridge", lambda x, y: sizes.append(x.shape[1]) or fit_ridge(x, y))
+    found = measure_usefulness(columns, "c0", synthetic, training, holdout)
+    assert found is not None
+    assert (found.predictors, found.others) == (4, 11)
+    assert max(sizes) <= 1 + 4 * (usefulness.BINS + 1), "what is solved does not grow with the columns"
+    assert found.synthetic.r2 is not None
+    assert found.synthetic.r2 > 0.7
+
+
+def test_distances_of_records_with_many_columns_are_measured_by_a_part_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(closeness, "COLUMNS", 3)
+    rows = wide(40, 0, 5)
+    columns = find_columns([f"c{number}" for number in range(5)], rows)
+    found = measure_closeness(columns, rows[:10], rows[:20], rows[20:])
+    part = [tuple(row[place] for place in (0, 2, 4)) for row in rows]
+    same = measure_closeness([columns[place] for place in (0, 2, 4)], part[:10], part[:20], part[20:])
+    assert found is not None
+    assert same is not None
+    assert found.columns == 3
+    assert found.synthetic_to_holdout.tolist() == same.synthetic_to_holdout.tolist()
 
 
 ODD_VALUES = st.sampled_from(["", "0", "1", "nan", "a", "ü", " ", "x" * 500, "\x00"])

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from runner.config import parse_job
+from runner.data.files import list_files
 from runner.data.importing import import_records
-from runner.data.records import list_files
 from runner.data.shards import NOTE
 from runner.errors import DataError, StorageError
 from runner.run_directory import RunDirectory

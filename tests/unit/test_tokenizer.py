@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runner.data.tokenizer import (
+    LEAST_COVERAGE,
     ByteTokenizer,
     CharTokenizer,
     SentencePieceTokenizer,
@@ -48,6 +50,7 @@ NASTY = [
     *["<unk>", "</s>", "<s>", "<0x0A>", "<0x41>", "\u2047", " \u2047 ", "\ufffd", "\uffff", "\U0010ffff"],
     *["é e\u0301", "\ufb01 ½ \uff21", "🙂👩\u200d👩\u200d👧", "漢字", "a" * 5000, "ab " * 3000],
 ]
+NO_TEXT = re.compile("there is (no|too little) text to train")
 ALPHABET = "".join(sorted(set("".join([*ROWS, *NASTY]))))
 texts = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\u2581\u2582\u2585125 ,\n\t\r\0<>"))
 
@@ -270,6 +273,33 @@ def test_low_coverage_spells_rare_characters_in_bytes() -> None:
     tokenizer = sentencepiece(*records, character_coverage=0.99)
     assert "漢" not in pieces(tokenizer)
     assert tokenizer.decode(tokenizer.encode("漢字 a")) == "漢字 a"
+
+
+@given(st.lists(texts, min_size=1, max_size=5), st.integers(3, 300), st.sampled_from([0.98, 0.999, 1.0]))
+@example(["\u2582" * 10], 300, 0.98)
+@example(["\0" * 20], 300, 1.0)
+@settings(max_examples=40, deadline=None)
+def test_a_vocabulary_of_the_size_that_an_error_asks_for_works(
+    records: list[str], vocab_size: int, coverage: float
+) -> None:
+    def refusal(size: int) -> str:
+        try:
+            trained("sentencepiece", records, vocab_size=size, character_coverage=coverage)
+        except TokenizerError as error:
+            return str(error)
+        return ""
+
+    told = refusal(vocab_size)
+    needed = re.search(r"tokens need (\d+); use that or more", told)
+    again = refusal(int(needed[1])) if needed else told
+    assert not again or NO_TEXT.search(again)
+
+
+@pytest.mark.parametrize("coverage", [0.9, 0.9799])
+def test_a_coverage_that_sentencepiece_refuses_is_told_with_the_least(coverage: float) -> None:
+    with pytest.raises(TokenizerError, match=r"character_coverage 0\.9.* too low: SentencePiece takes 0\.98 or more"):
+        trained("sentencepiece", ROWS, character_coverage=coverage)
+    trained("sentencepiece", ROWS, character_coverage=LEAST_COVERAGE)
 
 
 @pytest.mark.parametrize("records", [[], [""], [","], ["\n"]])
