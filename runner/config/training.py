@@ -148,7 +148,11 @@ class TrainingConfig(Section):
     early_stopping: EarlyStoppingConfig = Field(
         default_factory=EarlyStoppingConfig, description="when to end before the last epoch"
     )
-    max_training_time_s: float | None = Field(default=None, gt=0, description="end after so many seconds of training")
+    max_training_time_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="end after so many seconds, with validation and callbacks, over all resumes; null: no limit",
+    )
     save_best: bool | None = Field(
         default=None,
         description="leave the best epoch's weights in model/, else the last one's; null: true, but false when private",
