@@ -124,6 +124,12 @@ class Alternating:
         self.bare.append(time.perf_counter() - self.entered[-1])
         return self._step.train(shares, tokens, noise=noise, stop=stop, late=late)
 
+    def is_agreed(self, vote: bool) -> bool:
+        return self._step.is_agreed(vote)
+
+    def has_finite_weights(self) -> bool:
+        return self._step.has_finite_weights()
+
     def loop(self) -> list[float]:
         """Seconds of each step with all that the loop does around it, the bare step taken out."""
         spans = [after - before for before, after in itertools.pairwise(self.entered)]

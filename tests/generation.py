@@ -49,6 +49,7 @@ def make_run(folder: Path, **sections: Any) -> RunDirectory:
         field_delimiter=",",
         columns=("x", "y"),
         statement={},
+        epoch=0,
     )
     directory.update_status(state="done")
     return directory

@@ -156,7 +156,10 @@ class TrainingConfig(Section):
         default_factory=EarlyStoppingConfig, description="when to end before the last epoch"
     )
     max_training_time_s: float | None = Field(
-        default=None, gt=0, le=3_153_600_000, description="end after so many seconds of training"
+        default=None,
+        gt=0,
+        le=3_153_600_000,
+        description="end after so many seconds, with validation and callbacks, over all resumes; null: no limit",
     )
     save_best: bool | None = Field(
         default=None,

@@ -69,11 +69,13 @@ def save_model(
     field_delimiter: str | None,
     columns: Sequence[str],
     statement: Mapping[str, bytes],
+    epoch: int | None,
 ) -> None:
     """Publish a model. Nothing that was measured on the training records goes in beside the weights.
 
     `columns` are those that were joined into records, or the one that held them; `statement`: the files of the
-    privacy statement, none without privacy.
+    privacy statement, none without privacy; `epoch`, which the manifest tells: whose weights these are, None where
+    they are those of no epoch.
     """
     description = {
         "version": FORMAT_VERSION,
@@ -91,6 +93,7 @@ def save_model(
             **tokenizer.to_files(),
             **statement,
         },
+        {"epoch": epoch},
     )
 
 

@@ -214,6 +214,7 @@ def _also_touched(config: JobConfig) -> dict[str, str]:
             f"the epoch with the best {metric} is in model/; epsilon does not cover that choice"
             if settings.save_best or (stopping.enabled and stopping.restore_best)
             else "none: the last epoch is in model/"
+            + (", unless a callback put back another's weights" if settings.callbacks else "")
         ),
         "early stopping": (f"on, by {metric}; epsilon does not cover when it ended" if stopping.enabled else "off"),
     }

@@ -1,28 +1,19 @@
-"""What happens around the steps: early stopping, the user's epoch callback, Keras's own callbacks.
-
-Keras callbacks are driven through `keras.callbacks.CallbackList`, so users' own work as they do in `fit`, the ones
-that change the learning rate included. What they keep in plain attributes (numbers, strings, lists of these) is
-saved with every checkpoint and put back on resume.
-"""
+"""What happens around the steps: early stopping, and the user's own code. Keras's callbacks: `keras_callbacks`."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.config import EarlyStoppingConfig
 from runner.errors import ConfigError, JobFailedError
 from runner.run_directory import JOB_FOLDER_VARIABLE
 from runner.train.history import EpochRow, is_better
-
-if TYPE_CHECKING:
-    import keras
 
 
 @dataclass(frozen=True)
@@ -84,51 +75,5 @@ def call_user(function: Callable[..., Any], setting: str, *arguments: Any) -> An
     """Call the user's code; what it raises ends the run with one line."""
     try:
         return function(*arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise JobFailedError(f"{setting} raised {type(error).__name__}: {error}") from error
-
-
-def keras_callbacks(references: Sequence[str]) -> list[keras.callbacks.Callback]:
-    """The callbacks that the user's factories make; a factory may return one or several."""
-    made: list[Any] = []
-    for reference in references:
-        result = call_user(import_object(reference, "training.callbacks"), f"training.callbacks {reference}")
-        made += list(result) if isinstance(result, (list, tuple)) else [result]
-    return made
-
-
-def snapshot(callbacks: Sequence[Any]) -> list[dict[str, Any]]:
-    """The plain attributes of each callback, as JSON can hold them."""
-    return [
-        {name: plain for name, value in vars(callback).items() if (plain := _plain(value)) is not _NOT_PLAIN}
-        for callback in callbacks
-    ]
-
-
-def put_back(callbacks: Sequence[Any], saved: Sequence[dict[str, Any]]) -> None:
-    """Give each callback the attributes that `snapshot` took.
-
-    Keras's callbacks that watch a metric set themselves up at their first epoch's end, and change `min_delta` in
-    doing so: those that had done it, and so saved no `monitor_op`, do it again before.
-    """
-    for callback, attributes in zip(callbacks, saved, strict=False):
-        if getattr(callback, "monitor_op", attributes) is None and "monitor_op" not in attributes:
-            callback._set_monitor_op()
-        vars(callback).update(attributes)
-
-
-_NOT_PLAIN = object()
-
-
-def _plain(value: Any) -> Any:
-    item = getattr(value, "item", None)  # numpy's scalars
-    if item is not None and getattr(value, "ndim", None) == 0:
-        value = item()
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, dict)):
-        try:
-            return json.loads(json.dumps(value))
-        except (TypeError, ValueError):
-            return _NOT_PLAIN
-    return _NOT_PLAIN

@@ -13,6 +13,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 import uuid
 from typing import Any
 
@@ -23,6 +24,8 @@ import ray.train
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
+from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from runner.config import JobConfig, ResourcesConfig
@@ -31,6 +34,9 @@ from runner.run_directory import RunDirectory
 from runner.storage import open_folder
 
 log = logging.getLogger(__name__)
+
+CHIEF_ENDS_WITHIN_S = 30.0
+"""What a worker with an error waits for the first worker's own end: Ray ends all when one has raised."""
 
 stop_requested = threading.Event()
 """Set in a worker's process by SIGTERM, as a node that is taken away sends it."""
@@ -105,9 +111,27 @@ class _WorkersAlone(DataParallelTrainer):
 
     keeps_to_itself = False
 
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        policy = _EndsAtErrorsOfTheUser(settings["failure_policy"].failure_config)
+        return super()._initialize_and_run_controller(**(settings | {"failure_policy": policy}))
+
     def _create_default_callbacks(self) -> list[Any]:
         spared = (DatasetsCallback, PlacementGroupCleanerCallback) if self.keeps_to_itself else (DatasetsCallback,)
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, spared)]
+
+
+class _EndsAtErrorsOfTheUser(DefaultFailurePolicy):
+    """Starts workers again that were lost, but not those that would meet the same error again."""
+
+    def make_decision(self, training_failed_error: Any) -> FailureDecision:
+        errors = getattr(training_failed_error, "worker_failures", {}).values()
+        if any(_is_final(error) for error in errors):
+            return FailureDecision.RAISE
+        return super().make_decision(training_failed_error)
+
+
+def _is_final(error: BaseException) -> bool:
+    return isinstance(error, RunnerError) and not isinstance(error, StorageError)
 
 
 class PeersConfig(BackendConfig):
@@ -172,6 +196,17 @@ def _train_in_worker(settings: dict[str, Any]) -> str:
     try:
         return run_worker(task, stop_requested)
     except RunnerError as error:
-        if not isinstance(error, StorageError):
+        if _is_final(error) and (task.rank == 0 or not _has_failed_within(directory, CHIEF_ENDS_WITHIN_S)):
             directory.write_failure(error)
         raise
+
+
+def _has_failed_within(directory: RunDirectory, timeout_s: float) -> bool:
+    """Wait for the first worker, which meets most errors too: it leaves what there is, and says so."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        status = directory.status()
+        if status is not None and status.state == "failed":
+            return True
+        time.sleep(0.2)
+    return False

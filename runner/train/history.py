@@ -2,8 +2,8 @@
 
 Columns: epoch (from 0), loss, accuracy, val_loss, val_accuracy, best, steps, seconds, tokens_per_second; of a private
 run also epsilon and delta, after val_accuracy: what the run had cost by then. Losses are averages over tokens, in
-nats. Numbers have full precision: reading them back gives the same floats. Exactly one row has best = 1, the one whose
-weights are in `model/`.
+nats. Numbers have full precision: reading them back gives the same floats. One row has best = 1, that whose weights are
+in `model/`; none where a callback left weights of no epoch there.
 """
 
 from __future__ import annotations

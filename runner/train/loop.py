@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -25,64 +25,20 @@ from runner.privacy.accountant import epsilon, plain_epsilon
 from runner.privacy.figures import epsilon_in_words
 from runner.privacy.ledger import RunLedger
 from runner.run_directory import RunDirectory
-from runner.train.callbacks import (
-    EpochState,
-    call_user,
-    put_back,
-    should_stop_early,
-    snapshot,
-)
+from runner.train.callback_state import Snapshot, UserCallback
+from runner.train.callbacks import EpochState, call_user
 from runner.train.checkpoint import BackgroundWriter, Checkpoint, prune_checkpoints, save_checkpoint
 from runner.train.feed import Feed
 from runner.train.heartbeat import Heartbeat
-from runner.train.history import EpochRow, best_epoch, from_rows, to_csv
+from runner.train.history import EpochRow, to_csv
+from runner.train.keras_callbacks import KerasCallbacks
+from runner.train.progress import Ending, Progress, weights_digest
 from runner.train.step import StepSums, TrainingStep
 from runner.train.tracking import Tracker
 
-Ending = Literal[
-    "all epochs done", "early stopping", "time limit", "ended by a callback", "privacy budget spent", "stopped"
-]
 Weights = dict[str, NDArray[Any]]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Progress:
-    """How far the run is, as plain values. Sums are those of the current epoch; times are seconds of training."""
-
-    epoch: int = 0
-    step: int = 0
-    total_steps: int = 0
-    seconds: float = 0.0
-    epoch_seconds: float = 0.0
-    epoch_loss: float = 0.0
-    epoch_right: float = 0.0
-    epoch_tokens: int = 0
-    ended_by: Ending | None = None
-    rows: list[EpochRow] = field(default_factory=list[EpochRow])
-
-    def add(self, sums: StepSums, tokens: int, seconds: float) -> None:
-        """Count a step."""
-        self.step += 1
-        self.total_steps += 1
-        self.epoch_loss += sums.loss
-        self.epoch_right += sums.right
-        self.epoch_tokens += tokens
-        self.seconds += seconds
-        self.epoch_seconds += seconds
-
-    def begin_epoch(self) -> None:
-        """Start the next epoch's sums."""
-        self.epoch += 1
-        self.step = self.epoch_tokens = 0
-        self.epoch_loss = self.epoch_right = self.epoch_seconds = 0.0
-
-    @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> Progress:
-        """From what a checkpoint's `state.json` holds."""
-        values: dict[str, Any] = plain | {"rows": from_rows(plain["rows"])}
-        return cls(**values)
 
 
 @dataclass
@@ -99,7 +55,7 @@ class TrainingLoop:
     feed: Feed
     directory: RunDirectory
     heartbeat: Heartbeat
-    callbacks: list[keras.callbacks.Callback]
+    callbacks: Sequence[UserCallback]
     epoch_callback: Callable[[EpochState], Any] | None
     is_chief: bool
     identity: dict[str, Any]
@@ -107,14 +63,16 @@ class TrainingLoop:
     tracker: Tracker | None = None
     progress: Progress = field(default_factory=Progress)
     kept_weights: Weights | None = None
-    saved_callbacks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    saved_callbacks: Snapshot | None = None
 
     def __post_init__(self) -> None:
         self._writer = BackgroundWriter()
         self._checkpoints = self.directory.folder.child("checkpoints")
-        self._last_checkpoint = time.monotonic()
+        self._last_checkpoint = self._began = time.monotonic()
         self._epoch_cost: tuple[int, float] | None = None
-        self._keras = keras.callbacks.CallbackList(self.callbacks, model=self.network)
+        self._keras = KerasCallbacks(
+            self.callbacks, self.network, epochs=self.settings.epochs, steps=self.feed.plan.training_steps
+        )
 
     @property
     def kept_metric(self) -> str | None:
@@ -130,25 +88,28 @@ class TrainingLoop:
         for variable in self.optimizer.variables:
             variable.assign(checkpoint.tensors[f"optimizer/{variable.path}"])
         self.kept_weights = _with_prefix(checkpoint.tensors, "kept/") or None
-        self.progress = Progress.from_plain(checkpoint.state["progress"])
-        if self.progress.ended_by == "time limit" and not self._is_late():
-            self.progress.ended_by = None  # The limit was raised since.
-        self.saved_callbacks = checkpoint.state["callbacks"]
+        state = checkpoint.state
+        self.progress = Progress.from_plain(state["progress"], self.kept_metric)
+        self.progress.go_on(self.settings)
+        places = state.get("callback_arrays", [])
+        arrays = [checkpoint.tensors[f"callbacks/{number}"] for number in range(len(places))]
+        self.saved_callbacks = Snapshot(state["callbacks"], places, arrays)
         log.info("continuing from step %d (epoch %d)", checkpoint.step, self.progress.epoch)
 
     def run(self) -> Ending:
-        """Train until something ends the run; `progress.rows` and `kept_weights` are what it came to."""
+        """Train until something ends the run; `progress` and `kept_weights` are what it came to."""
+        self._began = time.monotonic() - self.progress.seconds
         self.network.stop_training = False
-        self._keras.on_train_begin()
-        put_back(self.callbacks, self.saved_callbacks)
         try:
-            while (ending := self._ending()) is None:
+            self._keras.begin(self.saved_callbacks)
+            while (ending := self._why_over()) is None:
                 if self._train_epoch() == "stopped":
                     ending = "stopped"
                     break
                 self._close_epoch()
-            self._keras.on_train_end()
-            if self.is_chief:
+            if ending != "stopped":
+                self._end_callbacks()
+            elif self.is_chief:
                 self._checkpoint()
             if self.ledger is not None:
                 self.ledger.settle(self.progress.total_steps)
@@ -156,30 +117,24 @@ class TrainingLoop:
             self._writer.close()
         return ending
 
-    def _ending(self) -> Ending | None:
-        """Why the run is over, seen from what it has come to, so that a finished run stays finished."""
-        rows = self.progress.rows
-        if self._is_spent() and rows and rows[-1].steps < self.feed.plan.training_steps:
-            return "privacy budget spent"
-        if len(rows) >= self.settings.epochs:
-            return "all epochs done"
-        if should_stop_early(self.progress.rows, self.settings.early_stopping):
-            return "early stopping"
-        if self.progress.ended_by is None and self._is_spent():
-            return "privacy budget spent"
-        return self.progress.ended_by
+    def write_history(self) -> None:
+        """Leave the epochs so far, with the one whose weights are kept."""
+        self.directory.folder.write("history.csv", to_csv(self.progress.rows, self.progress.kept_epoch))
+
+    def _why_over(self) -> Ending | None:
+        return self.progress.why_over(self.settings, self.feed.plan.training_steps, is_spent=self._is_spent())
 
     def _train_epoch(self) -> Literal["whole", "cut short", "stopped"]:
         progress = self.progress
         if progress.step == 0:
-            self._keras.on_epoch_begin(progress.epoch)
+            self._keras.tell("on_epoch_begin", progress.epoch)
         clock = time.perf_counter()
         for share in self.feed.training(progress.epoch, progress.step):
             if self.ledger is not None:
                 if self._is_spent():
                     return "cut short"
                 self.ledger.reserve(progress.total_steps, self.settings.epochs * self.feed.plan.training_steps)
-            self._keras.on_train_batch_begin(share.step)
+            self._keras.tell("on_train_batch_begin", share.step)
             sums = self.step.train(
                 share.batches,
                 share.tokens,
@@ -192,13 +147,16 @@ class TrainingLoop:
             now = time.perf_counter()
             progress.add(sums, share.tokens, now - clock)
             clock = now
-            self._keras.on_train_batch_end(share.step, self._running_means())
+            self._keras.tell("on_train_batch_end", share.step, logs=progress.means())
             self._report()
+            # What cuts the epoch comes before a stop: a resume would not meet it again.
+            if self._keras and self.step.is_agreed(self.network.stop_training):
+                return "cut short"
+            if sums.late_votes:
+                progress.end("time limit", self.settings)
+                return "cut short"
             if sums.stop_votes:
                 return "stopped"
-            if sums.late_votes:
-                progress.ended_by = "time limit"
-                return "cut short"
             if self.is_chief:
                 self._checkpoint_when_due()
         return "whole"
@@ -206,8 +164,9 @@ class TrainingLoop:
     def _close_epoch(self) -> None:
         """Validate, write the epoch's row, tell the callbacks, and keep it all in a checkpoint."""
         progress = self.progress
-        means = self._running_means()
+        means = progress.means()
         with self._averaged_weights():
+            self._check_weights()
             validation = self._validate()
             row = EpochRow(
                 progress.epoch,
@@ -220,24 +179,45 @@ class TrainingLoop:
                 epsilon=self._epsilon(progress.total_steps),
                 delta=None if self.ledger is None else self.ledger.state.delta,
             )
-            if self.ledger is not None:
-                self._check_weights()
-            progress.rows.append(row)
-            if best_epoch(progress.rows, self.kept_metric) == len(progress.rows) - 1:
-                self.kept_weights = _copied(self.network.weights_dict())
+            weights = self.network.weights_dict()
+            if progress.close_epoch(row, self.kept_metric, weights_digest(weights) if self._keras else ""):
+                self.kept_weights = weights
         log.info("epoch %d: %s", row.epoch, _in_words(row))
-        logs = {name: value for name, value in asdict(row).items() if "loss" in name or "accuracy" in name}
-        self._keras.on_epoch_end(row.epoch, {name: value for name, value in logs.items() if value is not None})
+        self._keras.tell("on_epoch_end", row.epoch, logs=_logs(row))
         if self.epoch_callback is not None and self.is_chief:
             state = EpochState(
                 row.epoch, row.loss, row.accuracy, row.val_loss, row.val_accuracy, row.epsilon, row.delta
             )
             call_user(self.epoch_callback, "training.epoch_callback", state)
-        if self.network.stop_training and progress.ended_by is None:
-            progress.ended_by = "ended by a callback"
+        if self.step.is_agreed(self.network.stop_training):
+            progress.end("ended by a callback", self.settings)
+        if self.step.is_agreed(self._is_late()):
+            progress.end("time limit", self.settings)
         progress.begin_epoch()
         if self.is_chief:
             self._checkpoint()
+
+    def _end_callbacks(self) -> None:
+        """`on_train_end`, as `fit` calls it: with the last epoch's weights, and what it leaves is the model.
+
+        A resume with more epochs goes on from the checkpoint before, as if the run had not ended here.
+        """
+        progress = self.progress
+        if not self._keras:
+            return
+        if self.optimizer.use_ema:
+            self.optimizer.finalize_variable_values(self.network.trainable_variables)
+        before = weights_digest(self.network.weights_dict())
+        self._keras.tell("on_train_end", logs=_logs(progress.rows[-1]) if progress.rows else None)
+        weights = self.network.weights_dict()
+        after = weights_digest(weights)
+        if after == before or not progress.rows:
+            return
+        self._check_weights()
+        self.kept_weights = weights
+        progress.kept_epoch = progress.digests.index(after) if after in progress.digests else None
+        which = "of no epoch" if progress.kept_epoch is None else f"of epoch {progress.kept_epoch}"
+        log.info("a callback changed the weights at the end: those in model/ are %s", which)
 
     @contextmanager
     def _averaged_weights(self) -> Iterator[None]:
@@ -254,10 +234,21 @@ class TrainingLoop:
         """Token averages of loss and accuracy over the validation examples."""
         loss = right = 0.0
         tokens = 0
+        means: dict[str, float] = {}
+        if not self.feed.plan.validation_steps:
+            return None, None
+        self.network.stop_evaluating = False
+        self._keras.tell("on_test_begin")
         for share in self.feed.validation():
+            self._keras.tell("on_test_batch_begin", share.step)
             sums = self.step.evaluate(share.batches)
             loss, right, tokens = loss + sums.loss, right + sums.right, tokens + share.tokens
-        return (loss / tokens, right / tokens) if tokens else (None, None)
+            means = {"accuracy": right / max(tokens, 1), "loss": loss / max(tokens, 1)}
+            self._keras.tell("on_test_batch_end", share.step, logs=means)
+            if self._keras and self.step.is_agreed(self.network.stop_evaluating):
+                break
+        self._keras.tell("on_test_end", logs=means)
+        return (means["loss"], means["accuracy"]) if tokens else (None, None)
 
     def _checkpoint_when_due(self) -> None:
         due = time.monotonic() - self._last_checkpoint >= self.settings.checkpoint_every_s
@@ -267,20 +258,34 @@ class TrainingLoop:
     def _checkpoint(self) -> None:
         """Hand everything the next step depends on to the writer, and the history with it."""
         progress = self.progress
+        progress.seconds = time.monotonic() - self._began
+        kept = self._keras.snapshot()
         tensors: Weights = {f"weights/{name}": value for name, value in self.network.weights_dict().items()}
         for variable in self.optimizer.variables:
             tensors[f"optimizer/{variable.path}"] = np.asarray(variable)
         tensors |= {f"kept/{name}": value for name, value in (self.kept_weights or {}).items()}
-        state = self.identity | {"progress": asdict(progress), "callbacks": snapshot(self.callbacks)}
+        tensors |= {f"callbacks/{number}": array for number, array in enumerate(kept.arrays)}
+        state = self.identity | {
+            "progress": asdict(progress),
+            "callbacks": kept.attributes,
+            "callback_arrays": kept.places,
+        }
         rows, ends_epoch = list(progress.rows), progress.step == 0
-        self._writer.submit(self._write, progress.total_steps, _copied(tensors), state, rows, ends_epoch)
+        history = to_csv(rows, progress.kept_epoch)
+        self._writer.submit(self._write, progress.total_steps, _copied(tensors), state, history, rows, ends_epoch)
         self._last_checkpoint = time.monotonic()
 
     def _write(
-        self, step: int, tensors: Weights, state: dict[str, Any], rows: list[EpochRow], ends_epoch: bool
+        self,
+        step: int,
+        tensors: Weights,
+        state: dict[str, Any],
+        history: bytes,
+        rows: list[EpochRow],
+        ends_epoch: bool,
     ) -> None:
         save_checkpoint(self._checkpoints, step, tensors, state, ends_epoch=ends_epoch)
-        self.directory.folder.write("history.csv", to_csv(rows, best_epoch(rows, self.kept_metric)))
+        self.directory.folder.write("history.csv", history)
         if ends_epoch and self.tracker is not None:
             self.tracker.epochs(rows)
         prune_checkpoints(self._checkpoints, step, keep_epochs=self.settings.save_all_checkpoints)
@@ -296,8 +301,8 @@ class TrainingLoop:
         return epsilon([(state.mechanism, state.counted(step))], state.delta, state.accountant)
 
     def _is_late(self) -> bool:
-        limit = self.settings.max_training_time_s
-        return limit is not None and self.progress.seconds > limit
+        self.progress.seconds = time.monotonic() - self._began
+        return self.progress.is_late(self.settings)
 
     def _report(self) -> None:
         progress, plan = self.progress, self.feed.plan
@@ -309,7 +314,7 @@ class TrainingLoop:
             "step": progress.step,
             "steps": plan.training_steps,
             "total_steps": progress.total_steps,
-            **self._running_means(),
+            **progress.means(),
             **self._cost(),
             "tokens_per_second": speed,
             "eta_s": steps_left * progress.epoch_seconds / max(progress.step, 1),
@@ -317,10 +322,6 @@ class TrainingLoop:
         self.heartbeat.report("training", progress=figures)
         if self.tracker is not None:
             self.tracker.now(figures)
-
-    def _running_means(self) -> dict[str, float]:
-        tokens = max(self.progress.epoch_tokens, 1)
-        return {"loss": self.progress.epoch_loss / tokens, "accuracy": self.progress.epoch_right / tokens}
 
     def _cost(self) -> dict[str, float]:
         """Epsilon at the end of this epoch, for the live line: computed once an epoch."""
@@ -340,8 +341,11 @@ class TrainingLoop:
             )
 
     def _check_weights(self) -> None:
-        """A private run does not look at single losses, which any one record can spoil, but at what it releases."""
-        if not all(np.isfinite(value).all() for value in self.network.weights_dict().values()):
+        """Whether the weights may be kept: a step can spoil them whose own loss was finite.
+
+        A private run looks at nothing else: single losses, which any one record can spoil, must not end it.
+        """
+        if not self.step.has_finite_weights():
             raise JobFailedError(
                 f"the weights are no longer finite after epoch {self.progress.epoch}; "
                 "lower training.optimizer.learning_rate"
@@ -350,6 +354,12 @@ class TrainingLoop:
 
 def _copied(weights: Weights) -> Weights:
     return {name: np.array(value) for name, value in weights.items()}
+
+
+def _logs(row: EpochRow) -> dict[str, float]:
+    """A row's figures as callbacks know them."""
+    names = ("accuracy", "loss", "val_accuracy", "val_loss")
+    return {name: value for name in names if (value := getattr(row, name)) is not None}
 
 
 def _with_prefix(tensors: Weights, prefix: str) -> Weights:

@@ -33,7 +33,7 @@ SAME = ("model", "tokenizer", "examples")
 
 
 def with_definite_since(config: JobConfig, submission: Mapping[str, str] | None = None) -> JobConfig:
-    """The job that `data.since: last` means now: since the newest run of its name that left a model.
+    """The job that `data.since: last` means now: since the newest run of its name that left a model and has not failed.
 
     Runs of a series are NAME, NAME.002, NAME.003 and so on. The first one trains on all files. A newest run that
     `submission` itself has begun is meant again.
@@ -59,7 +59,7 @@ def with_definite_since(config: JobConfig, submission: Mapping[str, str] | None 
                 f"data.since is last, but {newest.uri} is {status.state} on the files that are new; wait for its end, "
                 f"or `runner stop {newest.uri}`"
             )
-    finished = [name for name in taken if folder.exists(f"{name}/model/manifest.json")]
+    finished = [name for name in taken if _has_finished(RunDirectory(folder.child(name)))]
     since = max(finished, key=lambda name: taken[name], default=None)
     data = config.data.model_copy(update={"since": since})
     if not taken:
@@ -172,6 +172,11 @@ def first_weights(config: JobConfig) -> dict[str, NDArray[Any]] | None:
     if config.data.since is None:
         return None
     return load(read_published(_previous(config).folder.child("model"))["weights.safetensors"])
+
+
+def _has_finished(directory: RunDirectory) -> bool:
+    """Whether a run has left a model to go on from: one that failed has trained on its files in part."""
+    return directory.folder.exists("model/manifest.json") and directory.current_status().state != "failed"
 
 
 def _previous(config: JobConfig) -> RunDirectory:

@@ -73,8 +73,10 @@ class TrainingStep:
         numbers = [tf.TensorSpec((), tf.float32), tf.TensorSpec((2,), tf.float32), tf.TensorSpec((None,), tf.float32)]
         one = local_replicas == 1
         train, evaluate = (with_own_gradients(each) for each in (self._train_replicas, self._evaluate_replicas))
+        self._is_alone = strategy.num_replicas_in_sync == local_replicas
         self._train = tf.function(train, batch + numbers if one else None, autograph=False)
         self._evaluate = tf.function(evaluate, batch[:3] if one else None, autograph=False)
+        self._sum_votes = tf.function(self._sum_replicas, [tf.TensorSpec((), tf.float32)], autograph=False)
 
     def train(
         self,
@@ -106,6 +108,17 @@ class TrainingStep:
         """The sums without dropout and without an update."""
         inputs, targets, weights, _keys = self._distribute(_fields(shares))
         return StepSums(*self._evaluate(inputs, targets, weights).numpy().tolist())
+
+    def is_agreed(self, vote: bool) -> bool:
+        """Whether any worker votes so. Each has to ask at the same place: where there are several, they wait here."""
+        if self._is_alone:
+            return vote
+        return bool(self._sum_votes(tf.constant(vote, tf.float32)).numpy() > 0)
+
+    def has_finite_weights(self) -> bool:
+        """Whether the network's weights are all numbers: neither NaN nor infinite."""
+        weights = [tf.convert_to_tensor(variable) for variable in self._network.trainable_variables]
+        return bool(tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in weights]).numpy())
 
     def _distribute(self, fields: Mapping[str, list[Any]]) -> list[Any]:
         """Each field, given for every local replica, as a value of the local replicas."""
@@ -140,6 +153,10 @@ class TrainingStep:
 
         sums = self._strategy.run(replica, args=(inputs, targets, weights))
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+
+    def _sum_replicas(self, vote: tf.Tensor) -> Any:
+        votes = self._strategy.run(lambda: vote)
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, votes, axis=None)
 
     def _gradients(
         self, inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, keys: tf.Tensor, scale: tf.Tensor

@@ -23,21 +23,22 @@ from runner.config import JobConfig
 from runner.data.batches import BatchPlan, PoissonPlan
 from runner.data.examples import Examples, TokenSet
 from runner.data.tokenizer import from_files
-from runner.errors import DataError
+from runner.errors import DataError, OvertakenError, RunnerError, StorageError
 from runner.model.artifact import save_model
 from runner.model.network import Network
 from runner.privacy.ledger import RunLedger
 from runner.privacy.noise import draw_noise, fingerprint
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder, read_manifest, read_published
-from runner.train.callbacks import import_object, keras_callbacks
+from runner.train.callbacks import import_object
 from runner.train.checkpoint import Checkpoint, newest_checkpoint
 from runner.train.devices import local_replicas, machine, make_strategy, memory_bytes, set_up_devices
 from runner.train.feed import Feed
 from runner.train.heartbeat import Heartbeat, LogFile
-from runner.train.history import best_epoch
-from runner.train.loop import Ending, TrainingLoop
+from runner.train.keras_callbacks import make_callbacks
+from runner.train.loop import TrainingLoop
 from runner.train.private_run import charge_again, settle
+from runner.train.progress import Ending
 from runner.train.series import first_weights
 from runner.train.step import TrainingStep, activation_bytes, microbatch_that_fits
 from runner.train.tracking import Tracker
@@ -114,7 +115,6 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         if mine[0] == 0:
             weights = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
             noise = partial(draw_noise, ledger.key.for_noise(ledger.branch, conditions), count=weights)
-    tracker = Tracker(config, directory, directory.current_status().created) if is_chief else None
     loop = TrainingLoop(
         settings=settings,
         network=network,
@@ -131,33 +131,42 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         feed=Feed(Examples(tokens, config.data.cache_gib), plan, mine, replicas, noise),
         directory=directory,
         heartbeat=heartbeat,
-        callbacks=keras_callbacks(settings.callbacks),
+        callbacks=make_callbacks(settings.callbacks, is_chief=is_chief),
         epoch_callback=(
             import_object(settings.epoch_callback, "training.epoch_callback") if settings.epoch_callback else None
         ),
         is_chief=is_chief,
         identity=identity,
         ledger=ledger,
-        tracker=tracker,
     )
     if checkpoint is not None:
         loop.restore(checkpoint)
     elif (weights := first_weights(config)) is not None:
         network.load_weights_dict(weights)
+    if not is_chief:
+        return loop.run()
+    begun_at = loop.progress.total_steps
+    loop.tracker = tracker = Tracker(config, directory, directory.current_status().created)
     heartbeat.report("training", "compiling the first step")
     try:
         ending = loop.run()
-    except Exception:
-        if tracker is not None:
+        _leave_results(directory, config, tokens, loop)
+    except RunnerError as error:
+        if not isinstance(error, StorageError) and loop.progress.rows:
+            tracker.epochs(loop.progress.rows)
+            _leave_what_there_is(error, directory, config, tokens, loop)
+        if not isinstance(error, OvertakenError):  # Else the run goes on elsewhere.
             tracker.end("FAILED")
         raise
-    if is_chief:
-        statement = settle(config, directory, ledger) if ledger else {}
-        _leave_model(directory, config, tokens, loop, statement)
-        heartbeat.finish("stopped" if ending == "stopped" else "done", ending)
-    if tracker is not None:
-        tracker.end("KILLED" if ending == "stopped" else "FINISHED")
-    log.info("%s after %d steps", ending, loop.progress.total_steps)
+    except Exception:
+        tracker.end("FAILED")
+        raise
+    message: str = ending
+    if checkpoint is not None and ending != "stopped" and loop.progress.total_steps == begun_at:
+        message = f"{ending}; {loop.progress.how_to_go_on(ending, settings)}"
+    heartbeat.finish("stopped" if ending == "stopped" else "done", message)
+    tracker.end("KILLED" if ending == "stopped" else "FINISHED")
+    log.info("%s after %d steps", message, loop.progress.total_steps)
     return ending
 
 
@@ -211,7 +220,8 @@ def build_optimizer(config: JobConfig) -> keras.optimizers.Optimizer:
     }
     settings = config.training.optimizer
     average = {} if settings.ema_momentum is None else {"use_ema": True, "ema_momentum": settings.ema_momentum}
-    return kinds[settings.name](settings.learning_rate, **average)
+    # Keras numbers its own names by process, and a checkpoint has the variables by name.
+    return kinds[settings.name](settings.learning_rate, name=settings.name, **average)
 
 
 def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int) -> int | None:
@@ -227,13 +237,19 @@ def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int) -> int
     return microbatch_that_fits(-(-config.training.batch_size // replicas), row, memory)
 
 
+def _leave_results(directory: RunDirectory, config: JobConfig, tokens: TokenSet, loop: TrainingLoop) -> None:
+    """Publish the history, and the model once an epoch is done."""
+    statement = settle(config, directory, loop.ledger) if loop.ledger else {}
+    loop.write_history()
+    _leave_model(directory, config, tokens, loop, statement)
+
+
 def _leave_model(
     directory: RunDirectory, config: JobConfig, tokens: TokenSet, loop: TrainingLoop, statement: Mapping[str, bytes]
 ) -> None:
-    """Publish the kept epoch's weights and the privacy statement; before the first epoch is done there is nothing."""
-    if best_epoch(loop.progress.rows, loop.kept_metric) is None:
+    """Publish the kept weights and the privacy statement; before the first epoch is done there is nothing."""
+    if loop.kept_weights is None:
         return
-    assert loop.kept_weights is not None
     save_model(
         directory.folder.child("model"),
         loop.kept_weights,
@@ -244,4 +260,17 @@ def _leave_model(
         field_delimiter=config.data.field_delimiter,
         columns=config.data.columns or (config.data.text_column,),
         statement=statement,
+        epoch=loop.progress.kept_epoch,
     )
+
+
+def _leave_what_there_is(
+    error: RunnerError, directory: RunDirectory, config: JobConfig, tokens: TokenSet, loop: TrainingLoop
+) -> None:
+    """Of a run that failed: the epochs that went well and the model so far, of which the error's line tells."""
+    try:
+        _leave_results(directory, config, tokens, loop)
+    except RunnerError as another:
+        log.warning("no model is left of the epochs before: %s", another)
+        return
+    error.args = (f"{error}; model/ has epoch {loop.progress.kept_epoch}",)

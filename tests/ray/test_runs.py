@@ -180,11 +180,41 @@ def test_the_epoch_callback_hears_every_epoch(records: Path, runs: Path) -> None
     assert observers.heard[0].epsilon is None
 
 
-def test_an_epoch_callback_that_raises_ends_the_run_with_one_line(records: Path, runs: Path) -> None:
-    job = small_job("raising", records, runs, epoch_callback="tests.ray.observers:complain")
-    with pytest.raises(JobFailedError, match="epoch_callback raised ValueError: no more"):
+def test_a_run_that_fails_leaves_the_epochs_and_the_model_that_it_had(records: Path, runs: Path) -> None:
+    whole = train(small_job("unfailed", records, runs, epochs=3))
+    job = small_job("raising", records, runs, epochs=9, epoch_callback="tests.ray.observers:complain_later")
+    line = "training.epoch_callback raised ValueError: no more; model/ has epoch 2"
+    with pytest.raises(JobFailedError, match=line):
         train(job)
-    assert status_of(runs / "raising")["state"] == "failed"
+    run = runs / "raising"
+    assert (status_of(run)["state"], status_of(run)["error"]) == ("failed", line)
+    assert not status_of(run)["may_pass"]
+    assert history_of(run) == history_of(whole)
+    assert weights_of(run) == weights_of(whole)
+    assert len(generate(run, 5).rows) == 5
+
+
+def test_weights_spoiled_in_an_epoch_s_last_step_are_not_in_the_model(records: Path, runs: Path) -> None:
+    job = small_job("spoiled", records, runs, epochs=2, callbacks=["tests.ray.observers:poison_last_step"])
+    with pytest.raises(JobFailedError, match=r"no longer finite after epoch 1; .*; model/ has epoch 0"):
+        train(job)
+    only = train(small_job("unspoiled", records, runs, epochs=1))
+    assert [row["epoch"] for row in history_of(runs / "spoiled")] == ["0"]
+    assert weights_of(runs / "spoiled") == weights_of(only)
+
+
+def test_weights_that_a_callback_restores_at_the_end_are_in_the_model(records: Path, runs: Path) -> None:
+    first = train(small_job("first-epoch", records, runs, epochs=1))
+    run = train(small_job("restored", records, runs, callbacks=["tests.ray.observers:restore_first"]))
+    assert [row["best"] for row in history_of(run)] == ["1", "0"]
+    assert weights_of(run) == weights_of(first)
+    assert json.loads((run / "model" / "manifest.json").read_text())["info"] == {"epoch": 0}
+
+
+def test_a_resume_that_finds_nothing_to_train_says_what_would_go_on(records: Path, runs: Path) -> None:
+    run = train(small_job("over", records, runs, epochs=1))
+    resume(run, "training.early_stopping.metric=accuracy")
+    assert status_of(run)["message"] == "all epochs done; training.epochs above 1 goes on"
 
 
 def test_keras_callbacks_change_the_learning_rate_and_end_the_run(records: Path, runs: Path) -> None:

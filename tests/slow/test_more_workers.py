@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.runs import (
     start_runner,
     status_of,
     wait_for,
+    weights_of,
     write_job,
     write_records,
 )
@@ -68,14 +70,40 @@ def test_a_run_that_was_begun_again_elsewhere_ends_and_stays_out(tmp_path: Path,
     assert status_of(run) == began_again
 
 
-def test_a_user_s_error_on_two_workers_ends_the_run_with_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("training", "error"),
+    [
+        ({"epoch_callback": "tests.ray.observers:complain"}, "training.epoch_callback"),
+        (
+            {"callbacks": ["tests.ray.observers:raises"]},
+            "training.callbacks tests.ray.observers:raises: Raises.on_epoch_end",
+        ),
+    ],
+    ids=["first worker", "all workers"],
+)
+def test_a_user_s_error_on_two_workers_ends_the_run_at_once_with_one_line(
+    tmp_path: Path, training: dict[str, Any], error: str
+) -> None:
     records, runs = write_records(tmp_path / "records"), tmp_path / "runs"
-    job = small_job("raising2", records, runs, epoch_callback="tests.ray.observers:complain")
+    job = small_job("raising2", records, runs, **training)
     job["resources"] = {"workers": 2}
     done = run_runner("submit", write_job(tmp_path / "job.yaml", job), expect=1)
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert errors == ["error: training.epoch_callback raised ValueError: no more"]
-    assert status_of(runs / "raising2")["state"] == "failed"
+    line = f"{error} raised ValueError: no more; model/ has epoch 0"
+    assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == [f"error: {line}"]
+    run = runs / "raising2"
+    assert (status_of(run)["state"], status_of(run)["error"]) == ("failed", line)
+    assert len(history_of(run)) == 1
+    assert weights_of(run)
+    assert len(list((run / "logs").glob("*-worker-0.log"))) == 1, "the workers were started once"
+
+
+def test_a_callback_that_ends_training_on_one_of_two_workers_ends_it_on_both(tmp_path: Path) -> None:
+    records, runs = write_records(tmp_path / "records"), tmp_path / "runs"
+    job = small_job("ended2", records, runs, callbacks=["tests.ray.observers:end_on_second_worker"])
+    job["resources"] = {"workers": 2}
+    run_runner("submit", write_job(tmp_path / "job.yaml", job))
+    assert status_of(runs / "ended2")["message"] == "ended by a callback"
+    assert [row["steps"] for row in history_of(runs / "ended2")] == ["3"]
 
 
 def test_more_workers_than_this_machine_has_cores_for_are_refused(tmp_path: Path) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.config import EarlyStoppingConfig
 from runner.errors import ConfigError, JobFailedError
-from runner.train.callbacks import call_user, import_object, put_back, should_stop_early, snapshot
+from runner.train.callbacks import call_user, import_object, should_stop_early
 from runner.train.history import EpochRow
 
 
@@ -163,68 +161,3 @@ def test_a_callback_may_interrupt_the_process() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         call_user(interrupt, "training.epoch_callback")
-
-
-# What callbacks remember
-
-
-class Plateau:
-    """Keeps what Keras's ReduceLROnPlateau keeps."""
-
-    def __init__(self) -> None:
-        self.monitor, self.factor, self.patience, self.verbose = "val_loss", 0.1, 2, 0
-        self.best: Any = float("inf")
-        self.wait = self.cooldown_counter = 0
-        self.monitor_op: Any = np.less
-        self._model: Any = object()
-        self.history: dict[str, Any] = {}
-        self.params: Any = None
-        self.seen: list[Any] = []
-
-    def on_epoch_end(self, value: Any) -> None:
-        self.seen.append(float(value))
-        if self.monitor_op(value, self.best):
-            self.best, self.wait = value, 0
-        else:
-            self.wait += 1
-
-
-def test_a_callback_goes_on_where_its_snapshot_was_taken() -> None:
-    values = [np.float32(3.3), np.float64(4.1), np.float32(2.7), 2.9, 3.1]
-    straight = Plateau()
-    for value in values:
-        straight.on_epoch_end(value)
-    for cut in range(len(values) + 1):
-        before, after = Plateau(), Plateau()
-        for value in values[:cut]:
-            before.on_epoch_end(value)
-        put_back([after], json.loads(json.dumps(snapshot([before]))))
-        for value in values[cut:]:
-            after.on_epoch_end(value)
-        assert (after.best, after.wait, after.seen) == (straight.best, straight.wait, straight.seen)
-        assert after.monitor_op is np.less
-
-
-def test_a_snapshot_does_not_change_with_the_callback() -> None:
-    callback = Plateau()
-    callback.on_epoch_end(1.0)
-    (saved,) = snapshot([callback])
-    callback.on_epoch_end(0.5)
-    assert saved["seen"] == [1.0]
-
-
-def test_what_json_cannot_hold_is_left_as_the_factory_made_it() -> None:
-    (saved,) = snapshot([Plateau()])
-    assert "monitor_op" not in saved
-    assert "_model" not in saved
-    assert saved["monitor"] == "val_loss"
-
-
-def test_each_callback_gets_its_own_back() -> None:
-    one, two = Plateau(), Plateau()
-    one.wait, two.wait = 1, 2
-    fresh = [Plateau(), Plateau()]
-    put_back(fresh, snapshot([one, two]))
-    assert [callback.wait for callback in fresh] == [1, 2]
-    put_back(fresh, [])
-    assert [callback.wait for callback in fresh] == [1, 2]
