@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from runner.cli.options import answer, common_options, runs_option, set_option
 @click.option("--name", default="my-run", show_default=True, help="The run's name.")
 @click.option("--data", "data_uri", default="records/", show_default=True, help="Folder of Parquet files, or s3://.")
 @click.option("--columns", help="Columns (a,b,c) to join into one record; default: one column, text.")
-@click.option("--field-delimiter", help="What separates the fields of a record.")
+@click.option("--field-delimiter", help="What separates the fields of a record; default: what import joined by.")
 @click.option(
     "--template",
     type=click.Choice(["default", "private"]),
@@ -52,6 +53,10 @@ def init(
     data: dict[str, Any] = {"uri": data_uri, "field_delimiter": field_delimiter}
     if columns is not None:
         data["columns"] = columns.split(",")
+    elif field_delimiter is None and Path(data_uri).is_dir():
+        from runner.data.joined import find_field_delimiter
+
+        data["field_delimiter"] = find_field_delimiter(Path(data_uri))
     values = job_values(name, data, template)
     parse_job(values, environment={})
     if path.exists() and not force:
@@ -113,6 +118,8 @@ def import_(
         overwrite=overwrite,
     )
     text = f"{summary.records:,} records in {summary.files} files in {target}; columns: {', '.join(summary.columns)}"
+    if join is not None:
+        text += f"; for `runner init`: --field-delimiter {shlex.quote(field_delimiter)}"
     answer(as_json, asdict(summary), text)
 
 

@@ -11,7 +11,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -21,6 +21,7 @@ from typing import TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from runner.data.joined import joined_schema
 from runner.errors import DataError, StorageError
 from runner.storage import Folder, open_folder
 
@@ -100,7 +101,8 @@ def import_records(
     rows: Iterator[Row] = (row for _, row in parse(source))
     if join is not None:
         rows, columns = ({text_column: _joined(row, join)} for row in rows), (text_column,)
-    summary = _write_shards(folder, rows, columns, rows_per_shard)
+    schema = joined_schema(columns, join and join.field_delimiter)
+    summary = _write_shards(folder, rows, schema, rows_per_shard)
     for name in old_shards.difference(_shard_names(summary.files)):
         folder.delete(name)
     return summary
@@ -162,8 +164,8 @@ def _joined(row: Row, join: Join) -> str:
     return join.field_delimiter.join(row.get(column) or "" for column in join.columns)
 
 
-def _write_shards(folder: Folder, rows: Iterable[Row], columns: Sequence[str], rows_per_shard: int) -> ImportSummary:
-    schema = pa.schema([(column, pa.string()) for column in columns])
+def _write_shards(folder: Folder, rows: Iterable[Row], schema: pa.Schema, rows_per_shard: int) -> ImportSummary:
+    columns = schema.names
     files = records = size = 0
     try:
         for shard in _shards(rows, rows_per_shard):
