@@ -4,7 +4,7 @@ SHELL := /bin/bash
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := .venv/bin
 
-.PHONY: help install demo kubernetes-tools cluster test test-s3 test-slow test-browser test-hosts test-image test-kubernetes test-pods audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-sweep bench-report bench-generate bench-start clean
+.PHONY: help install demo kubernetes-tools cluster test test-docs test-s3 test-slow test-browser test-hosts test-image test-kubernetes test-pods audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-sweep bench-report bench-generate bench-start clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -32,6 +32,9 @@ cluster: install  ## Start a Kubernetes cluster with KubeRay on loopback, until 
 
 test: install  ## The quick tests
 	$(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/ray tests/unit
+
+test-docs: install  ## The commands of README.md and docs/, and public files from import to report (needs Go and radosgw)
+	$(RUN)/python -m pytest tests/docs
 
 test-s3: install  ## Tests against a real S3 server (Debian's radosgw; see .ci/install-debian-packages)
 	$(RUN)/python -m pytest tests/s3

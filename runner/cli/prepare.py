@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,11 @@ from runner.screen import show
     help="Folder of Parquet files, or s3://.",
 )
 @click.option("--columns", type=Names(), help="Columns to join into one record; default: one column, text.")
-@click.option("--field-delimiter", type=Delimiter(), help="What separates the fields of a record; \\t: a tab.")
+@click.option(
+    "--field-delimiter",
+    type=Delimiter(),
+    help="What separates the fields of a record; \\t: a tab; default: what import joined by.",
+)
 @click.option(
     "--template",
     type=click.Choice(["default", "private"]),
@@ -61,6 +66,10 @@ def init(
     data: dict[str, Any] = {"uri": data_uri, "field_delimiter": field_delimiter}
     if columns is not None:
         data["columns"] = list(columns)
+    elif field_delimiter is None and Path(data_uri).is_dir():
+        from runner.data.joined import find_field_delimiter
+
+        data["field_delimiter"] = find_field_delimiter(Path(data_uri))
     values = job_values(name, data, template)
     parse_job(values, environment={})
     if not path.parent.is_dir():
@@ -135,6 +144,8 @@ def import_(
         overwrite=overwrite,
     )
     text = f"{summary.records:,} records in {summary.files} files in {target}; columns: {list_names(summary.columns)}"
+    if join is not None:
+        text += f"; for `runner init`: --field-delimiter {shlex.quote(field_delimiter)}"
     answer(as_json, asdict(summary), "\n".join([text, *summary.notes]))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.data.fields import join_fields, splits_back
+from runner.data.joined import joined_schema
 from runner.data.shards import Target
 from runner.data.table import Row, Table
 from runner.data.tables import open_table
@@ -92,7 +93,8 @@ def import_records(
     columns = checked.columns
     if join is not None:
         rows, columns = ({text_column: join.text(row)} for row in rows), (text_column,)
-    return ImportSummary(columns=columns, notes=checked.notes, **target.write(rows, columns, rows_per_shard))
+    counts = target.write(rows, joined_schema(columns, join and join.field_delimiter), rows_per_shard)
+    return ImportSummary(columns=columns, notes=checked.notes, **counts)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The Parquet shards that `runner import` leaves in a folder, and the note that tells them from the user's own files.
 
     target = Target.open("records/", overwrite=True)        # refuses what it would spoil
-    target.write(rows, columns, rows_per_shard=100_000)     # all of it, or nothing
+    target.write(rows, schema, rows_per_shard=100_000)      # all of it, or nothing
     unpublished(folder, folder.list())                      # what readers pass over
 
 `_import.json` lists the shards of the last import that came to its end. While another replaces them, it also lists
@@ -139,8 +139,8 @@ class Target:
                 raise DataError(f"{uri}: {name} is not as the import wrote it: move it away or delete it")
         return cls(folder, note, data is not None)
 
-    def write(self, rows: Iterable[Row], columns: Sequence[str], rows_per_shard: int) -> dict[str, int]:
-        """Write rows as Parquet files of strings, put them in place of the shards before, and count them.
+    def write(self, rows: Iterable[Row], schema: pa.Schema, rows_per_shard: int) -> dict[str, int]:
+        """Write rows as Parquet files of `schema`, all texts, put them in place of the shards before, and count them.
 
         Returns:
             `files`, `records` and `bytes`.
@@ -158,7 +158,7 @@ class Target:
         records = 0
         try:
             for shard in _cut(rows, rows_per_shard):
-                self._write_shard(before, written, _to_parquet(shard, columns))
+                self._write_shard(before, written, _to_parquet(shard, schema))
                 records += len(shard)
             self._write_note(Note(before.number + 1, written, removing=before.shards))
         except BaseException:
@@ -229,9 +229,8 @@ def _cut(rows: Iterable[Row], rows_per_shard: int) -> Iterator[list[Row]]:
         yield shard
 
 
-def _to_parquet(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
-    schema = pa.schema([(column, pa.string()) for column in columns])
+def _to_parquet(rows: Sequence[Row], schema: pa.Schema) -> bytes:
     data = io.BytesIO()
-    table = pa.table([[row.get(column) for row in rows] for column in columns], schema=schema)
+    table = pa.table([[row.get(column) for row in rows] for column in schema.names], schema=schema)
     pq.write_table(table, data, compression="zstd")
     return data.getvalue()

@@ -150,7 +150,7 @@ def check_sweep(config: JobConfig) -> None:
             "cover that choice"
         )
     if sweep.search == "optuna" and find_spec("optuna") is None:
-        raise ConfigError("sweep.search is optuna, which is not installed; pip install 'runner[optuna]'")
+        raise ConfigError("sweep.search is optuna, which is not installed; pip install optuna")
     metric, _ = metric_of(sweep)
     if metric.startswith("val_") and not config.training.validation_split:
         raise ConfigError(f"sweep.metric is {metric}, but training.validation_split is off; use loss")

@@ -145,7 +145,7 @@ def _mlflow_run(config: JobConfig, directory: RunDirectory, began: float) -> Mlf
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return None
     if find_spec("mlflow") is None:
-        log.warning("MLFLOW_TRACKING_URI is set, but MLflow is not installed; pip install 'runner[mlflow]'")
+        log.warning("MLFLOW_TRACKING_URI is set, but MLflow is not installed; pip install mlflow-skinny")
         return None
     for name, value in MLFLOW_PATIENCE.items():
         os.environ.setdefault(name, value)

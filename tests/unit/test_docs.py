@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,9 +18,8 @@ import click
 import pytest
 
 from runner.cli import cli
+from tests.docs.pages import PAGES, ROOT, RUN_ELSEWHERE, Block, blocks, commands_of
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUNNER = re.compile(r"(?:\$ )?(?:[A-Z_]+=\S* )*(?:\.venv/bin/)?runner (?P<arguments>.+)")
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 
@@ -44,15 +44,14 @@ def write_reference() -> ModuleType:
 
 def code_lines(page: Path) -> Iterator[tuple[int, str]]:
     """The lines inside fenced blocks with their numbers; a line that ends in a backslash goes on in the next."""
-    fenced, begun = False, ""
-    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
-        if line.lstrip().startswith("```"):
-            fenced = not fenced
-        elif fenced and line.endswith("\\"):
-            begun += line.strip().removesuffix("\\")
-        elif fenced:
-            yield number, begun + line.strip()
-            begun = ""
+    for block in blocks(page):
+        begun = ""
+        for number, line in enumerate(block.text.splitlines(), block.line):
+            if line.endswith("\\"):
+                begun += line.strip().removesuffix("\\")
+            else:
+                yield number, begun + line.strip()
+                begun = ""
 
 
 def shown_commands() -> list[Shown]:
@@ -166,6 +165,56 @@ def test_commands_that_do_not_parse_are_found() -> None:
     with pytest.raises(click.UsageError):
         cli.commands["status"].make_context("status", words("demo --follow | head"))
     assert words("a --set 'x.y=[b, c]' > out # why") == ["a", "--set", "x.y=[b, c]"]
+
+
+NOT_RUN = {
+    "benchmarks.md": 1,
+    "kubernetes.md": 3,
+    "privacy.md": 1,
+    "ray-cluster.md": 2,
+    "tracking.md": 1,
+}
+"""How many blocks of a page say that no test runs them, with a reason; another one is not to slip in."""
+
+
+def test_few_blocks_are_not_run_and_each_says_why() -> None:
+    reasons = [
+        (block.page, reason)
+        for page in PAGES
+        for block in commands_of(page)
+        if (reason := block.reason_not_to_run) is not None and reason not in RUN_ELSEWHERE.values()
+    ]
+    assert Counter(page for page, _ in reasons) == NOT_RUN
+    assert all(len(reason.split()) > 3 for _, reason in reasons)
+
+
+def test_every_page_with_commands_is_followed_by_a_test() -> None:
+    tests = "".join(path.read_text() for path in (ROOT / "tests" / "docs").glob("test_*.py"))
+    runnable = {block.page for page in PAGES for block in commands_of(page) if block.reason_not_to_run is None}
+    assert {"README.md", "own-data.md", "s3.md", "kubernetes.md"} <= runnable
+    assert [page for page in sorted(runnable) if f'page_named("{page}")' not in tests] == []
+
+
+def test_what_a_page_says_about_a_block_is_read(tmp_path: Path) -> None:
+    """Against a reader that runs nothing, or expects every block to succeed."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- exit code: 2 -->\n```bash\nfalse\n```\n\n<!-- not run: too loud -->\n\n```bash\nbeep\n```\n"
+        "- in a list:\n\n  ```bash\n  make a\n    b\n  ```\n```bash\nmake a\nb\n```\n```yaml\n# job.yaml\na: 1\n```\n"
+        "```bash\n# job.yaml\n```\n"
+    )
+    found = list(blocks(page))
+    assert [block.exit_code for block in found] == [2, 0, 0, 0, 0, 0]
+    assert [block.reason_not_to_run for block in found[:4]] == [None, "too loud", None, None]
+    assert found[2] == Block("page.md", 14, "bash", "make a\n  b\n", "- in a list:")
+    assert [block.file_name for block in found] == [None, None, None, None, "job.yaml", None]
+    assert Block("", 1, "bash", "make a\nsudo make \\\n b\n", "").reason_not_to_run == RUN_ELSEWHERE["make"]
+
+
+def test_nothing_installs_what_others_published_under_the_project_s_name() -> None:
+    """PyPI has another package that is called `runner`."""
+    texts = {path: path.read_text() for path in (*PAGES, *(ROOT / "runner").rglob("*.py"))}
+    assert [path for path, text in texts.items() if re.search(r"pip install\s+['\"]?runner\b", text)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

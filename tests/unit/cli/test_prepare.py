@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
 from tests.unit.cli.commands import Result, Run, one_line, tree, write_job, write_records
 
@@ -70,6 +73,32 @@ def test_import_says_what_it_had_to_decide(run: Run, here: Path) -> None:
     line = one_line(run("import", "b.csv", "other/"), 2)
     assert "separated by ';', it seems, not by ',': add --csv-delimiter ';'" in line
     assert run("import", "b.csv", "other/", "--csv-delimiter", ";").code == 0
+
+
+@pytest.mark.parametrize("delimiter", [",", "||", "\t"])
+def test_init_knows_how_import_joined_fields(run: Run, here: Path, delimiter: str) -> None:
+    """Else no verb could split the records that a run was trained on."""
+    (here / "claims.csv").write_text("age,code\n49,C30\n50,C31\n")
+    result = run("import", "claims.csv", "records/", "--columns", "age,code", "--field-delimiter", delimiter)
+    assert result.out.endswith(f"; for `runner init`: --field-delimiter {shlex.quote(delimiter)}\n")
+    assert data_of(run, here, "--data", "records/")["field_delimiter"] == delimiter
+    assert data_of(run, here, "--data", "records/", "--field-delimiter", ";")["field_delimiter"] == ";"
+
+
+def test_init_guesses_no_delimiter(run: Run, here: Path) -> None:
+    write_records(here / "records", ["a,b"] * 3)
+    (here / "broken").mkdir()
+    (here / "broken" / "part-00000.parquet").write_bytes(b"PAR1")
+    (here / "claims.csv").write_text("age,code\n49,C30\n")
+    run("import", "claims.csv", "columns/")
+    for folder in ("records/", "broken/", "columns/", "nowhere/", "s3://bucket/claims/"):
+        assert data_of(run, here, "--data", folder)["field_delimiter"] is None
+
+
+def data_of(run: Run, here: Path, *options: str) -> dict[str, Any]:
+    """The `data` section of what `runner init` writes."""
+    assert run("init", "job.yaml", "--force", *options).code == 0
+    return yaml.safe_load((here / "job.yaml").read_text())["data"]
 
 
 def test_import_of_a_missing_file_is_answered_in_one_line(run: Run, here: Path) -> None:
