@@ -69,7 +69,7 @@ def test_privacy(newcomer: Newcomer) -> None:
 
 
 def test_stopping_and_resuming(owner: Newcomer) -> None:
-    """The page stops a run that is under way."""
+    """Of a run that is done: the page's commands say so, and its last one trains on."""
     owner.run("runner resume claims --set training.epochs=8")
     owner.follow(page_named("resume.md"))
 
