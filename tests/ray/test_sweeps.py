@@ -102,7 +102,7 @@ def test_a_resume_leaves_trials_that_are_over_alone_and_can_add_more(records: Pa
         resume(run, "sweep.seed=3")
     (tmp_path / "more-003").mkdir()
     (tmp_path / "more-003" / "job.yaml").write_text("name: more-003")
-    with pytest.raises(RunExistsError, match="more-003: this run exists"):
+    with pytest.raises(RunExistsError, match=r"more-003: not empty and no run: it holds job\.yaml"):
         resume(run, "sweep.trials=4")
     assert len(table_of(run)) == 3
 

@@ -152,7 +152,7 @@ def test_files_corrected_before_the_first_checkpoint_are_those_of_the_run(tmp_pa
     assert record_files(config, directory, checked.files, checked.used)
     add(tmp_path, "b", ["y"])
     assert begin(config_of("second", tmp_path, since="first"))[1] == ["y"]
-    directory.folder.write("checkpoints/step-0000001/state.json", b"{}")
+    directory.folder.write("checkpoints/step-000000000001/state.json", b"{}")
     assert not record_files(config, directory, checked.files, source_files(config_of("other", tmp_path)))
 
 
