@@ -85,8 +85,10 @@ class TrainingLoop:
         """Continue from a checkpoint."""
         weights = _with_prefix(checkpoint.tensors, "weights/")
         self.network.load_weights_dict(weights)
+        # Without the optimizer's own name: Keras once chose it, by what a process had made before.
+        optimizer = {_inside(path): value for path, value in _with_prefix(checkpoint.tensors, "optimizer/").items()}
         for variable in self.optimizer.variables:
-            variable.assign(checkpoint.tensors[f"optimizer/{variable.path}"])
+            variable.assign(optimizer[_inside(variable.path)])
         self.kept_weights = _with_prefix(checkpoint.tensors, "kept/") or None
         state = checkpoint.state
         self.progress = Progress.from_plain(state["progress"], self.kept_metric)
@@ -364,6 +366,11 @@ def _logs(row: EpochRow) -> dict[str, float]:
 
 def _with_prefix(tensors: Weights, prefix: str) -> Weights:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _inside(path: str) -> str:
+    """Of `adam/iteration`: `iteration`."""
+    return path.partition("/")[2]
 
 
 def _in_words(row: EpochRow) -> str:

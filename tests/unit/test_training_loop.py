@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from runner.errors import JobFailedError
+from runner.storage import LocalFolder
 from runner.train import loop as loop_module
+from runner.train.checkpoint import newest_checkpoint, save_checkpoint
 from runner.train.progress import weights_digest
 from tests.loops import STEPS, LoopRun
 
@@ -244,6 +246,21 @@ def test_a_checkpoint_that_does_not_say_which_epoch_it_kept_is_read_as_before(fr
     losses = [row.val_loss for row in run.rows]
     assert Progress.from_plain(plain, "val_loss").kept_epoch == np.argmin(losses)
     assert Progress.from_plain(plain, None).kept_epoch == 2
+
+
+def test_a_checkpoint_of_an_optimizer_by_another_name_is_gone_on_with(fresh: Callable[[], Path]) -> None:
+    """Keras chose `rm_sprop` or `sgd_1` for what the loop calls `rmsprop` or `sgd` today."""
+    whole, stopped = (LoopRun(fresh(), [plateau], {"epochs": 3}) for _ in range(2))
+    whole.go()
+    stopped.go(stop_after=STEPS + 1)
+    folder = LocalFolder(stopped.folder / "checkpoints")
+    found = newest_checkpoint(folder)
+    assert found is not None
+    tensors = {name.replace("optimizer/sgd/", "optimizer/rm_sprop/"): each for name, each in found.tensors.items()}
+    assert tensors.keys() != found.tensors.keys()
+    save_checkpoint(folder, found.step, tensors, found.state, ends_epoch=False)
+    stopped.go()
+    assert stopped.outcome == whole.outcome
 
 
 # Time limits
