@@ -19,10 +19,9 @@ from tests.kubernetes.test_submit import Team, drive_as_head, end_job
 from tests.kubernetes.tools import build
 from tests.ray.cluster import AUTH, cluster, cluster_python
 from tests.runs import wait_for
-from tests.s3.conftest import s3_server
 from tests.s3.radosgw import OWNER, Radosgw
 
-__all__ = ["cluster", "cluster_python", "s3_server"]
+__all__ = ["cluster", "cluster_python"]
 
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
 MAKE_JOB = """\

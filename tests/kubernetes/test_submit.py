@@ -25,9 +25,6 @@ from tests.kubernetes.cluster import DEFINITIONS, Cluster
 from tests.kubernetes.test_chart import CHART, CI_VALUES, the
 from tests.kubernetes.tools import build
 from tests.runs import ROOT, run_runner, small_job, start_runner, wait_for, write_job, write_records
-from tests.s3.conftest import bucket, s3_env, s3_server
-
-__all__ = ["bucket", "s3_env", "s3_server"]
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 

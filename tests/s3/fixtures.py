@@ -1,4 +1,4 @@
-"""An S3 server for the tests, its environment, and a flaky one."""
+"""An S3 server for the tests, its environment, and a flaky one: for all of them, by `tests/conftest.py`."""
 
 from __future__ import annotations
 
