@@ -14,6 +14,7 @@ from typing import Any
 from runner.config import JobConfig
 from runner.errors import ConfigError, DataError, NothingNewError, RunnerError, TokenizerError
 from runner.privacy.budget import SPENDING_FOLDER
+from runner.privacy.ledger import RunLedger
 from runner.run_directory import RunDirectory, Status
 from runner.storage import open_folder, path_below
 from runner.train.background import run_as_job
@@ -124,7 +125,8 @@ def claim(config: JobConfig, target: str) -> RunDirectory:
 def release(config: JobConfig, directory: RunDirectory) -> None:
     """Take back a claim that came to nothing, with what was written since; one that trained anything stays."""
     if config.sweep is None:
-        began = bool(checkpoint_steps(directory.folder.child("checkpoints")))
+        # A ledger has been charged for: a resume takes its steps without another charge.
+        began = bool(checkpoint_steps(directory.folder.child("checkpoints"))) or RunLedger.exists(directory.folder)
     else:
         from runner.sweep.table import read_trials
 

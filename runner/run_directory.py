@@ -386,7 +386,15 @@ def list_runs(uri: str) -> list[tuple[RunDirectory, Status]]:
     """The runs of a folder, by name, with their current status."""
     folder = open_folder(uri, patient=False)
     directories = [RunDirectory(folder.child(name)) for name in folder.subfolders()]
-    return [(directory, directory.current_status()) for directory in directories if directory.exists()]
+    return [(directory, _shown_status(directory)) for directory in directories if directory.exists()]
+
+
+def _shown_status(directory: RunDirectory) -> Status:
+    """One run's damaged status does not keep others from being listed."""
+    try:
+        return directory.current_status()
+    except CorruptError as error:
+        return Status(directory.uri.rpartition("/")[2], "lost", "local", message=str(error))
 
 
 def _is_process(pid: int) -> bool:

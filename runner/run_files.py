@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any
 
-from runner.errors import StorageError
+from runner.errors import ObjectNotFoundError, StorageError
 from runner.storage import Folder, Layout, enclosing_folders
 
 JOB = "job.yaml"
@@ -76,4 +76,7 @@ def _is_status(data: bytes) -> bool:
 
 def _read(folder: Folder, name: str) -> bytes:
     """The object, or nothing where there is none."""
-    return folder.read(name) if folder.exists(name) else b""
+    try:
+        return folder.read(name)
+    except ObjectNotFoundError:
+        return b""

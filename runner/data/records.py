@@ -290,7 +290,8 @@ def _read_fields(data: DataConfig, unit: Unit) -> Iterator[list[pa.Array]]:
     filesystem, root = arrow_filesystem(data.uri)
     folders = partition_columns(unit.file)
     with _open_parquet(filesystem, root, data, unit.file) as parquet:
-        inside = [name for name in _names(data) if name in parquet.schema_arrow.names]
+        there = set(parquet.schema_arrow.names)  # Made anew by each look.
+        inside = [name for name in _names(data) if name in there]
         for batch in _read_rows(data, unit, parquet, inside):
             fields: list[pa.Array] = []
             for name in _names(data):

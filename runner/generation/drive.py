@@ -33,6 +33,7 @@ from runner.run_directory import GENERATION, RunDirectory, Status
 from runner.storage import Folder, open_folder
 from runner.train.background import run_as_job
 from runner.train.facade import connected_ray, signs_of_life, told_in_status
+from runner.train.series import reading_version
 
 SUMMARY = f"{GENERATION}/summary.json"
 STATUS_EVERY_S = 0.5
@@ -145,7 +146,8 @@ def _training_hashes(generation: Generation) -> NDArray[np.uint64] | None:
         return None
     from runner.generation.training_records import hash_records
 
-    return hash_records(RunDirectory(open_folder(generation.run_uri)).read_model_config().data)
+    run = RunDirectory(open_folder(generation.run_uri))
+    return hash_records(run.read_model_config().data, reading_version(run))
 
 
 def _say(directory: RunDirectory, message: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runner.config import DataConfig
-from runner.data.files import list_files
+from runner.data.files import READING_VERSION, list_files
 from runner.data.records import read_records
 from runner.generation.records import hash_texts
 
@@ -20,16 +21,17 @@ def fingerprint_records(data: DataConfig) -> str:
     return hashlib.sha256(json.dumps([files, data.max_records, data.columns, data.text_column]).encode()).hexdigest()
 
 
-def hash_records(data: DataConfig) -> NDArray[np.uint64]:
+def hash_records(data: DataConfig, version: int = READING_VERSION) -> NDArray[np.uint64]:
     """The sorted hashes (see `hash_texts`) of all records of the job, those kept for validation included.
 
-    8 bytes of memory for each. Of a run that goes on from another, all records of the folder: which of them its
-    `max_records` took depends on those that the runs before had.
+    `version`: by which rules the run read them. 8 bytes of memory for each. Of a run that goes on from another, all
+    records of the folder: which of them its `max_records` took depends on those that the runs before had.
 
     Raises:
         DataError: the records are gone or cannot be read.
     """
     if data.since is not None:
         data = data.model_copy(update={"max_records": None})
-    parts = [hash_texts(texts.drop_null().to_pylist()) for texts in read_records(data, list_files(data.uri))]
+    files = tuple(replace(file, version=version) for file in list_files(data.uri))
+    parts = [hash_texts(texts.drop_null().to_pylist()) for texts in read_records(data, files)]
     return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.uint64)

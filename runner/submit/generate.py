@@ -28,6 +28,7 @@ from runner.submit.follow import duration, live_line
 from runner.submit.launch import Launch
 from runner.submit.plan import plan_generation
 from runner.submit.start import Answer, connect_to, modules_of, remove_earlier, run_on_cluster
+from runner.train.series import reading_version
 
 MOST_IN_MEMORY = 10_000_000
 LINE_EVERY_S = 0.25
@@ -114,7 +115,7 @@ def _here(
     if launch.dry_run:
         plan = plan_generation(config, request.output or "-", generation.to_dict(), "local", environment={})
         return plan.to_dict(), plan.to_yaml().rstrip()
-    training = hash_records(config.data) if settings.not_in_training else None
+    training = hash_records(config.data, reading_version(directory)) if settings.not_in_training else None
     maker = RecordMaker(load_model(directory.folder.child("model")), settings, training)
     generated = _make(maker, settings.records, quiet=launch.quiet)
     answer: dict[str, Any] = {

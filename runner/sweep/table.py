@@ -65,8 +65,10 @@ def check_trials_free(config: JobConfig, begun: int = 0) -> None:
 
     `begun`: so many trials are a sweep's that is resumed; what has the names of the others stays in any case.
     """
+    there = set(open_folder(config.storage.uri, patient=False).subfolders())
     for number in range(begun, trial_count(sweep_of(config))):
-        trial_directory(config, number).check_free(overwrite=config.storage.overwrite and not begun)
+        if trial_name(config, number) in there:
+            trial_directory(config, number).check_free(overwrite=config.storage.overwrite and not begun)
 
 
 def remove_trials(config: JobConfig) -> None:

@@ -28,6 +28,7 @@ from runner.errors import (
     JobCrashedError,
     JobStoppedError,
     OvertakenError,
+    RunExistsError,
     RunnerError,
     find_user_error,
     last_line,
@@ -140,6 +141,8 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
         directory.update_status(state="preparing", message="checking the job", error=None)
         config = directory.read_config()
         begins = not config.privacy.enabled or _begins(directory)
+        if checked is not None and checked.config != config:  # Two overwrote at once, and this one came first.
+            raise RunExistsError(f"{run_uri}: another submission took this name just now; choose another name")
         checked = checked or check_job(config, begins=begins, directory=directory)
         if not begins:
             check_same_records(directory, checked.key)

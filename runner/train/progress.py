@@ -29,8 +29,8 @@ class Progress:
 
     `seconds` is all the time since training began, with validation, callbacks and checkpoints, over all resumes;
     `epoch_seconds` that of the current epoch's steps. `ended_by`: what ended the run other than its history;
-    `planned_epochs`: `training.epochs` then. `kept_epoch`: of the row whose weights are kept. `digests`: of each
-    row's weights, where callbacks may put them back.
+    `planned_epochs`: `training.epochs` then, 0 where a checkpoint of before does not say. `kept_epoch`: of the row
+    whose weights are kept. `digests`: of each row's weights, where callbacks may put them back.
     """
 
     epoch: int = 0
@@ -88,7 +88,7 @@ class Progress:
         """Forget an ending that a resume's settings lift: the limit was raised since, or epochs were added."""
         is_lifted = {
             "time limit": not self.is_late(settings),
-            "ended by a callback": settings.epochs > self.planned_epochs,
+            "ended by a callback": 0 < self.planned_epochs < settings.epochs,
         }
         if self.ended_by is not None and is_lifted.get(self.ended_by, False):
             self.ended_by = None
@@ -117,12 +117,14 @@ class Progress:
 
     def how_to_go_on(self, ending: Ending, settings: TrainingConfig) -> str:
         """What a resume that found nothing to do would have to change."""
-        epochs = max(settings.epochs, self.planned_epochs)
+        by_callback = f"training.epochs above {max(settings.epochs, self.planned_epochs)} goes on"
+        if not self.planned_epochs:
+            by_callback = "an earlier version noted that, and not after how many epochs it may go on"
         return {
             "all epochs done": f"training.epochs above {settings.epochs} goes on",
             "early stopping": "a larger training.early_stopping.patience goes on, or enabled: false",
             "time limit": f"training.max_training_time_s above {math.ceil(self.seconds)} goes on",
-            "ended by a callback": f"training.epochs above {epochs} goes on",
+            "ended by a callback": by_callback,
             "privacy budget spent": "a larger privacy.max_epsilon goes on, where that was the limit",
             "stopped": "",
         }[ending]

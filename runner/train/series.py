@@ -14,13 +14,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from numpy.typing import NDArray
 from safetensors.numpy import load
 
 from runner.config import JobConfig
-from runner.data.files import SourceFile, list_files
+from runner.data.files import READING_VERSION, SourceFile, list_files
 from runner.errors import ConfigError, DataError, NothingNewError, ObjectNotFoundError, RunExistsError
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder, read_published
@@ -33,7 +34,7 @@ SAME = ("model", "tokenizer", "examples")
 
 
 def with_definite_since(config: JobConfig, submission: Mapping[str, str] | None = None) -> JobConfig:
-    """The job that `data.since: last` means now: since the newest run of its name that left a model and has not failed.
+    """The job that `data.since: last` means now: since the newest run of its name that left a model and came to an end.
 
     Runs of a series are NAME, NAME.002, NAME.003 and so on. The first one trains on all files. A newest run that
     `submission` itself has begun is meant again.
@@ -43,30 +44,28 @@ def with_definite_since(config: JobConfig, submission: Mapping[str, str] | None 
     folder = open_folder(config.storage.uri, patient=False)
     series = re.compile(re.escape(config.name) + r"(?:\.(\d+))?")
     numbers = {name: int(match[1] or 1) for name in folder.subfolders() if (match := series.fullmatch(name))}
-    taken = {name: number for name, number in numbers.items() if RunDirectory(folder.child(name)).exists()}
-    if taken:
-        newest = RunDirectory(folder.child(max(taken, key=lambda name: taken[name])))
-        status = newest.current_status()
-        if submission is not None and status.had(submission):
-            return config.model_copy(
-                update={
-                    "data": config.data.model_copy(update={"since": newest.read_config().data.since}),
-                    "name": newest.read_config().name,
-                }
-            )
-        if status.is_active:
-            raise RunExistsError(
-                f"data.since is last, but {newest.uri} is {status.state} on the files that are new; wait for its end, "
-                f"or `runner stop {newest.uri}`"
-            )
-    finished = [name for name in taken if _has_finished(RunDirectory(folder.child(name)))]
-    since = max(finished, key=lambda name: taken[name], default=None)
-    data = config.data.model_copy(update={"since": since})
-    if not taken:
-        return config.model_copy(update={"data": data})
+    names = sorted(numbers, key=lambda name: numbers[name], reverse=True)
+    # Looked at one by one, the newest first: a long series costs no more than a short one.
+    runs = ((name, run) for name in names if (run := RunDirectory(folder.child(name))).exists())
+    if (first := next(runs, None)) is None:
+        return config.model_copy(update={"data": config.data.model_copy(update={"since": None})})
+    newest_name, newest = first
+    status = newest.current_status()
+    if submission is not None and status.had(submission):
+        begun = newest.read_config()
+        return config.model_copy(
+            update={"data": config.data.model_copy(update={"since": begun.data.since}), "name": begun.name}
+        )
+    if status.is_active:
+        raise RunExistsError(
+            f"data.since is last, but {newest.uri} is {status.state} on the files that are new; wait for its end, "
+            f"or `runner stop {newest.uri}`"
+        )
+    since = next((name for name, run in chain([first], runs) if _has_finished(run)), None)
     if since is None:
         raise ConfigError(f"data.since is last, but no run named {config.name} has left a model yet; resume it first")
-    return config.model_copy(update={"data": data, "name": f"{config.name}.{max(taken.values()) + 1:03d}"})
+    data = config.data.model_copy(update={"since": since})
+    return config.model_copy(update={"data": data, "name": f"{config.name}.{numbers[newest_name] + 1:03d}"})
 
 
 def source_files(config: JobConfig, directory: RunDirectory | None = None) -> tuple[SourceFile, ...]:
@@ -175,8 +174,17 @@ def first_weights(config: JobConfig) -> dict[str, NDArray[Any]] | None:
 
 
 def _has_finished(directory: RunDirectory) -> bool:
-    """Whether a run has left a model to go on from: one that failed has trained on its files in part."""
-    return directory.folder.exists("model/manifest.json") and directory.current_status().state != "failed"
+    """Whether a run has left a model to go on from.
+
+    One that failed, or was killed in an attempt after that, has left the model of its epochs until then.
+    """
+    return directory.folder.exists("model/manifest.json") and directory.current_status().state in ("done", "stopped")
+
+
+def reading_version(directory: RunDirectory) -> int:
+    """By which rules a run's rows became records: see `READING_VERSION`."""
+    recorded = _recorded(directory)
+    return recorded.own[0].version if recorded is not None and recorded.own else READING_VERSION
 
 
 def _previous(config: JobConfig) -> RunDirectory:

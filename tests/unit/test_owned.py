@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from runner.config import JobConfig, parse_job
-from runner.driver import check_apart
+from runner.driver import check_apart, release
 from runner.errors import ConfigError, DataError, RunExistsError, StorageError
 from runner.run_directory import RunDirectory, list_runs
 from runner.run_files import RUN_FILES, UNBEGUN, WRITER, find_run_around
@@ -19,6 +20,7 @@ from runner.storage import LocalFolder, open_folder
 from runner.submit.launch import Launch
 from runner.submit.start import start_run
 from runner.train.checkpoint import checkpoint_steps, prune_checkpoints, save_checkpoint
+from runner.train.facade import CheckedJob, drive_run
 from tests.foreign_files import stand_ins
 
 PARQUET = b"PAR1 the only copy PAR1"
@@ -83,6 +85,15 @@ def test_a_name_that_cannot_be_printed_is_told_in_one_line(tmp_path: Path) -> No
         claimed(config_of(tmp_path))
     assert r"'caf\udce9\n'" in str(told.value)
     str(told.value).encode()
+
+
+def test_a_run_with_a_damaged_status_is_listed_beside_the_others(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        claimed(config_of(tmp_path / "runs", name=name))
+    (tmp_path / "runs" / "a" / "status.json").write_text("")
+    (bad, status), (good, _) = list_runs(str(tmp_path / "runs"))
+    assert (bad.uri.rpartition("/")[2], good.uri.rpartition("/")[2], status.state) == ("a", "b", "lost")
+    assert "status.json is damaged" in status.message
 
 
 def test_a_link_in_the_folder_is_a_file_of_the_user_s(tmp_path: Path) -> None:
@@ -196,6 +207,26 @@ def test_a_released_directory_is_gone_and_what_the_user_put_there_is_not(tmp_pat
         assert set(tree(tmp_path)) == (set() if extra is None else {"claims/notes.txt", "claims/writer"})
         assert (tmp_path / "claims").exists() == bool(extra)
     directory.claim(config, "local")
+
+
+def test_a_run_whose_ledger_has_begun_is_not_released(tmp_path: Path) -> None:
+    """It has been charged for: what a resume needs of it would be gone, and the budget spent for nothing."""
+    config = config_of(tmp_path / "runs")
+    directory = claimed(config)
+    directory.folder.write("private/ledger.json", b"{}")
+    release(config, directory)
+    assert directory.folder.exists("private/ledger.json")
+    assert directory.exists()
+
+
+def test_a_run_that_another_s_job_came_into_does_not_train(tmp_path: Path) -> None:
+    """Of two that overwrite at once, one may create the job and the other begin the last attempt."""
+    mine, other = (config_of(tmp_path / "runs", training={"seed": seed}) for seed in (1, 2))
+    directory = RunDirectory.of(mine)
+    directory.claim(mine, "local")
+    directory.write_config(other)
+    with pytest.raises(RunExistsError, match="another submission took this name"):
+        drive_run(directory.uri, threading.Event(), checked=CheckedJob(mine, "", None, None, ()))
 
 
 def test_files_of_the_user_s_among_checkpoints_stay(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from runner.generation.training_records import hash_records
 from runner.run_directory import RunDirectory
 from runner.storage import publish
 from runner.train.facade import check_job
-from runner.train.series import files_so_far, record_files, source_files
+from runner.train.series import files_so_far, reading_version, record_files, source_files
 from tests.unit.parquet_files import texts, write
 
 
@@ -200,3 +201,12 @@ def test_the_files_of_a_run_of_version_1_are_read_by_its_rules(tmp_path: Path) -
     assert file.version == 1
     assert check_job(config, directory=directory).records == 1, "max_records counted rows"
     assert check_job(config).records == 2
+    assert (reading_version(directory), reading_version(RunDirectory.of(config_of("none", tmp_path)))) == (1, 2)
+
+
+def test_copies_are_found_by_the_rules_that_the_run_read_its_records_by(tmp_path: Path) -> None:
+    columns = pa.table({"a": [4915112345678.0], "b": ["x"]})
+    write(tmp_path / "records" / "a.parquet", columns)
+    config = config_of("any", tmp_path, columns=["a", "b"], field_delimiter="|")
+    assert all(are_in(hash_records(config.data), ["4915112345678|x"]))
+    assert all(are_in(hash_records(config.data, version=1), ["4.915112345678e+12|x"]))

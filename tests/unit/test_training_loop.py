@@ -248,6 +248,22 @@ def test_a_checkpoint_that_does_not_say_which_epoch_it_kept_is_read_as_before(fr
     assert Progress.from_plain(plain, None).kept_epoch == 2
 
 
+def test_a_run_that_a_callback_ended_before_that_was_noted_with_its_epochs_stays_ended(
+    fresh: Callable[[], Path],
+) -> None:
+    """A resume that changes anything else must not train on, nor spend a private run's budget."""
+    from runner.train.progress import Progress
+
+    run = LoopRun(fresh(), CALLBACKS["ending"], {"epochs": 30})
+    run.go()
+    settings = run.loop.settings
+    for planned, goes_on in ((30, False), (29, True), (0, False)):
+        progress = Progress(ended_by="ended by a callback", planned_epochs=planned)
+        progress.go_on(settings)
+        assert (progress.ended_by is None) == goes_on
+    assert "earlier version" in Progress().how_to_go_on("ended by a callback", settings)
+
+
 def test_a_checkpoint_of_an_optimizer_by_another_name_is_gone_on_with(fresh: Callable[[], Path]) -> None:
     """Keras chose `rm_sprop` or `sgd_1` for what the loop calls `rmsprop` or `sgd` today."""
     whole, stopped = (LoopRun(fresh(), [plateau], {"epochs": 3}) for _ in range(2))
