@@ -322,6 +322,10 @@ class RunDirectory:
         self.write_status(status)
         return status
 
+    def say(self, message: str) -> None:
+        """What the driver is at, before training begins."""
+        self.update_status(state="preparing", message=message)
+
     def write_failure(self, error: RunnerError) -> Status:
         """Say what ended the run."""
         return self.update_status(

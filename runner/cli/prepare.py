@@ -144,7 +144,7 @@ def import_(
         overwrite=overwrite,
     )
     text = f"{summary.records:,} records in {summary.files} files in {target}; columns: {list_names(summary.columns)}"
-    if join is not None:
+    if join is not None and len(join.columns) > 1:
         text += f"; for `runner init`: --field-delimiter {shlex.quote(field_delimiter)}"
     answer(as_json, asdict(summary), "\n".join([text, *summary.notes]))
 
@@ -192,7 +192,7 @@ def schema(as_json: bool) -> None:
 @click.option("--epochs", type=click.IntRange(1, 1_000_000), help="Passes over the training records.")
 @click.option("--steps", type=click.IntRange(1, 10**12), help="Steps, instead of epochs.")
 @click.option("--noise-multiplier", type=click.FloatRange(0, 1e6), help="Noise over clip: say what it costs.")
-@click.option("--target-epsilon", type=click.FloatRange(0, min_open=True), help="Find the noise for this epsilon.")
+@click.option("--target-epsilon", type=click.FloatRange(1e-6), help="Find the noise for this epsilon.")
 @click.option(
     "--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Default: 1/n^1.1, rounded down."
 )

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
@@ -59,15 +60,15 @@ def parse_job(
     """Check a job given as nested mappings, after the environment's and the command line's values are put in."""
     merged = _copy(document)
     sources: dict[str, str] = {}  # who set a field, where it was not the file
-    for key, value in _environment_values(os.environ if environment is None else environment):
-        sources[".".join(key)] = name = f"environment variable {ENVIRONMENT_PREFIX}{'__'.join(key).upper()}"
-        _put(merged, key, _parse_value(value, name), name)
+    for variable, key, value in _environment_values(os.environ if environment is None else environment):
+        name = f"environment variable {variable}"
+        sources |= dict.fromkeys(_put(merged, key, _parse_value(value, name), name), name)
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise ConfigError(f"--set {override}: write it as section.field=value")
-        sources[key] = f"--set {override}"
-        _put(merged, key.split("."), _parse_value(value, sources[key]), sources[key])
+        name = f"--set {override}"
+        sources |= dict.fromkeys(_put(merged, key.split("."), _parse_value(value, name), name), name)
     try:
         return JobConfig.model_validate(_settle(merged, JobConfig))
     except ValidationError as error:
@@ -81,15 +82,29 @@ def json_schema() -> dict[str, Any]:
     return JobConfig.model_json_schema()
 
 
-def _environment_values(environment: Mapping[str, str]) -> Iterator[tuple[list[str], str]]:
-    """Pairs of (path, value) for `RUNNER_TRAINING__EPOCHS=3`.
+def _environment_values(environment: Mapping[str, str]) -> Iterator[tuple[str, list[str], str]]:
+    """Variable, path and value of each `RUNNER_TRAINING__EPOCHS=3`.
 
     Variables without `__` are not ours: GitHub's CI sets RUNNER_NAME, for one.
     """
     for variable, value in sorted(environment.items()):
-        key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
-        if variable.startswith(ENVIRONMENT_PREFIX) and len(key) > 1:
-            yield key, value
+        words = variable.removeprefix(ENVIRONMENT_PREFIX).split("__")
+        if variable.startswith(ENVIRONMENT_PREFIX) and len(words) > 1:
+            yield variable, _as_path(words), value
+
+
+def _as_path(words: Sequence[str]) -> list[str]:
+    """The names of fields in lower case; a user's own keys, such as those of columns, as they are."""
+    kind: Any = JobConfig
+    path: list[str] = []
+    for word in words:
+        section = _section_of(kind)
+        path.append(word if section is None else word.lower())
+        if section is not None:
+            kind = _kinds_of(section).get(path[-1], Any)
+        else:
+            kind = next((get_args(each)[1] for each in alternatives(kind) if get_origin(each) is dict), Any)
+    return path
 
 
 def _parse_value(text: str, source: str) -> Any:
@@ -105,10 +120,19 @@ def _parse_value(text: str, source: str) -> Any:
         except yaml.YAMLError:
             return text
     value = resolve(text.strip())
-    return text if isinstance(value, str) else value
+    return text if isinstance(value, str) else Written(text, value.value) if isinstance(value, Written) else value
 
 
-def _put(document: dict[str, Any], key: Sequence[str], value: Any, source: str) -> None:
+def _put(document: dict[str, Any], key: Sequence[str], value: Any, source: str) -> list[str]:
+    """Set a field, or each field that a mapping gives for a section; returns their paths."""
+    path = ".".join(key)
+    kind = _kind_at(path)
+    inside = _section_of(kind)
+    if inside is not None and isinstance(value, dict) and value:
+        return [each for name, inner in value.items() for each in _put(document, [*key, name], inner, source)]
+    if inside is not None and not value and NoneType not in alternatives(kind):
+        field = next(iter(_kinds_of(inside)))
+        raise ConfigError(f"{source}: {path} is a section; set its fields, such as {path}.{field}")
     section = document
     for part in key[:-1]:
         if section.get(part) is None:
@@ -117,6 +141,7 @@ def _put(document: dict[str, Any], key: Sequence[str], value: Any, source: str) 
         if not isinstance(section, dict):
             raise ConfigError(f"{source}: {part} is not a section")
     section[key[-1]] = value
+    return [path]
 
 
 def _copy(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +158,7 @@ def _settle(value: Any, kind: Any, place: Sequence[str] = ()) -> Any:
         return [_settle(each, inner, place) for each, inner in zip(value, item_kinds(kind, len(value)), strict=True)]
     if not isinstance(value, dict):
         return value
-    section = next((each for each in kinds if isinstance(each, type) and issubclass(each, Section)), None)
+    section = _section_of(kind)
     inner = next((get_args(each)[1] for each in kinds if get_origin(each) is dict), Any)
     settled: dict[str, Any] = {}
     for key, each in value.items():
@@ -158,11 +183,16 @@ def _kinds_of(section: type[Section]) -> dict[str, Any]:
     return {field.alias or name: field.annotation for name, field in section.model_fields.items()}
 
 
+def _section_of(kind: Any) -> type[Section] | None:
+    """The section that a field of this type holds, if any."""
+    return next((each for each in alternatives(kind) if isinstance(each, type) and issubclass(each, Section)), None)
+
+
 def _kind_at(path: str) -> Any:
     """The type of the field at a path such as `model.layers`; Any where there is none."""
     kind: Any = JobConfig
     for name in path.split("."):
-        section = next((c for c in alternatives(kind) if isinstance(c, type) and issubclass(c, Section)), None)
+        section = _section_of(kind)
         kind = Any if section is None else _kinds_of(section).get(name, Any)
     return kind
 

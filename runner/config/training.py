@@ -191,8 +191,9 @@ class PrivacyConfig(Section):
     noise_multiplier: float | None = Field(
         default=None, ge=0, le=1e6, description="noise standard deviation over l2_norm_clip"
     )
+    # Below it the accountants say 0, or nothing.
     target_epsilon: float | None = Field(
-        default=None, gt=0, le=1e9, description="find the noise that ends at this epsilon; never pass it"
+        default=None, ge=1e-6, le=1e9, description="find the noise that ends at this epsilon; never pass it"
     )
     # Sums of clipped float32 gradients neither vanish nor overflow in between.
     l2_norm_clip: float = Field(default=1.0, ge=1e-12, le=1e12, description="largest norm of one record's gradient")

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from runner.data.shards import NOTE, unpublished
 from runner.errors import DataError, StorageError
-from runner.storage import Entry, LocalFolder, open_folder
+from runner.storage import Entry, LocalFolder, open_folder, shown_name
 
 READERS = 8
 """Files looked at at the same time: reading waits for storage, and pyarrow works outside the GIL."""
@@ -78,7 +78,7 @@ class PassedOver:
 
     def __str__(self) -> str:
         more = self.files - len(self.names)
-        named = ", ".join(self.names) + (f" and {more} more" if more else "")
+        named = ", ".join(map(shown_name, self.names)) + (f" and {more} more" if more else "")
         return f"{self.files} file{'s' * (self.files > 1)} ({self.why}): {named}"
 
 

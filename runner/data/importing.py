@@ -93,7 +93,8 @@ def import_records(
     columns = checked.columns
     if join is not None:
         rows, columns = ({text_column: join.text(row)} for row in rows), (text_column,)
-    counts = target.write(rows, joined_schema(columns, join and join.field_delimiter), rows_per_shard)
+    delimiter = join.field_delimiter if join is not None and len(join.columns) > 1 else None
+    counts = target.write(rows, joined_schema(columns, delimiter), rows_per_shard)
     return ImportSummary(columns=columns, notes=checked.notes, **counts)
 
 

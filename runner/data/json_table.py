@@ -128,7 +128,7 @@ def parse_object(text: str, at: int) -> tuple[dict[str, str | None], int]:
 
     Raises:
         JSONDecodeError: it is not valid, or not whole.
-        ValueError: a name is repeated, here or further inside; a number that JSON does not have; half a character.
+        ValueError: a name is repeated, here or further inside, or empty; a number that JSON has not; half a character.
     """
     row: dict[str, str | None] = {}
     at = _end_of_space(text, _take(text, at, "{", "Expecting an object"))
@@ -138,6 +138,8 @@ def parse_object(text: str, at: int) -> tuple[dict[str, str | None], int]:
         name, at = _take_name(text, at)
         if name in row:
             raise ValueError(_repeated(name))
+        if not name:
+            raise ValueError("a name is empty: no job could say which column it is")
         at = _end_of_space(text, _take(text, _end_of_space(text, at), ":", "Expecting ':' delimiter"))
         row[name], at = _take_value(text, at)
         at = _end_of_space(text, at)

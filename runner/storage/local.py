@@ -25,6 +25,9 @@ from runner.storage.folder import (
     temporary_name,
 )
 
+WITHOUT_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What file systems without hard links say: exFAT, some network mounts."""
+
 
 class LocalFolder(Folder):
     """A directory; it and its parents are created by the first write."""
@@ -72,6 +75,15 @@ class LocalFolder(Folder):
                     path.hardlink_to(temporary)
                 except FileExistsError:
                     return False
+                except OSError as error:
+                    if error.errno not in WITHOUT_LINKS:
+                        raise
+                    # A killed creation may leave it empty here: there is no other way to be the only one.
+                    try:
+                        path.open("xb").close()
+                    except FileExistsError:
+                        return False
+                    temporary.replace(path)
             sync_directory(path.parent)
         return True
 

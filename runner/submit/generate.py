@@ -87,7 +87,8 @@ def _check_place(output: str, directory: RunDirectory, config: JobConfig) -> Non
     if run is not None:
         raise ConfigError(f"-o {output}: {run} is the directory of a run; choose another place")
     if is_folder(output) or output.endswith(".parquet"):
-        below = path_below(config.data.uri, output)
+        # A file by its folder: as a link it would be replaced where it is, not where it leads.
+        below = path_below(config.data.uri, output if is_folder(output) else f"{output.rpartition('/')[0] or '.'}/")
         if below is not None and not any(part.startswith(("_", ".")) for part in below):
             raise ConfigError(
                 f"-o {output}: {config.data.uri} holds the run's records, and these would become some; "

@@ -54,6 +54,10 @@ def start_run(config: JobConfig, launch: Launch) -> Answer:
         checked = None if in_pods and _has_unseen_inputs(config) else check(config)
     except NothingNewError as nothing:
         return {"run": None, "state": "nothing new", "message": str(nothing)}, f"nothing to do: {nothing}"
+    if checked is not None and plan.target == "local" and config.sweep is None and RunDirectory.of(config).exists():
+        from runner.train.facade import with_tokens
+
+        checked = with_tokens(checked)
     directory = _claim(config, launch.target)
     if plan.target == "local":
         from runner.driver import drive

@@ -100,7 +100,7 @@ def _prepare_tokens(config: JobConfig, directory: RunDirectory, *, local: bool) 
         try:
             checked = check_job(job, begins=False)
             if checked.key not in keys:
-                make_tokens(checked, directory, local=local)
+                make_tokens(checked, directory.say, local=local)
         except RunnerError as error:
             if error.exit_code != ConfigError.exit_code:
                 raise

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from runner.config import JobConfig
@@ -156,7 +156,7 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
             else:
                 stack.enter_context(connected_ray(local=local))
             with signs_of_life(directory):
-                tokens = make_tokens(checked, directory, local=local)
+                tokens = make_tokens(checked, directory.say, local=local)
             _check_enough(config, tokens.examples, "examples")
             publish(directory.folder.child("tokenizer"), read_published(tokens.folder))
             if config.privacy.enabled:
@@ -219,16 +219,24 @@ def token_cache(config: JobConfig, *, patient: bool = True) -> Folder:
     return open_folder(config.storage.uri, patient=patient).child(TOKEN_CACHE)
 
 
-def make_tokens(checked: CheckedJob, directory: RunDirectory, *, local: bool) -> TokenSet:
-    """The job's tokens: from the cache, or made now; `directory`: of the run or sweep that says so."""
+def with_tokens(checked: CheckedJob) -> CheckedJob:
+    """The job with its tokens made here, for a run that replaces another: what only tokenizing can tell is then told
+    while the other is still there.
+
+    Raises:
+        DataError, TokenizerError: there are too few examples, or the vocabulary is too small.
+    """
+    tokens = make_tokens(checked, log.debug, local=True)
+    _check_enough(checked.config, tokens.examples, "examples")
+    return replace(checked, tokens=tokens)
+
+
+def make_tokens(checked: CheckedJob, progress: Callable[[str], None], *, local: bool) -> TokenSet:
+    """The job's tokens: from the cache, or made now."""
     config = checked.config
     tokens = checked.tokens
     if tokens is None:
         assert checked.survey is not None
-
-        def progress(message: str) -> None:
-            directory.update_status(state="preparing", message=message)
-
         with connected_ray(local=local):
             tokens = prepare_tokens(config, checked.survey, token_cache(config), checked.key, progress)
     share_cut = tokens.cut_records / max(tokens.records, 1)

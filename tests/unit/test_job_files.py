@@ -128,6 +128,8 @@ def test_overrides_do_not_change_the_document_they_are_put_in() -> None:
         ("data.field_delimiter=\t", "data.field_delimiter", "\t"),
         ('data.field_delimiter="\\t"', "data.field_delimiter", "\t"),
         ("data.field_delimiter=", "data.field_delimiter", None),
+        ("data.text_column= 1 ", "data.text_column", " 1 "),
+        ("training.optimizer={name: adam}", "training.optimizer.name", "adam"),
     ],
 )
 def test_values_on_the_command_line_read_as_in_the_file(override: str, path: str, value: Any) -> None:
@@ -145,11 +147,36 @@ def test_values_on_the_command_line_read_as_in_the_file(override: str, path: str
         ("training.epoch=3", "--set training.epoch=3: training.epoch: unknown key; did you mean epochs?"),
         ("training.epochs=0", "--set training.epochs=0: training.epochs: input should be greater than or equal to 1"),
         ("training=3", "--set training=3: training: should be a mapping"),
+        ("training=", "--set training=: training is a section; set its fields, such as training.epochs"),
+        ("training={}", "--set training={}: training is a section; set its fields, such as training.epochs"),
+        ("training={epochs: 0}", "--set training={epochs: 0}: training.epochs: input should be greater than"),
     ],
 )
 def test_a_wrong_override_is_refused_in_one_line(override: str, line: str) -> None:
     (found,) = refusal(JOB, override)
     assert found.startswith(line)
+
+
+def test_a_mapping_for_a_section_sets_its_fields_and_leaves_the_others() -> None:
+    """Else `--set 'privacy={max_epsilon: 3}'` would turn privacy off."""
+    document = JOB | {"privacy": {"enabled": True, "noise_multiplier": 1.0}, "tokenizer": {"kind": "byte"}}
+    privacy = parse_job(document, ["privacy={max_epsilon: 3}"], {}).privacy
+    assert (privacy.enabled, privacy.noise_multiplier, privacy.max_epsilon) == (True, 1.0, 3)
+    rules = JOB | {"data": {"uri": "r", "columns": ["a", "b"], "field_delimiter": ","}}
+    both = [f"generation={{columns: {{{name}: {{pattern: x}}}}}}" for name in "ab"]
+    assert list(parse_job(rules, both, {}).generation.columns) == ["b"], "a mapping of the user's own keys is one value"
+
+
+def test_a_variable_gives_the_user_s_own_keys_as_they_are() -> None:
+    document = JOB | {"kubernetes": {}, "data": {"uri": "r", "columns": ["Age"], "field_delimiter": ","}}
+    config = parse_job(
+        document,
+        [],
+        {"RUNNER_KUBERNETES__ENVIRONMENT__HF_HOME": "/x", "RUNNER_GENERATION__COLUMNS__Age__PATTERN": "x"},
+    )
+    assert config.kubernetes is not None
+    assert config.kubernetes.environment == {"HF_HOME": "/x"}
+    assert config.generation.columns["Age"].pattern == "x"
 
 
 def test_a_wrong_variable_is_refused_by_its_name() -> None:

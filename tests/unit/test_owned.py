@@ -272,6 +272,23 @@ def test_a_job_that_only_tokenizing_can_refuse_takes_back_its_directory_and_noth
     assert tree(tmp_path / "records") == {"a.parquet": PARQUET}
 
 
+def test_a_run_is_replaced_only_by_a_job_whose_tokens_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed(config_of(tmp_path / "runs"))
+    put(tmp_path / "runs/claims/model/weights.safetensors", b"hours of training")
+    before = tree(tmp_path / "runs")
+
+    def too_few(*_: Any, **__: Any) -> Any:
+        raise DataError("6 examples, but training.batch_size 64 needs 128")
+
+    monkeypatch.setattr("runner.driver.check", lambda config: CheckedJob(config, "", None, None, ()))
+    monkeypatch.setattr("runner.train.facade.make_tokens", too_few)
+    with pytest.raises(DataError, match="6 examples"):
+        start_run(config_of(tmp_path / "runs", overwrite=True), Launch(quiet=True))
+    assert tree(tmp_path / "runs") == before
+
+
 def test_a_sweep_to_overwrite_is_refused_where_a_trial_s_name_is_no_run(tmp_path: Path) -> None:
     config = config_of(tmp_path, overwrite=True, sweep=GRID)
     claimed(config)

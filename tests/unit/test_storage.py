@@ -12,9 +12,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -271,6 +273,22 @@ def test_permission_denied_is_said(tmp_path: Path) -> None:
                     action()
         assert [entry.name for entry in folder.list()] == ["private"]
         path.chmod(0o755)
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP])
+def test_on_a_disk_without_hard_links_one_creator_wins_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(code, "no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    folder = LocalFolder(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda number: folder.create("a", b"%d" % number), range(8)))
+    assert sum(won) == 1
+    assert folder.read("a") == b"%d" % won.index(True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_where_nothing_can_be_created_is_said() -> None:

@@ -91,7 +91,8 @@ def test_init_guesses_no_delimiter(run: Run, here: Path) -> None:
     (here / "broken" / "part-00000.parquet").write_bytes(b"PAR1")
     (here / "claims.csv").write_text("age,code\n49,C30\n")
     run("import", "claims.csv", "columns/")
-    for folder in ("records/", "broken/", "columns/", "nowhere/", "s3://bucket/claims/"):
+    assert "--field-delimiter" not in run("import", "claims.csv", "one/", "--columns", "code").out
+    for folder in ("records/", "broken/", "columns/", "one/", "nowhere/", "s3://bucket/claims/"):
         assert data_of(run, here, "--data", folder)["field_delimiter"] is None
 
 
