@@ -2,7 +2,7 @@
 
     target = Target.open("records/", overwrite=True)        # refuses what it would spoil
     target.write(rows, schema, rows_per_shard=100_000)      # all of it, or nothing
-    unpublished(folder, folder.list())                      # what readers pass over
+    list_with_unpublished(folder)                           # what is there, and what of it readers pass over
 
 `_import.json` lists the shards of the last import that came to its end. While another replaces them, it also lists
 those that are being written, and later those that are being removed; one write of it makes the new ones count and the
@@ -33,6 +33,7 @@ NOTE = "_import.json"
 VERSION = 1
 
 _SHARD_CHARACTERS = 1 << 26  # a shard of long records ends early: it is built in memory
+_MOST_LISTINGS = 5
 READ_AS_RECORDS = re.compile(r"(?i)\.(parquet|parq|pq)(\.gz)?$")
 
 
@@ -86,19 +87,32 @@ class Note:
             return None
 
 
-def unpublished(folder: Folder, entries: Sequence[Entry]) -> set[str]:
-    """Of the objects here and below, those that an import has not published yet, or has replaced already."""
-    sizes = {entry.name: entry.size for entry in entries}
-    found: set[str] = set()
-    for name in sizes:
-        inside, _, last = name.rpartition("/")
-        if last != NOTE or (note := Note.from_bytes(folder.read(name))) is None:
-            continue
-        for shard, file in {**note.removing, **note.writing}.items():
-            path = f"{inside}/{shard}" if inside else shard
-            if sizes.get(path) == file.size:
-                found.add(path)
-    return found
+def list_with_unpublished(folder: Folder) -> tuple[list[Entry], set[str]]:
+    """All objects here and below, and the names of those that an import has not published yet, or has replaced already.
+
+    A listing from before an import ended, and its note from after that, give a part of the new records and none of the
+    old: where a shard is missing, all is looked at again, until the notes say that no import ended in between. Shards
+    that are missing then are gone for good, because the user took them away.
+
+    Raises:
+        DataError: imports ended all the time.
+    """
+    before: dict[str, Files] | None = None
+    for _ in range(_MOST_LISTINGS):
+        entries = folder.list()
+        sizes = {entry.name: entry.size for entry in entries}
+        notes = {name: note for name in sizes if (note := _read_note(folder, name)) is not None}
+        shards = {name: note.shards for name, note in notes.items()}
+        if shards == before or all(_beside(name, shard) in sizes for name in shards for shard in shards[name]):
+            hidden = {
+                path
+                for name, note in notes.items()
+                for shard, file in {**note.removing, **note.writing}.items()
+                if sizes.get(path := _beside(name, shard)) == file.size
+            }
+            return entries, hidden
+        before = shards
+    raise DataError(f"{folder.uri}: imports replace the records here just now: try again when they have ended")
 
 
 @dataclass(frozen=True)
@@ -203,6 +217,16 @@ def _check_no_run(folder: Folder, names: Sequence[str]) -> None:
         inside, _, last = name.rpartition("/")
         if last == JOB and inside and "/" not in inside and is_run(folder.child(inside)):
             raise DataError(f"{folder.uri}: holds the run {shown_name(inside)}: choose another folder")
+
+
+def _read_note(folder: Folder, name: str) -> Note | None:
+    """What an object of this name says, if it is an import's note."""
+    return Note.from_bytes(folder.read(name)) if name.rpartition("/")[2] == NOTE else None
+
+
+def _beside(note: str, shard: str) -> str:
+    """The name of a shard of the note's folder, from where the note has its own."""
+    return note.removesuffix(NOTE) + shard
 
 
 def _is_read(name: str) -> bool:

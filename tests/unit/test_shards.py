@@ -16,7 +16,7 @@ from runner.data.importing import import_records
 from runner.data.shards import NOTE
 from runner.errors import DataError, StorageError
 from runner.run_directory import RunDirectory
-from runner.storage import LocalFolder
+from runner.storage import Entry, LocalFolder
 
 WRITES = ("write", "create", "delete")
 
@@ -188,6 +188,48 @@ def test_a_file_that_comes_while_the_import_writes_is_kept(
         import_records(source, str(target), rows_per_shard=1)
     assert [path.name for path in target.iterdir()] == ["part-00001.parquet"]
     assert (target / "part-00001.parquet").read_bytes() == before
+
+
+def test_a_listing_from_before_an_import_ended_is_made_again(
+    imported: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the new shards it has one, of the note that is read next it has none of the old."""
+    create, listing, early = LocalFolder.create, LocalFolder.list, list[list[Entry]]()
+
+    def note_listing(self: LocalFolder, name: str, data: bytes) -> bool:
+        created = create(self, name, data)
+        early.append(listing(self))
+        return created
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFolder, "create", note_listing)
+        import_records(source, str(imported), rows_per_shard=1, overwrite=True)
+    late = early[:1]
+    assert "part-2-00000.parquet" in {entry.name for entry in late[0]}
+    monkeypatch.setattr(LocalFolder, "list", lambda self, prefix="": late.pop() if late else listing(self, prefix))
+    assert seen(imported) == ["4", "5"]
+
+
+def test_a_folder_is_refused_while_every_listing_is_from_before_an_import(
+    imported: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = LocalFolder.list
+
+    def list_too_early(self: LocalFolder, prefix: str = "") -> list[Entry]:
+        entries = listing(self, prefix)
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalFolder, "list", listing)
+            import_records(source, str(imported), overwrite=True)
+        return entries
+
+    monkeypatch.setattr(LocalFolder, "list", list_too_early)
+    with pytest.raises(DataError, match=r"records: imports replace the records here just now: try again when they"):
+        list_files(str(imported))
+
+
+def test_a_shard_that_the_user_moved_away_is_not_missed(imported: Path) -> None:
+    (imported / "part-00001.parquet").unlink()
+    assert seen(imported) == ["1", "3"]
 
 
 def test_a_run_s_directory_and_a_folder_of_runs_take_no_records(tmp_path: Path, source: Path) -> None:
