@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.data.table import Row
-from runner.errors import DataError, StorageError
+from runner.errors import DataError, ObjectNotFoundError, StorageError
 from runner.run_files import JOB, find_run_around, is_run
 from runner.storage import Entry, Folder, open_folder, shown_name
 from runner.storage.manifest import contents_sha256, sha256
@@ -115,13 +115,17 @@ def list_with_unpublished(folder: Folder) -> tuple[list[Entry], set[str]]:
     raise DataError(f"{folder.uri}: imports replace the records here just now: try again when they have ended")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Target:
-    """A folder that an import may write to. `note`: of the imports before."""
+    """A folder that an import may write to. `note`: of the imports before.
+
+    `found`: the note as it was read or written last; two of them where writing it was interrupted. As soon as it holds
+    anything else, another import has the folder, and this one ends.
+    """
 
     folder: Folder
     note: Note
-    had_note: bool
+    found: tuple[bytes | None, ...]
 
     @classmethod
     def open(cls, uri: str, *, overwrite: bool) -> Target:
@@ -151,7 +155,7 @@ class Target:
         for name in files:
             if File.of(folder.read(name)) != note.files[name]:
                 raise DataError(f"{uri}: {name} is not as the import wrote it: move it away or delete it")
-        return cls(folder, note, data is not None)
+        return cls(folder, note, (data,))
 
     def write(self, rows: Iterable[Row], schema: pa.Schema, rows_per_shard: int) -> dict[str, int]:
         """Write rows as Parquet files of `schema`, all texts, put them in place of the shards before, and count them.
@@ -160,14 +164,16 @@ class Target:
             `files`, `records` and `bytes`.
 
         Raises:
-            DataError: something else wrote a file of the same name meanwhile.
+            DataError: something else wrote a file of the same name, or another import wrote here, meanwhile.
             StorageError: writing failed.
             Then, or when it is interrupted, the shards before still count and what was written is removed, unless the
             new ones counted already.
         """
-        for name in {**self.note.writing, **self.note.removing}:
-            self.folder.delete(name)
         before = Note(self.note.number, self.note.shards)
+        if left := {**self.note.writing, **self.note.removing}:
+            self._write_note(replace(before, removing=left))  # An import that is still writing them ends.
+            for name in left:
+                self.folder.delete(name)
         written: dict[str, File] = {}
         records = 0
         try:
@@ -179,9 +185,10 @@ class Target:
             with contextlib.suppress(StorageError):
                 self._take_back(before, written)
             raise
-        for name in before.shards:
-            self.folder.delete(name)
         if before.shards:
+            self._check_note()
+            for name in before.shards:
+                self.folder.delete(name)
             self._write_note(Note(before.number + 1, written))
         return {"files": len(written), "records": records, "bytes": sum(file.size for file in written.values())}
 
@@ -194,19 +201,36 @@ class Target:
             raise DataError(f"{self.folder.uri}/{name} was written by something else just now: try again")
 
     def _take_back(self, before: Note, written: Files) -> None:
-        """Remove what was written of an import, unless it counts already."""
-        note = Note.from_bytes(self.folder.read(NOTE))
-        if note is None or note.number != before.number:
-            return
-        for name in written:
-            self.folder.delete(name)
-        if self.had_note:
-            self._write_note(before)
-        else:
+        """Remove what was written of an import, unless it counts already, or is another import's by now."""
+        data = self._read(NOTE)
+        note = Note.from_bytes(data or b"") or Note()
+        is_ours = data in self.found and note.number == before.number
+        for name, file in written.items():
+            if is_ours or (note.files.get(name) != file and File.of(self._read(name) or b"") == file):
+                self.folder.delete(name)
+        if is_ours and before.number:
+            self.folder.write(NOTE, before.to_bytes())
+        elif is_ours:
             self.folder.delete(NOTE)
 
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return self.folder.read(name)
+        except ObjectNotFoundError:
+            return None
+
+    def _check_note(self) -> None:
+        if self._read(NOTE) not in self.found:
+            raise DataError(
+                f"{self.folder.uri}: another import writes here at the same time: try again when it has ended"
+            )
+
     def _write_note(self, note: Note) -> None:
-        self.folder.write(NOTE, note.to_bytes())
+        self._check_note()
+        data = note.to_bytes()
+        self.found = (*self.found, data)
+        self.folder.write(NOTE, data)
+        self.found = (data,)
 
 
 def _check_no_run(folder: Folder, names: Sequence[str]) -> None:

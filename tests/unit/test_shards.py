@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import pytest
 from runner.config import parse_job
 from runner.data.files import list_files
 from runner.data.importing import import_records
-from runner.data.shards import NOTE
+from runner.data.shards import NOTE, Target
+from runner.data.table import Row
 from runner.errors import DataError, StorageError
 from runner.run_directory import RunDirectory
 from runner.storage import Entry, LocalFolder
@@ -188,6 +189,73 @@ def test_a_file_that_comes_while_the_import_writes_is_kept(
         import_records(source, str(target), rows_per_shard=1)
     assert [path.name for path in target.iterdir()] == ["part-00001.parquet"]
     assert (target / "part-00001.parquet").read_bytes() == before
+
+
+def rows(*texts: str) -> list[Row]:
+    return [{"text": text} for text in texts]
+
+
+def write(target: Target, records: Iterable[Row]) -> None:
+    target.write(records, pa.schema([("text", pa.string())]), 1)
+
+
+def a_and_b(between: Callable[[], None]) -> Iterator[Row]:
+    """Two records of an import; the other thing is done when the first one is written."""
+    yield from rows("a")
+    between()
+    yield from rows("b")
+
+
+def check_is_well(target: Path, records: list[str], source: Path) -> None:
+    assert seen(target) == records
+    assert len(list(target.glob("*.parquet"))) == len(records)
+    import_records(source, str(target), overwrite=True)
+    assert seen(target) == ["4", "5"]
+
+
+def test_an_import_that_began_before_another_ended_changes_nothing(imported: Path, source: Path) -> None:
+    first, second = (Target.open(str(imported), overwrite=True) for _ in range(2))
+    write(first, rows("a", "b"))
+    for records in (rows("c", "d"), rows("a", "b")):
+        with pytest.raises(DataError, match=r"records: another import writes here at the same time: try again when"):
+            write(second, records)
+    check_is_well(imported, ["a", "b"], source)
+
+
+def test_an_import_that_began_within_another_changes_nothing_once_that_ended(imported: Path, source: Path) -> None:
+    second: list[Target] = []
+
+    def begin() -> None:
+        second.append(Target.open(str(imported), overwrite=True))
+
+    write(Target.open(str(imported), overwrite=True), a_and_b(begin))
+    with pytest.raises(DataError, match="another import writes here"):
+        write(second[0], rows("c", "d"))
+    check_is_well(imported, ["a", "b"], source)
+
+
+@pytest.mark.parametrize("texts", [("c", "d"), ("a", "b"), ("c",)])
+def test_an_import_that_another_took_the_folder_from_ends_and_changes_nothing(
+    imported: Path, source: Path, texts: tuple[str, ...]
+) -> None:
+    def take() -> None:
+        write(Target.open(str(imported), overwrite=True), rows(*texts))
+
+    with pytest.raises(DataError, match="another import writes here"):
+        write(Target.open(str(imported), overwrite=True), a_and_b(take))
+    check_is_well(imported, list(texts), source)
+
+
+def test_an_import_whose_note_another_replaced_takes_back_its_shards_alone(imported: Path, source: Path) -> None:
+    before = (imported / NOTE).read_bytes()
+
+    def overwrite_note() -> None:
+        (imported / NOTE).write_bytes(before)
+
+    with pytest.raises(DataError, match="another import writes here"):
+        write(Target.open(str(imported), overwrite=True), a_and_b(overwrite_note))
+    assert (imported / NOTE).read_bytes() == before
+    check_is_well(imported, ["1", "2", "3"], source)
 
 
 def test_a_listing_from_before_an_import_ended_is_made_again(
