@@ -3,7 +3,7 @@
     part-00000.parquet ...               the records
     _generation/settings.json            what they are a function of, written first: its creation claims the folder
     _generation/prompts.json             the prompts
-    _generation/shards/part-00000.sha256 the SHA-256 of a shard that is about to be written
+    _generation/shards/part-00000.sha256 the SHA-256 of a shard that is about to be written, after that of the one there
     _generation/shards/part-00000.json   counts, size and SHA-256 of a shard, written after it
     _generation/status.json              state, progress, heartbeat (see `runner.run_directory`)
     _generation/summary.json             the counts of all, written last
@@ -237,12 +237,15 @@ def _rewrite(folder: Folder, number: int, info: ShardInfo, keep: np.ndarray) -> 
 
 def _publish(folder: Folder, number: int, data: bytes, info: ShardInfo) -> ShardInfo:
     name, announcement = shard_name(number), _announcement_name(number)
+    announced = [info.sha256]
     replaces = folder.exists(name)
     if replaces:
-        known = {info.sha256, _read_text(folder, announcement), _recorded_sha256(folder, number)}
-        if hashlib.sha256(folder.read(name)).hexdigest() not in known:
+        present = hashlib.sha256(folder.read(name)).hexdigest()
+        known = {info.sha256, _recorded_sha256(folder, number), *(_read_text(folder, announcement) or "").split()}
+        if present not in known:
             raise _not_ours(folder, name)
-    folder.write(announcement, info.sha256.encode())
+        announced.insert(0, present)
+    folder.write(announcement, "\n".join(announced).encode())
     folder.delete(_info_name(number))
     if replaces:
         folder.write(name, data)
