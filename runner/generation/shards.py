@@ -105,9 +105,12 @@ def claim_folder(folder: Folder, generation: Generation) -> None:
         ConfigError: it holds other files, or a generation with other settings.
     """
     books = folder.child(GENERATION)
-    settings = json.dumps(generation.to_dict(), indent=1).encode()
+    settings, prompts = json.dumps(generation.to_dict(), indent=1).encode(), _prompts_file(generation.settings)
     if not books.exists(SETTINGS_FILE):
-        if (other := folder.find_file()) is not None and not books.exists(SETTINGS_FILE):
+        # An earlier version wrote its prompts first, and may have been killed then.
+        has_prompts = books.exists(PROMPTS_FILE) and books.read(PROMPTS_FILE) == prompts
+        ours = [f"{GENERATION}/{PROMPTS_FILE}"] if has_prompts else []
+        if (other := folder.find_file(but=ours)) is not None and not books.exists(SETTINGS_FILE):
             raise ConfigError(f"{folder.uri} holds other files, such as {shown_name(other)}: choose an empty folder")
         books.create(SETTINGS_FILE, settings)
     there, here = _flat(_read_settings(folder)), _flat(generation.to_dict())
@@ -118,7 +121,7 @@ def claim_folder(folder: Folder, generation: Generation) -> None:
             f"({first} is {there.get(first)} there, {here.get(first)} here); choose another folder or the same settings"
         )
     books.write(SETTINGS_FILE, settings)
-    books.write(PROMPTS_FILE, _prompts_file(generation.settings))
+    books.write(PROMPTS_FILE, prompts)
 
 
 def read_generation(folder: Folder) -> Generation:

@@ -197,3 +197,14 @@ def test_a_claim_that_was_killed_before_its_prompts_is_gone_on_with(run: RunDire
     folder.delete("_generation/prompts.json")
     claim_folder(folder, generation)
     assert read_generation(folder) == generation
+
+
+def test_a_claim_that_an_earlier_version_was_killed_in_is_gone_on_with(run: RunDirectory, folder: Folder) -> None:
+    """It wrote the prompts before the settings."""
+    generation = generation_of(run, prompts=("a", "b"))
+    folder.write("_generation/prompts.json", b'["c"]')
+    with pytest.raises(ConfigError, match=r"holds other files, such as _generation/prompts.json"):
+        claim_folder(folder, generation)
+    folder.write("_generation/prompts.json", b'["a", "b"]')
+    claim_folder(folder, generation)
+    assert read_generation(folder) == generation
