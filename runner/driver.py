@@ -114,11 +114,12 @@ def claim(config: JobConfig, target: str) -> RunDirectory:
         RunExistsError: another submitter was faster.
     """
     directory = RunDirectory.of(config)
-    directory.claim(config, target)
     if config.sweep is not None and config.storage.overwrite:
         from runner.sweep.table import remove_trials
 
-        remove_trials(config)
+        directory.claim(config, target, make_room=lambda: remove_trials(config))
+    else:
+        directory.claim(config, target)
     return directory
 
 

@@ -17,7 +17,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -195,10 +195,11 @@ class RunDirectory:
                 "or choose another name"
             )
 
-    def claim(self, config: JobConfig, target: str) -> None:
+    def claim(self, config: JobConfig, target: str, make_room: Callable[[], None] | None = None) -> None:
         """Take the directory for a new run; of several racing submitters one gets it.
 
-        What a run that is overwritten wrote goes; other files in its directory stay.
+        What a run that is overwritten wrote goes; other files in its directory stay. `make_room` removes what it left
+        elsewhere: before the new run is there, so that it is never taken for the new one's.
 
         Raises:
             RunExistsError: it is taken and `storage.overwrite` is off, it is no run's and not empty, or another
@@ -210,8 +211,10 @@ class RunDirectory:
         self.term = status.term
         self.folder.create(WRITER, UNBEGUN)
         try:
-            if replaces and config.storage.overwrite:
+            if config.storage.overwrite and (replaces or make_room):
                 clear_run(self.enter(self.term).folder)
+                if make_room:
+                    make_room()
             is_first = self.folder.create(JOB, config.to_yaml().encode())
             if is_first:
                 self.enter(self.term).write_status(status)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
-from runner.data.shards import NOTE, unpublished
+from runner.data.shards import NOTE, list_with_unpublished
 from runner.errors import DataError, StorageError
 from runner.storage import Entry, LocalFolder, open_folder, shown_name
 
@@ -88,7 +88,7 @@ def list_files(uri: str) -> tuple[SourceFile, ...]:
     The fingerprint is the SHA-256 of a local file's content, and S3's own ETag and size elsewhere.
 
     Raises:
-        DataError: there is no such folder, or no Parquet file in it.
+        DataError: there is no such folder, or no Parquet file in it; or imports replace its files just now.
         StorageError: storage cannot be reached.
     """
     folder = open_folder(uri, patient=False)
@@ -137,8 +137,7 @@ def _sorted_out(uri: str) -> tuple[list[Entry], list[tuple[str, str]]]:
     folder = open_folder(uri, patient=False)
     entries: list[Entry] = []
     others: list[tuple[str, str]] = []
-    listed = folder.list()
-    hidden = unpublished(folder, listed)
+    listed, hidden = list_with_unpublished(folder)
     for entry in listed:
         if entry.name.rpartition("/")[2] == NOTE:
             continue

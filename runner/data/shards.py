@@ -2,7 +2,7 @@
 
     target = Target.open("records/", overwrite=True)        # refuses what it would spoil
     target.write(rows, schema, rows_per_shard=100_000)      # all of it, or nothing
-    unpublished(folder, folder.list())                      # what readers pass over
+    list_with_unpublished(folder)                           # what is there, and what of it readers pass over
 
 `_import.json` lists the shards of the last import that came to its end. While another replaces them, it also lists
 those that are being written, and later those that are being removed; one write of it makes the new ones count and the
@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.data.table import Row
-from runner.errors import DataError, StorageError
+from runner.errors import DataError, ObjectNotFoundError, StorageError
 from runner.run_files import JOB, find_run_around, is_run
 from runner.storage import Entry, Folder, open_folder, shown_name
 from runner.storage.manifest import contents_sha256, sha256
@@ -33,6 +33,7 @@ NOTE = "_import.json"
 VERSION = 1
 
 _SHARD_CHARACTERS = 1 << 26  # a shard of long records ends early: it is built in memory
+_MOST_LISTINGS = 5
 READ_AS_RECORDS = re.compile(r"(?i)\.(parquet|parq|pq)(\.gz)?$")
 
 
@@ -86,28 +87,45 @@ class Note:
             return None
 
 
-def unpublished(folder: Folder, entries: Sequence[Entry]) -> set[str]:
-    """Of the objects here and below, those that an import has not published yet, or has replaced already."""
-    sizes = {entry.name: entry.size for entry in entries}
-    found: set[str] = set()
-    for name in sizes:
-        inside, _, last = name.rpartition("/")
-        if last != NOTE or (note := Note.from_bytes(folder.read(name))) is None:
-            continue
-        for shard, file in {**note.removing, **note.writing}.items():
-            path = f"{inside}/{shard}" if inside else shard
-            if sizes.get(path) == file.size:
-                found.add(path)
-    return found
+def list_with_unpublished(folder: Folder) -> tuple[list[Entry], set[str]]:
+    """All objects here and below, and the names of those that an import has not published yet, or has replaced already.
+
+    A listing from before an import ended, and its note from after that, give a part of the new records and none of the
+    old: where a shard is missing, all is looked at again, until the notes say that no import ended in between. Shards
+    that are missing then are gone for good, because the user took them away.
+
+    Raises:
+        DataError: imports ended all the time.
+    """
+    before: dict[str, Files] | None = None
+    for _ in range(_MOST_LISTINGS):
+        entries = folder.list()
+        sizes = {entry.name: entry.size for entry in entries}
+        notes = {name: note for name in sizes if (note := _read_note(folder, name)) is not None}
+        shards = {name: note.shards for name, note in notes.items()}
+        if shards == before or all(_beside(name, shard) in sizes for name in shards for shard in shards[name]):
+            hidden = {
+                path
+                for name, note in notes.items()
+                for shard, file in {**note.removing, **note.writing}.items()
+                if sizes.get(path := _beside(name, shard)) == file.size
+            }
+            return entries, hidden
+        before = shards
+    raise DataError(f"{folder.uri}: imports replace the records here just now: try again when they have ended")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Target:
-    """A folder that an import may write to. `note`: of the imports before."""
+    """A folder that an import may write to. `note`: of the imports before.
+
+    `found`: the note as it was read or written last; two of them where writing it was interrupted. As soon as it holds
+    anything else, another import has the folder, and this one ends.
+    """
 
     folder: Folder
     note: Note
-    had_note: bool
+    found: tuple[bytes | None, ...]
 
     @classmethod
     def open(cls, uri: str, *, overwrite: bool) -> Target:
@@ -127,8 +145,8 @@ class Target:
         files = [name for name in names if _is_read(name)]
         if foreign := [name for name in files if name not in note.files]:
             raise DataError(
-                f"{uri} already holds Parquet files ({len(files)}) that no import of its own wrote, such as "
-                f"{shown_name(foreign[0])}: choose another folder, or move them away"
+                f"{uri} already holds Parquet files ({len(files)}) that no import of its own wrote, or only an earlier "
+                f"version's, such as {shown_name(foreign[0])}: choose another folder, or move them away"
             )
         if not overwrite and not note.shards.keys().isdisjoint(files):
             raise DataError(
@@ -137,7 +155,7 @@ class Target:
         for name in files:
             if File.of(folder.read(name)) != note.files[name]:
                 raise DataError(f"{uri}: {name} is not as the import wrote it: move it away or delete it")
-        return cls(folder, note, data is not None)
+        return cls(folder, note, (data,))
 
     def write(self, rows: Iterable[Row], schema: pa.Schema, rows_per_shard: int) -> dict[str, int]:
         """Write rows as Parquet files of `schema`, all texts, put them in place of the shards before, and count them.
@@ -146,14 +164,16 @@ class Target:
             `files`, `records` and `bytes`.
 
         Raises:
-            DataError: something else wrote a file of the same name meanwhile.
+            DataError: something else wrote a file of the same name, or another import wrote here, meanwhile.
             StorageError: writing failed.
             Then, or when it is interrupted, the shards before still count and what was written is removed, unless the
             new ones counted already.
         """
-        for name in {**self.note.writing, **self.note.removing}:
-            self.folder.delete(name)
         before = Note(self.note.number, self.note.shards)
+        if left := {**self.note.writing, **self.note.removing}:
+            self._write_note(replace(before, removing=left))  # An import that is still writing them ends.
+            for name in left:
+                self.folder.delete(name)
         written: dict[str, File] = {}
         records = 0
         try:
@@ -165,9 +185,10 @@ class Target:
             with contextlib.suppress(StorageError):
                 self._take_back(before, written)
             raise
-        for name in before.shards:
-            self.folder.delete(name)
         if before.shards:
+            self._check_note()
+            for name in before.shards:
+                self.folder.delete(name)
             self._write_note(Note(before.number + 1, written))
         return {"files": len(written), "records": records, "bytes": sum(file.size for file in written.values())}
 
@@ -180,19 +201,36 @@ class Target:
             raise DataError(f"{self.folder.uri}/{name} was written by something else just now: try again")
 
     def _take_back(self, before: Note, written: Files) -> None:
-        """Remove what was written of an import, unless it counts already."""
-        note = Note.from_bytes(self.folder.read(NOTE))
-        if note is None or note.number != before.number:
-            return
-        for name in written:
-            self.folder.delete(name)
-        if self.had_note:
-            self._write_note(before)
-        else:
+        """Remove what was written of an import, unless it counts already, or is another import's by now."""
+        data = self._read(NOTE)
+        note = Note.from_bytes(data or b"") or Note()
+        is_ours = data in self.found and note.number == before.number
+        for name, file in written.items():
+            if is_ours or (note.files.get(name) != file and File.of(self._read(name) or b"") == file):
+                self.folder.delete(name)
+        if is_ours and before.number:
+            self.folder.write(NOTE, before.to_bytes())
+        elif is_ours:
             self.folder.delete(NOTE)
 
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return self.folder.read(name)
+        except ObjectNotFoundError:
+            return None
+
+    def _check_note(self) -> None:
+        if self._read(NOTE) not in self.found:
+            raise DataError(
+                f"{self.folder.uri}: another import writes here at the same time: try again when it has ended"
+            )
+
     def _write_note(self, note: Note) -> None:
-        self.folder.write(NOTE, note.to_bytes())
+        self._check_note()
+        data = note.to_bytes()
+        self.found = (*self.found, data)
+        self.folder.write(NOTE, data)
+        self.found = (data,)
 
 
 def _check_no_run(folder: Folder, names: Sequence[str]) -> None:
@@ -203,6 +241,16 @@ def _check_no_run(folder: Folder, names: Sequence[str]) -> None:
         inside, _, last = name.rpartition("/")
         if last == JOB and inside and "/" not in inside and is_run(folder.child(inside)):
             raise DataError(f"{folder.uri}: holds the run {shown_name(inside)}: choose another folder")
+
+
+def _read_note(folder: Folder, name: str) -> Note | None:
+    """What an object of this name says, if it is an import's note."""
+    return Note.from_bytes(folder.read(name)) if name.rpartition("/")[2] == NOTE else None
+
+
+def _beside(note: str, shard: str) -> str:
+    """The name of a shard of the note's folder, from where the note has its own."""
+    return note.removesuffix(NOTE) + shard
 
 
 def _is_read(name: str) -> bool:

@@ -3,7 +3,7 @@
     part-00000.parquet ...               the records
     _generation/settings.json            what they are a function of, written first: its creation claims the folder
     _generation/prompts.json             the prompts
-    _generation/shards/part-00000.sha256 the SHA-256 of a shard that is about to be written
+    _generation/shards/part-00000.sha256 the SHA-256 of a shard that is about to be written, after that of the one there
     _generation/shards/part-00000.json   counts, size and SHA-256 of a shard, written after it
     _generation/status.json              state, progress, heartbeat (see `runner.run_directory`)
     _generation/summary.json             the counts of all, written last
@@ -105,9 +105,12 @@ def claim_folder(folder: Folder, generation: Generation) -> None:
         ConfigError: it holds other files, or a generation with other settings.
     """
     books = folder.child(GENERATION)
-    settings = json.dumps(generation.to_dict(), indent=1).encode()
+    settings, prompts = json.dumps(generation.to_dict(), indent=1).encode(), _prompts_file(generation.settings)
     if not books.exists(SETTINGS_FILE):
-        if (other := folder.find_file()) is not None and not books.exists(SETTINGS_FILE):
+        # An earlier version wrote its prompts first, and may have been killed then.
+        has_prompts = books.exists(PROMPTS_FILE) and books.read(PROMPTS_FILE) == prompts
+        ours = [f"{GENERATION}/{PROMPTS_FILE}"] if has_prompts else []
+        if (other := folder.find_file(but=ours)) is not None and not books.exists(SETTINGS_FILE):
             raise ConfigError(f"{folder.uri} holds other files, such as {shown_name(other)}: choose an empty folder")
         books.create(SETTINGS_FILE, settings)
     there, here = _flat(_read_settings(folder)), _flat(generation.to_dict())
@@ -118,7 +121,7 @@ def claim_folder(folder: Folder, generation: Generation) -> None:
             f"({first} is {there.get(first)} there, {here.get(first)} here); choose another folder or the same settings"
         )
     books.write(SETTINGS_FILE, settings)
-    books.write(PROMPTS_FILE, _prompts_file(generation.settings))
+    books.write(PROMPTS_FILE, prompts)
 
 
 def read_generation(folder: Folder) -> Generation:
@@ -237,12 +240,15 @@ def _rewrite(folder: Folder, number: int, info: ShardInfo, keep: np.ndarray) -> 
 
 def _publish(folder: Folder, number: int, data: bytes, info: ShardInfo) -> ShardInfo:
     name, announcement = shard_name(number), _announcement_name(number)
+    announced = [info.sha256]
     replaces = folder.exists(name)
     if replaces:
-        known = {info.sha256, _read_text(folder, announcement), _recorded_sha256(folder, number)}
-        if hashlib.sha256(folder.read(name)).hexdigest() not in known:
+        present = hashlib.sha256(folder.read(name)).hexdigest()
+        known = {info.sha256, _recorded_sha256(folder, number), *(_read_text(folder, announcement) or "").split()}
+        if present not in known:
             raise _not_ours(folder, name)
-    folder.write(announcement, info.sha256.encode())
+        announced.insert(0, present)
+    folder.write(announcement, "\n".join(announced).encode())
     folder.delete(_info_name(number))
     if replaces:
         folder.write(name, data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -11,10 +11,17 @@ import pytest
 
 from runner.config import parse_job
 from runner.errors import ConfigError
-from runner.generation.records import SamplingSettings
-from runner.generation.shards import Generation, claim_folder, make_shard, read_generation
+from runner.generation.records import Generated, SamplingSettings
+from runner.generation.shards import (
+    Generation,
+    claim_folder,
+    drop_repeated,
+    finished_shards,
+    make_shard,
+    read_generation,
+)
 from runner.run_directory import RunDirectory
-from runner.storage import Folder, open_folder
+from runner.storage import Folder, LocalFolder, open_folder
 from runner.submit.generate import Request, generate
 from runner.submit.launch import Launch
 from tests.foreign_files import Maker, Model, stand_ins
@@ -142,6 +149,40 @@ def test_a_shard_that_was_killed_before_what_vouches_for_it_is_made_again(run: R
     assert folder.read("part-00000.parquet") == before
 
 
+def test_a_shard_that_was_killed_twice_is_made_again(
+    run: RunDirectory, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once after its repeated records were dropped, before what vouches for it; once when it was to be made anew."""
+    generation = generation_of(run)
+    claim_folder(folder, generation)
+    monkeypatch.setattr(Maker, "make", lambda *_, **__: Generated(("text",), [("same",)] * 10, {}))
+    make_all(folder, generation)
+    write = LocalFolder.write
+
+    def killed_at(killing: str) -> Callable[..., None]:
+        def write_or_die(self: LocalFolder, name: str, data: bytes, **options: Any) -> None:
+            if name == killing:
+                raise KeyboardInterrupt
+            write(self, name, data, **options)
+
+        return write_or_die
+
+    monkeypatch.setattr(LocalFolder, "write", killed_at("_generation/shards/part-00001.json"))
+    with pytest.raises(KeyboardInterrupt):
+        drop_repeated(folder, finished_shards(folder, 2), lambda _: None)
+    for _ in range(2):
+        monkeypatch.setattr(LocalFolder, "write", killed_at("part-00001.parquet"))
+        with pytest.raises(KeyboardInterrupt):
+            make_all(folder, generation)
+    monkeypatch.setattr(LocalFolder, "write", write)
+    make_all(folder, generation)
+    infos = drop_repeated(folder, finished_shards(folder, 2), lambda _: None)
+    assert [infos[number].records for number in range(2)] == [1, 0]
+    folder.write("part-00001.parquet", b"mine")
+    with pytest.raises(ConfigError, match=r"part-00001.parquet is not as this generation wrote it"):
+        make_all(folder, generation)
+
+
 @pytest.mark.parametrize("name", [".hidden", "_generation/notes.txt", "_generation/settings.json", "_SUCCESS"])
 def test_hidden_files_are_files(run: RunDirectory, folder: Folder, name: str) -> None:
     folder.write(name, b"{}")
@@ -154,5 +195,16 @@ def test_a_claim_that_was_killed_before_its_prompts_is_gone_on_with(run: RunDire
     generation = generation_of(run, prompts=("a", "b"))
     claim_folder(folder, generation)
     folder.delete("_generation/prompts.json")
+    claim_folder(folder, generation)
+    assert read_generation(folder) == generation
+
+
+def test_a_claim_that_an_earlier_version_was_killed_in_is_gone_on_with(run: RunDirectory, folder: Folder) -> None:
+    """It wrote the prompts before the settings."""
+    generation = generation_of(run, prompts=("a", "b"))
+    folder.write("_generation/prompts.json", b'["c"]')
+    with pytest.raises(ConfigError, match=r"holds other files, such as _generation/prompts.json"):
+        claim_folder(folder, generation)
+    folder.write("_generation/prompts.json", b'["a", "b"]')
     claim_folder(folder, generation)
     assert read_generation(folder) == generation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any
 import pytest
 
 from runner.config import JobConfig, parse_job
-from runner.driver import check_apart, release
+from runner.driver import check_apart, check_free, claim, release
 from runner.errors import ConfigError, DataError, RunExistsError, StorageError
 from runner.run_directory import RunDirectory, list_runs
 from runner.run_files import RUN_FILES, UNBEGUN, WRITER, find_run_around
 from runner.storage import LocalFolder, open_folder
 from runner.submit.launch import Launch
 from runner.submit.start import start_run
+from runner.sweep.space import trial_job
+from runner.sweep.table import read_trials
 from runner.train.checkpoint import checkpoint_steps, prune_checkpoints, save_checkpoint
 from runner.train.facade import CheckedJob, drive_run
 from tests.foreign_files import stand_ins
@@ -47,6 +50,24 @@ def put(path: Path, data: bytes = b"mine") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
+
+
+def die_at(monkeypatch: pytest.MonkeyPatch, call: int, dies: type[BaseException]) -> None:
+    """Have the folders' write number `call` fail, and all that come later."""
+    calls = 0
+
+    def dying(original: Callable[..., Any]) -> Callable[..., Any]:
+        def method(self: LocalFolder, *arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls >= call:
+                raise dies("killed")
+            return original(self, *arguments, **options)
+
+        return method
+
+    for name in ("write", "create", "remove", "delete"):
+        monkeypatch.setattr(LocalFolder, name, dying(getattr(LocalFolder, name)))
 
 
 # What is no run
@@ -128,20 +149,7 @@ def test_a_claim_that_is_cut_off_anywhere_can_be_made_again(
             claimed(config).folder.write("history.csv", b"")
             put(storage / "claims/notes.txt")
         with monkeypatch.context() as patch:
-            calls = 0
-
-            def dying(original: Callable[..., Any], call: int = call) -> Callable[..., Any]:
-                def method(self: LocalFolder, *arguments: Any, **options: Any) -> Any:
-                    nonlocal calls
-                    calls += 1
-                    if calls >= call:
-                        raise dies("killed")
-                    return original(self, *arguments, **options)
-
-                return method
-
-            for name in ("write", "create", "remove", "delete"):
-                patch.setattr(LocalFolder, name, dying(getattr(LocalFolder, name)))
+            die_at(patch, call, dies)
             try:
                 RunDirectory.of(config).claim(config, "local")
                 break
@@ -306,6 +314,41 @@ def test_a_sweep_that_is_overwritten_leaves_the_user_s_files_in_its_trials(tmp_p
     submit(config_of(tmp_path, overwrite=True, sweep=GRID))
     assert (tmp_path / "claims-001/checkpoints/notes.txt").read_bytes() == b"mine"
     assert (tmp_path / "claims-001/history.csv").read_bytes() != b"old"
+
+
+def test_a_sweep_that_is_killed_while_it_overwrites_another_takes_none_of_its_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    for call in range(1, 30):
+        old, new = (config_of(tmp_path / str(call), overwrite=overwrite, sweep=GRID) for overwrite in (False, True))
+        claimed(old)
+        for number in range(2):
+            claimed(trial_job(old, number, {"training.seed": number}))
+        with monkeypatch.context() as patch:
+            die_at(patch, call, KeyboardInterrupt)
+            try:
+                claim(new, "local")
+                break
+            except KeyboardInterrupt:
+                pass
+        directory = RunDirectory.of(new)
+        if directory.exists() and directory.read_config() == new:
+            assert read_trials(new) == []
+            directory.update_status(state="failed")
+        check_free(new)
+        claim(new, "local")
+        assert read_trials(new) == []
+    assert 5 < call < 29
+
+
+def test_trials_without_their_sweep_are_removed_when_asked(tmp_path: Path) -> None:
+    submit(config_of(tmp_path, sweep=GRID))
+    shutil.rmtree(tmp_path / "claims")
+    config = config_of(tmp_path, overwrite=True, sweep=GRID)
+    directory = claim(config, "local")
+    assert read_trials(config) == []
+    assert directory.current_status().state == "pending"
 
 
 def test_a_sweep_that_a_trial_s_refusal_ends_keeps_its_directory(tmp_path: Path) -> None:
