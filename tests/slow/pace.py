@@ -9,6 +9,11 @@ import os
 import time
 from typing import Any
 
+if "TEST_RUN_KEY" in os.environ:
+    from runner.privacy.noise import RunKey
+
+    RunKey.new = classmethod(lambda cls: cls(os.environ["TEST_RUN_KEY"]))
+
 
 def slow_steps() -> Any:
     """Waits a little after every step."""

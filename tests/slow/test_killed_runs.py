@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -42,14 +41,16 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def submit_unharmed(tmp_path: Path, records: Path, workers: int, settings: dict[str, Any]) -> Path:
-    """The run that is never killed. A private one hands its key to the one that will be: else no two are alike."""
+    """The run that is never killed."""
     job = small_job("unharmed", records, tmp_path / "runs", **TRAINING) | settings | {"resources": {"workers": workers}}
     run_runner("submit", write_job(tmp_path / "unharmed.yaml", job), TEST_STEP_PAUSE_S="0")
-    if settings:
-        (tmp_path / "runs" / "killed").mkdir()
-        shutil.copytree(tmp_path / "runs" / "unharmed" / "private", tmp_path / "runs" / "killed" / "private")
-        (tmp_path / "runs" / "killed" / "private" / "ledger.json").unlink()
     return tmp_path / "runs" / "unharmed"
+
+
+def pace_of(unharmed: Path) -> dict[str, str]:
+    """The variables of the run that will be killed. A private one gets the other's key: else no two are alike."""
+    key = unharmed / "private" / "key"
+    return {"TEST_STEP_PAUSE_S": PAUSE_S} | ({"TEST_RUN_KEY": key.read_text()} if key.exists() else {})
 
 
 def total_steps(run: Path) -> int:
@@ -78,7 +79,7 @@ def test_a_run_killed_again_and_again_at_random_ends_with_the_same_weights_and_h
     draw = random.Random(2026)
     kills = PRIVATE_KILLS if settings else KILLS
     seen: list[int] = []
-    process = start_runner("submit", write_job(tmp_path / "killed.yaml", job), TEST_STEP_PAUSE_S=PAUSE_S)
+    process = start_runner("submit", write_job(tmp_path / "killed.yaml", job), **pace_of(unharmed))
     for kill in range(kills):
         if kill % 5 == 4:  # somewhere in the start, before the first step
             with pytest.raises(TimeoutError):
@@ -92,7 +93,7 @@ def test_a_run_killed_again_and_again_at_random_ends_with_the_same_weights_and_h
         process.send_signal(signal.SIGKILL)
         process.wait()
         seen.append(total_steps(run))
-        process = start_runner("resume", run, TEST_STEP_PAUSE_S=PAUSE_S)
+        process = start_runner("resume", run, **pace_of(unharmed))
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, f"{out}\n{err}"
     assert len(set(seen)) > kills // 2, f"the kills did not spread over the run: {seen}"
@@ -107,7 +108,7 @@ def test_two_workers_killed_one_by_one_and_with_their_driver_end_with_the_same_w
     unharmed = submit_unharmed(tmp_path, records, 2, settings)
     job = small_job("killed", records, tmp_path / "runs", **TRAINING) | settings | {"resources": {"workers": 2}}
     run = tmp_path / "runs" / "killed"
-    process = start_runner("submit", write_job(tmp_path / "killed.yaml", job), TEST_STEP_PAUSE_S=PAUSE_S)
+    process = start_runner("submit", write_job(tmp_path / "killed.yaml", job), **pace_of(unharmed))
     for victim in ("chief", "other", "driver"):
         before = total_steps(run)
         wait_for(lambda: process.poll() is not None or total_steps(run) > before)
@@ -120,7 +121,7 @@ def test_two_workers_killed_one_by_one_and_with_their_driver_end_with_the_same_w
         kill(pid)
         if victim == "driver":
             process.wait()
-            process = start_runner("resume", run, TEST_STEP_PAUSE_S="0.02")
+            process = start_runner("resume", run, **pace_of(unharmed) | {"TEST_STEP_PAUSE_S": "0.02"})
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, f"{out}\n{err}"
     assert_same_end(run, unharmed)
