@@ -66,7 +66,7 @@ def init(
     data: dict[str, Any] = {"uri": data_uri, "field_delimiter": field_delimiter}
     if columns is not None:
         data["columns"] = list(columns)
-    elif field_delimiter is None and Path(data_uri).is_dir():
+    elif field_delimiter is None:
         from runner.data.joined import find_field_delimiter
 
         data["field_delimiter"] = find_field_delimiter(Path(data_uri))

@@ -23,9 +23,13 @@ def joined_schema(columns: tuple[str, ...], field_delimiter: str | None) -> pa.S
 def find_field_delimiter(folder: Path) -> str | None:
     """By what the fields of a local folder's records are joined; None if no import says so.
 
-    Files that cannot be read say nothing here: reading the records names them.
+    A folder or files that cannot be read say nothing here: reading the records names them.
     """
-    for path in sorted(folder.glob("*.parquet")):
+    try:
+        paths = sorted(folder.glob("*.parquet"))
+    except OSError:
+        return None
+    for path in paths:
         with suppress(OSError, pa.ArrowException):
             found = (pq.read_schema(path).metadata or {}).get(_KEY)
             return None if found is None else found.decode()

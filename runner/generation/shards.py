@@ -3,7 +3,7 @@
     part-00000.parquet ...               the records
     _generation/settings.json            what they are a function of, written first: its creation claims the folder
     _generation/prompts.json             the prompts
-    _generation/shards/part-00000.sha256 the SHA-256 of a shard that is about to be written, after that of the one there
+    _generation/shards/part-00000.sha256 the SHA-256 of a shard before it is written, after that of one it replaces
     _generation/shards/part-00000.json   counts, size and SHA-256 of a shard, written after it
     _generation/status.json              state, progress, heartbeat (see `runner.run_directory`)
     _generation/summary.json             the counts of all, written last
@@ -247,7 +247,7 @@ def _publish(folder: Folder, number: int, data: bytes, info: ShardInfo) -> Shard
         known = {info.sha256, _recorded_sha256(folder, number), *(_read_text(folder, announcement) or "").split()}
         if present not in known:
             raise _not_ours(folder, name)
-        announced.insert(0, present)
+        announced = list(dict.fromkeys([present, info.sha256]))
     folder.write(announcement, "\n".join(announced).encode())
     folder.delete(_info_name(number))
     if replaces:
@@ -255,6 +255,8 @@ def _publish(folder: Folder, number: int, data: bytes, info: ShardInfo) -> Shard
     elif not folder.create(name, data) and folder.read(name) != data:  # Another process makes the same.
         raise _not_ours(folder, name)
     folder.write(_info_name(number), json.dumps(asdict(info)).encode())
+    if len(announced) > 1:  # Killed or not, it ends with the same bytes.
+        folder.write(announcement, info.sha256.encode())
     return info
 
 
