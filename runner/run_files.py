@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any
 
-from runner.errors import ObjectNotFoundError, StorageError
+from runner.errors import StorageError
 from runner.storage import Folder, Layout, enclosing_folders
 
 JOB = "job.yaml"
@@ -39,7 +39,9 @@ RUN_FILES = Layout(
 
 def is_ours(folder: Folder) -> bool:
     """Whether a run has the folder, had it, or was killed when it took it."""
-    return _HELD.fullmatch(_read(folder, WRITER)) is not None or _is_status(_read(folder, STATUS))
+    return _HELD.fullmatch(folder.read_if_exists(WRITER) or b"") is not None or _is_status(
+        folder.read_if_exists(STATUS) or b""
+    )
 
 
 def is_run(folder: Folder) -> bool:
@@ -72,11 +74,3 @@ def _is_status(data: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(values, dict) and {"name", "state", "target", "attempt", "created", "heartbeat"} <= values.keys()
-
-
-def _read(folder: Folder, name: str) -> bytes:
-    """The object, or nothing where there is none."""
-    try:
-        return folder.read(name)
-    except ObjectNotFoundError:
-        return b""

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.data.table import Row
-from runner.errors import DataError, ObjectNotFoundError, StorageError
+from runner.errors import DataError, StorageError
 from runner.run_files import JOB, find_run_around, is_run
 from runner.storage import Entry, Folder, open_folder, shown_name
 from runner.storage.manifest import contents_sha256, sha256
@@ -202,25 +202,19 @@ class Target:
 
     def _take_back(self, before: Note, written: Files) -> None:
         """Remove what was written of an import, unless it counts already, or is another import's by now."""
-        data = self._read(NOTE)
+        data = self.folder.read_if_exists(NOTE)
         note = Note.from_bytes(data or b"") or Note()
         is_ours = data in self.found and note.number == before.number
         for name, file in written.items():
-            if is_ours or (note.files.get(name) != file and File.of(self._read(name) or b"") == file):
+            if is_ours or (note.files.get(name) != file and File.of(self.folder.read_if_exists(name) or b"") == file):
                 self.folder.delete(name)
         if is_ours and before.number:
             self.folder.write(NOTE, before.to_bytes())
         elif is_ours:
             self.folder.delete(NOTE)
 
-    def _read(self, name: str) -> bytes | None:
-        try:
-            return self.folder.read(name)
-        except ObjectNotFoundError:
-            return None
-
     def _check_note(self) -> None:
-        if self._read(NOTE) not in self.found:
+        if self.folder.read_if_exists(NOTE) not in self.found:
             raise DataError(
                 f"{self.folder.uri}: another import writes here at the same time: try again when it has ended"
             )

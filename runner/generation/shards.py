@@ -244,7 +244,11 @@ def _publish(folder: Folder, number: int, data: bytes, info: ShardInfo) -> Shard
     replaces = folder.exists(name)
     if replaces:
         present = hashlib.sha256(folder.read(name)).hexdigest()
-        known = {info.sha256, _recorded_sha256(folder, number), *(_read_text(folder, announcement) or "").split()}
+        known = {
+            info.sha256,
+            _recorded_sha256(folder, number),
+            *(folder.read_if_exists(announcement) or b"").decode().split(),
+        }
         if present not in known:
             raise _not_ours(folder, name)
         announced = list(dict.fromkeys([present, info.sha256]))
@@ -268,15 +272,8 @@ def _not_ours(folder: Folder, name: str) -> ConfigError:
 
 
 def _recorded_sha256(folder: Folder, number: int) -> str | None:
-    recorded = _read_text(folder, _info_name(number))
+    recorded = folder.read_if_exists(_info_name(number))
     return json.loads(recorded)["sha256"] if recorded else None
-
-
-def _read_text(folder: Folder, name: str) -> str | None:
-    try:
-        return folder.read(name).decode()
-    except ObjectNotFoundError:
-        return None
 
 
 def _read_settings(folder: Folder) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from runner.errors import ObjectNotFoundError
+
 TEMPORARY_PREFIX = ".tmp-"
 """Files under such a name belong to a write in progress, or to one that was killed; no listing shows them."""
 TEMPORARY_NAME = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{32}")
@@ -45,6 +47,13 @@ class Folder(ABC):
     @abstractmethod
     def read(self, name: str) -> bytes:
         """The whole object."""
+
+    def read_if_exists(self, name: str) -> bytes | None:
+        """The whole object, None where there is none."""
+        try:
+            return self.read(name)
+        except ObjectNotFoundError:
+            return None
 
     @abstractmethod
     def read_range(self, name: str, start: int, length: int) -> bytes:
