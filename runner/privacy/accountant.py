@@ -35,6 +35,7 @@ from functools import lru_cache
 from typing import Any, Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runner.errors import PrivacyError
 
@@ -136,9 +137,14 @@ def discrete_gaussian_tail(sigma: float, least: int) -> float:
     >>> round(discrete_gaussian_tail(1.0, 1), 6), discrete_gaussian_tail(100.0, 500) < 3e-7
     (0.30053, True)
     """
-    x = np.arange(1, math.ceil(40 * sigma) + 2)  # Beyond is less than a float can tell from 0.
-    weights = np.exp(-0.5 * (x / sigma) ** 2)
-    return 1.0 if least < 1 else float(weights[least - 1 :].sum() / (1 + 2 * weights.sum()))
+    tails = discrete_gaussian_tails(sigma)
+    return 1.0 if least < 1 else float(tails[least - 1]) if least <= len(tails) else 0.0
+
+
+def discrete_gaussian_tails(sigma: float) -> NDArray[np.float64]:
+    """The probabilities that noise is at least 1, 2, ...; beyond the last it is less than 1e-31."""
+    weights = np.exp(-0.5 * (np.arange(1, math.ceil(12 * sigma) + 2) / sigma) ** 2)
+    return np.cumsum(weights[::-1])[::-1] / (1 + 2 * weights.sum())
 
 
 Spent = Sequence[tuple[Mechanism | Release, int]]
@@ -246,9 +252,11 @@ def find_noise(
 
     if cost(LARGEST_NOISE_MULTIPLIER, "rdp") > target_epsilon:
         if beside and accountant == "pld" and cost(LARGEST_NOISE_MULTIPLIER, "pld") <= target_epsilon:
-            # Releases that take nearly all of it: too much by RDP. Alone the steps need less noise than beside them.
-            alone = find_noise(examples, batch_size, steps, target_epsilon, delta, accountant)
-            return round(smallest(alone, LARGEST_NOISE_MULTIPLIER, "pld"), 4)
+            # Releases that take nearly all of it, and more by RDP.
+            enough = 2 * SMALLEST_NOISE_MULTIPLIER
+            while cost(enough, "pld") > target_epsilon:
+                enough *= 2
+            return round(smallest(enough / 2, enough, "pld"), 4)
         raise PrivacyError(
             f"privacy.target_epsilon {target_epsilon:g} cannot be reached in {steps} steps of {batch_size} of "
             f"{examples} records at delta {delta:g}; raise it, or lower training.epochs or training.batch_size"

@@ -27,7 +27,7 @@ from runner.privacy.accountant import (
     Accountant,
     Histogram,
     Release,
-    discrete_gaussian_tail,
+    discrete_gaussian_tails,
     epsilon,
 )
 from runner.privacy.discrete_gaussian import LARGEST_SIGMA, SMALLEST_SIGMA, Source, draw_discrete_gaussian
@@ -147,11 +147,7 @@ def threshold_for(sigma: float, delta: float) -> int:
     >>> threshold_for(100.0, 1e-7)
     522
     """
-    low, high = 1, 2 + math.ceil(10 * sigma)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if discrete_gaussian_tail(sigma, middle - 1) <= delta else (middle, high)
-    return high
+    return 2 + int(np.argmax(np.append(discrete_gaussian_tails(sigma), 0.0) <= delta))
 
 
 def released_once(folder: Folder, release: Release, count: Callable[[], Mapping[str, Counts]]) -> dict[str, Counts]:
