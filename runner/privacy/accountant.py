@@ -253,9 +253,9 @@ def find_noise(
     if cost(LARGEST_NOISE_MULTIPLIER, "rdp") > target_epsilon:
         if beside and accountant == "pld" and cost(LARGEST_NOISE_MULTIPLIER, "pld") <= target_epsilon:
             # Releases that take nearly all of it, and more by RDP.
-            enough = 2 * SMALLEST_NOISE_MULTIPLIER
-            while cost(enough, "pld") > target_epsilon:
-                enough *= 2
+            enough = LARGEST_NOISE_MULTIPLIER
+            while cost(enough / 2, "pld") <= target_epsilon:
+                enough /= 2
             return round(smallest(enough / 2, enough, "pld"), 4)
         raise PrivacyError(
             f"privacy.target_epsilon {target_epsilon:g} cannot be reached in {steps} steps of {batch_size} of "
