@@ -24,6 +24,7 @@ from runner.config.fields import (
     DateField,
     DatetimeField,
     FieldConfig,
+    IdField,
     IntegerField,
     NumberField,
     Resolution,
@@ -81,6 +82,8 @@ def complete(fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSu
 
 def complete_field(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
     """One of them."""
+    if isinstance(field, IdField):
+        return CompleteField(field)
     if field.nullable is None:
         field = field.model_copy(update={"nullable": summary.nulls + summary.not_numbers > 0})
     match field:

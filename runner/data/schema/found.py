@@ -171,7 +171,7 @@ class ColumnSummary:
 
     def __add__(self, other: ColumnSummary) -> ColumnSummary:
         if not self.values or not other.values:
-            ends = self.ends or other.ends
+            ends = self.ends if self.values else other.ends
         else:
             ends = {kind: self.ends[kind] + other.ends[kind] for kind in self.ends if kind in other.ends}
         return replace(
@@ -199,8 +199,9 @@ class ColumnSummary:
         else:
             kind = plain_type(self.kind)
             ends = {kind: Ends.of(distinct.to_numpy(), counts, kind)}
-        is_outside = Declared.of(self.field, self.kind).outside(distinct)
-        examples = to_texts(distinct.filter(pa.array(is_outside)))
+        declared = Declared.of(self.field, self.kind)
+        is_outside = declared.outside(distinct)
+        examples = declared.to_texts(distinct.filter(pa.array(is_outside)))
         return replace(
             self,
             rows=len(column),

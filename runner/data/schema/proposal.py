@@ -103,9 +103,9 @@ def propose_unseen(schema: pa.Schema) -> dict[str, Proposal]:
 
 def _propose(summary: ColumnSummary) -> Proposal:
     kind = _kind_of(summary)
-    nullable = summary.nulls + summary.not_numbers > 0
-    found = CompleteField(kind.model_copy(update={"nullable": nullable}))
-    if not isinstance(kind, CategoryField) or _listed(summary):
+    if isinstance(kind, CategoryField) and not _has_values(summary):
+        found = CompleteField(kind.model_copy(update={"nullable": summary.nulls + summary.not_numbers > 0}))
+    else:
         found = complete_field(kind, summary)
     field = found.field
     if isinstance(field, CategoryField):
@@ -192,7 +192,7 @@ def _text(summary: ColumnSummary) -> TextField:
     return TextField(kind="text", tokenizer="sentencepiece", max_tokens=longest // 2)
 
 
-def _listed(summary: ColumnSummary) -> bool:
+def _has_values(summary: ColumnSummary) -> bool:
     """Whether a category has values that can be named."""
     counted = summary.counts()
     return counted is not None and bool((counted[1] >= ENDS).any())
@@ -235,7 +235,7 @@ def _propose_unseen(column: pa.Field) -> Proposal:
     if types.is_null(kind):
         return Proposal(CategoryField(kind="category", values=None, **common), "a column of no type; leave it out")
     if isinstance(kind, pa.UuidType):
-        return Proposal(IdField(kind="id", made="uuid", **common), "by its type; never learned")
+        return Proposal(IdField(kind="id", made="uuid"), "by its type; never learned")
     if types.is_int8(kind) or types.is_uint8(kind):
         bounds = (-128, 127) if types.is_int8(kind) else (0, 255)
         return Proposal(IntegerField(kind="integer", range=bounds, **common), "by its type; a narrower range serves")
