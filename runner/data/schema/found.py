@@ -18,7 +18,9 @@ are few distinct ones, the ends are exact always, and the rows of the sample are
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import dataclasses
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +44,8 @@ ENDS = 10
 EXAMPLES = 3
 
 Counts = tuple[pa.Array, NDArray[np.int64]]
-Numbers = NDArray[np.int64] | NDArray[np.float64]
+Numbers: TypeAlias = NDArray[Any]
+"""int64 or float64."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Ends:
 
 @dataclass(frozen=True)
 class Sample:
-    """At most `SAMPLE_ROWS` values: those of the rows whose scrambled numbers are the smallest. Unsorted, maybe more."""
+    """`SAMPLE_ROWS` values, those of the rows whose scrambled numbers are the smallest; more until it is trimmed."""
 
     keys: NDArray[np.uint64]
     values: pa.Array
@@ -96,9 +99,9 @@ class Sample:
 class ColumnSummary:
     """Of the rows so far. `kind`: the column's type; `field`: its declaration in the job, None where there is none.
 
-    `rows`, of which `nulls` are null and `not_numbers` NaN or infinite. `outside`: those that the declaration rules out,
-    with the first few by their texts. `ends`: of a column of numbers, dates or moments; of texts, under each type as
-    which all so far are written.
+    `rows`, of which `nulls` are null and `not_numbers` NaN or infinite. `outside`: those that the declaration rules
+    out, with the first few by their texts. `longest`: bytes of a text. `ends`: of a column of numbers, dates or
+    moments; of texts, under each type as which all so far are written.
     """
 
     name: str
@@ -110,9 +113,9 @@ class ColumnSummary:
     outside: int = 0
     outside_examples: tuple[str, ...] = ()
     longest: int = 0
-    ends: dict[pa.DataType, Ends] = field(default_factory=dict)
+    ends: dict[pa.DataType, Ends] = dataclasses.field(default_factory=dict)
     exact: Counts | None = None
-    sample: Sample = field(repr=False, kw_only=True)
+    sample: Sample = dataclasses.field(repr=False, kw_only=True)
 
     @classmethod
     def of(cls, name: str, field: FieldConfig | None, kind: pa.DataType) -> ColumnSummary:
@@ -168,7 +171,7 @@ class ColumnSummary:
 
     def __add__(self, other: ColumnSummary) -> ColumnSummary:
         if not self.values or not other.values:
-            ends = self.ends or other.ends
+            ends = self.ends if self.values else other.ends
         else:
             ends = {kind: self.ends[kind] + other.ends[kind] for kind in self.ends if kind in other.ends}
         return replace(
@@ -196,8 +199,9 @@ class ColumnSummary:
         else:
             kind = plain_type(self.kind)
             ends = {kind: Ends.of(distinct.to_numpy(), counts, kind)}
-        is_outside = Declared.of(self.field, self.kind).outside(distinct)
-        examples = to_texts(distinct.filter(pa.array(is_outside)))
+        declared = Declared.of(self.field, self.kind)
+        is_outside = declared.outside(distinct)
+        examples = declared.to_texts(distinct.filter(pa.array(is_outside)))
         return replace(
             self,
             rows=len(column),

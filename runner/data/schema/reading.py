@@ -1,4 +1,4 @@
-"""Values of a column as numbers that can be counted, ordered and cut: by the column's type, or by how texts are written.
+"""Values of a column as numbers that can be counted and ordered: by the column's type, or by how texts are written.
 
 >>> to_numbers(pa.array(["0.50", "1.25"]).cast(pa.decimal128(10, 2))).to_pylist()  # in units of the type
 [50, 125]
@@ -26,6 +26,9 @@ UNITS_A_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 MOST_DECIMALS = 18
 FINER = MOST_DECIMALS + 1
 """The place of numbers with more decimals than that."""
+
+DRIFT = 4
+"""Units in the last place of a float that sums of such numbers may have lost."""
 
 TEXT = pa.large_string()
 
@@ -101,7 +104,8 @@ def written_types(texts: pa.Array) -> dict[pa.DataType, pa.Array]:
 def places_of(numbers: NDArray[np.int64] | NDArray[np.float64], kind: pa.DataType) -> NDArray[np.int64]:
     """How finely each number of a plain type is written.
 
-    Floats and decimals: places after the point that it needs, `FINER` where 18 are not enough. Moments: 0 for midnight,
+    Floats and decimals: places after the point that it needs, `FINER` where 18 are not enough; 0.1 + 0.2, which is
+    0.30000000000000004, needs one. Moments: 0 for midnight,
     1 for a full hour, then minute, second, millisecond, microsecond and nanosecond. 0 for all others.
     """
     if types.is_timestamp(kind):
@@ -117,8 +121,8 @@ def places_of(numbers: NDArray[np.int64] | NDArray[np.float64], kind: pa.DataTyp
     left = np.arange(len(numbers))
     for place in range(MOST_DECIMALS + 1):
         scaled = np.round(numbers[left] * 10.0**place)
-        # The nearest float to a whole number of units: below 2^53 the division is exact to the last bit.
-        fits = (scaled / 10.0**place == numbers[left]) & (np.abs(scaled) < 2**53)
+        near = np.abs(scaled / 10.0**place - numbers[left]) <= DRIFT * np.spacing(np.abs(numbers[left]))
+        fits = near & (np.abs(scaled) < 2**53)
         places[left[fits]] = place
         left = left[~fits]
     whole = np.round(numbers[left]) == numbers[left]
