@@ -55,7 +55,8 @@ class CompleteField:
     """A field of which nothing is open, and what else its codec is made of.
 
     `rare`: there is a rare value. `values` and `counts`, of integers and numbers: the distinct values in units of
-    10^-decimals, within the range, and their weights; `frequent`: those that are values of their own. `texts`: of a
+    10^-decimals, within the range, and their weights; `frequent`: those that are values of their own. With `edges`,
+    which bound parts of the range (one more than `counts`), these are the weights of the parts instead. `texts`: of a
     text, a sample to train its tokenizer on. `rare_records`, `clipped` and `rounded` count the records that do not come
     back as they were.
     """
@@ -64,11 +65,25 @@ class CompleteField:
     rare: bool = False
     values: NDArray[np.int64] | None = None
     counts: NDArray[np.int64] | None = None
+    edges: NDArray[np.int64] | None = None
     frequent: tuple[int, ...] = ()
     texts: pa.Array | None = None
     rare_records: int = 0
     clipped: int = 0
     rounded: int = 0
+
+
+def declared(fields: Mapping[str, FieldConfig]) -> dict[str, CompleteField]:
+    """Every field as a private job declares it: nothing of the records is in it, and what may be null may be."""
+    return {name: _declared(field) for name, field in fields.items()}
+
+
+def _declared(field: FieldConfig) -> CompleteField:
+    if isinstance(field, IdField):
+        return CompleteField(field)
+    if field.nullable is None:
+        field = field.model_copy(update={"nullable": True})
+    return CompleteField(field, rare=isinstance(field, CategoryField) and field.outside == "rare")
 
 
 def complete(fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSummary]) -> dict[str, CompleteField]:

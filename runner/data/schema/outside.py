@@ -72,14 +72,14 @@ class Declared:
             return ~listed.to_numpy(zero_copy_only=False)
         if self.bounds is None:
             return np.zeros(len(distinct), np.bool_)
-        numbers = self._numbers(distinct)
+        numbers = self.numbers(distinct)
         return ~((numbers >= self.bounds[0]) & (numbers <= self.bounds[1]))  # Those that are no number, too.
 
     def to_texts(self, distinct: pa.Array) -> pa.Array:
         """Counted values as the texts that a job lists."""
         return to_texts(from_numbers(distinct, self.kind)) if is_numeric(self.kind) else distinct
 
-    def _numbers(self, distinct: pa.Array) -> NDArray[np.float64]:
+    def numbers(self, distinct: pa.Array) -> NDArray[np.float64]:
         """In what the bounds are in: plain numbers, or microseconds since 1970."""
         assert self.reading is not None
         kind, values = self.kind, distinct
