@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from pyarrow import types
 
 from runner.config.fields import (
+    LARGEST_UNITS,
+    MOST_VALUES,
     CategoryField,
     DateField,
     DatetimeField,
@@ -30,7 +32,7 @@ from runner.config.fields import (
     Resolution,
     TextField,
 )
-from runner.data.schema.found import ENDS, MOST_VALUES, ColumnSummary, Counts, Ends
+from runner.data.schema.found import ENDS, ColumnSummary, Counts, Ends
 from runner.data.schema.outside import Declared
 from runner.data.schema.reading import FINER, UNITS_A_SECOND, is_numeric, plain_type, written_types
 from runner.errors import DataError
@@ -141,17 +143,17 @@ def _category(field: CategoryField, summary: ColumnSummary) -> CompleteField:
     if field.values is not None:
         return CompleteField(field, rare=field.outside == "rare")
     counted = summary.counts()
-    if counted is None:
+    kept = None if counted is None else counted[1] >= field.min_count
+    if counted is None or kept is None or kept.sum() > MOST_VALUES:
         raise DataError(
-            f"column {summary.name} has over {MOST_VALUES:,} distinct values, too many to be found for a category; "
-            "list its values, or make it kind text or id"
+            f"column {summary.name} has over {MOST_VALUES:,} distinct values, too many for a category; "
+            "make it kind text or id, or an integer or number"
         )
     values, counts = counted
-    kept = counts >= field.min_count
     if summary.values and not kept.any() and not field.nullable:
         raise DataError(
             f"column {summary.name}: none of its {len(values):,} values is in {field.min_count} records or more "
-            "(min_count), so none could be generated; list its values, or make it kind text or id"
+            "(min_count), so none could be generated; list its values, lower min_count, or make it kind text or id"
         )
     texts = Declared.of(field, summary.kind).to_texts(values.filter(pa.array(kept)))
     rare = int(counts[~kept].sum())
@@ -282,11 +284,11 @@ def _units(numbers: NDArray[Any], scale: int, decimals: int, name: str) -> NDArr
     """Numbers in units of 10^-scale (floats: of one) in units of 10^-decimals."""
     if numbers.dtype == np.int64 and decimals >= scale:
         factor = 10 ** (decimals - scale)
-        if numbers.size and int(np.abs(numbers).max()) * factor >= 2**63:
+        if numbers.size and int(np.abs(numbers).max()) * factor > LARGEST_UNITS:
             raise DataError(f"column {name}: numbers of more than 18 digits with {decimals} decimals; keep fewer")
         return numbers * factor
     units = np.round(numbers * 10.0 ** (decimals - scale))
-    if units.size and np.abs(units).max() >= 2**63:
+    if units.size and np.abs(units).max() > LARGEST_UNITS:
         raise DataError(f"column {name}: numbers of more than 18 digits with {decimals} decimals; keep fewer")
     return units.astype(np.int64)
 
