@@ -24,7 +24,8 @@ from runner.config import JobConfig
 from runner.data.examples import Shard, TokenSet, shard_file_names
 from runner.data.files import SourceFile
 from runner.data.packing import Packer
-from runner.data.records import Survey, Unit, read_unit
+from runner.data.records import read_unit
+from runner.data.survey import Survey
 from runner.data.token_lengths import TokenLengths
 from runner.data.tokenizer import (
     ByteTokenizer,
@@ -37,6 +38,7 @@ from runner.data.tokenizer import (
     token_dtype,
     train_tokenizer,
 )
+from runner.data.units import Unit
 from runner.errors import CorruptError, ObjectNotFoundError, RunnerError, TokenizerError, find_user_error
 from runner.storage import Folder, open_folder, open_parent, publish, read_manifest, read_published
 

@@ -20,7 +20,8 @@ from runner.config import JobConfig
 from runner.data.batches import BatchPlan
 from runner.data.files import SourceFile
 from runner.data.prepare import token_key
-from runner.data.records import read_records, survey_records
+from runner.data.records import read_records
+from runner.data.survey import survey_records
 from runner.errors import DataError
 
 MOST_RECORDS = 20_000

@@ -22,7 +22,7 @@ from runner.config import JobConfig
 from runner.data.examples import TokenSet
 from runner.data.files import NOTES, PassedOver, SourceFile, passed_over
 from runner.data.prepare import check_vocabulary, find_tokens, prepare_tokens, token_key, token_lengths
-from runner.data.records import Survey, survey_records
+from runner.data.survey import Survey, survey_records
 from runner.errors import (
     DataError,
     JobCrashedError,

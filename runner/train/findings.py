@@ -11,7 +11,7 @@ from typing import Any
 
 from runner.data.examples import TokenSet
 from runner.data.files import PassedOver
-from runner.data.records import Survey
+from runner.data.survey import Survey
 from runner.train.facade import CheckedJob
 from runner.train.private_run import planned_epsilon
 

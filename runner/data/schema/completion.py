@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from pyarrow import types
 
 from runner.config.fields import (
+    LARGEST_UNITS,
+    MOST_VALUES,
+    BooleanField,
     CategoryField,
     DateField,
     DatetimeField,
@@ -30,7 +33,7 @@ from runner.config.fields import (
     Resolution,
     TextField,
 )
-from runner.data.schema.found import ENDS, MOST_VALUES, ColumnSummary, Counts, Ends
+from runner.data.schema.found import ENDS, ColumnSummary, Counts, Ends
 from runner.data.schema.outside import Declared
 from runner.data.schema.reading import FINER, UNITS_A_SECOND, is_numeric, plain_type, written_types
 from runner.errors import DataError
@@ -43,6 +46,8 @@ STEPS = 10**6
 MOST = 0.999
 """Of the records: where so many need few decimals, the others are rounded to these."""
 
+LONGEST_SHOWN = 60
+
 RESOLUTIONS: tuple[Resolution, ...] = ("hour", "minute", "second", "millisecond", "microsecond", "nanosecond")
 EPOCH = datetime(1970, 1, 1)
 """In local time, or in UTC where the column has a zone."""
@@ -54,7 +59,8 @@ Measured: TypeAlias = IntegerField | NumberField
 class CompleteField:
     """A field of which nothing is open, and what else its codec is made of.
 
-    `rare`: there is a rare value. `values` and `counts`, of integers and numbers: the distinct values in units of
+    `reading`: of numbers, dates and moments, the type as which the column's values, or its texts, are taken. `rare`:
+    there is a rare value. `values` and `counts`, of integers and numbers: the distinct values in units of
     10^-decimals, within the range, and their weights; `frequent`: those that are values of their own. With `edges`,
     which bound parts of the range (one more than `counts`), these are the weights of the parts instead. `texts`: of a
     text, a sample to train its tokenizer on. `rare_records`, `clipped` and `rounded` count the records that do not come
@@ -62,6 +68,7 @@ class CompleteField:
     """
 
     field: FieldConfig
+    reading: pa.DataType | None = None
     rare: bool = False
     values: NDArray[np.int64] | None = None
     counts: NDArray[np.int64] | None = None
@@ -92,13 +99,26 @@ def complete(fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSu
     Raises:
         DataError: a column's values are not what its field says, or do not tell what is open.
     """
-    return {name: complete_field(field, summaries[name]) for name, field in fields.items()}
+    found: dict[str, CompleteField] = {}
+    mistakes: list[str] = []
+    for name, field in fields.items():
+        if name not in summaries:  # What names a row and is left out is not read.
+            found[name] = CompleteField(field)
+            continue
+        try:
+            found[name] = complete_field(field, summaries[name])
+        except DataError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise DataError(*mistakes)
+    return found
 
 
 def complete_field(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
     """One of them."""
     if isinstance(field, IdField):
         return CompleteField(field)
+    _check_declared(field, summary)
     if field.nullable is None:
         field = field.model_copy(update={"nullable": summary.nulls + summary.not_numbers > 0})
     match field:
@@ -114,6 +134,29 @@ def complete_field(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
             return CompleteField(field, texts=summary.sample.trimmed().values)
         case _:
             return CompleteField(field)
+
+
+def _check_declared(field: FieldConfig, summary: ColumnSummary) -> None:
+    """Whether the values are what a field says, where it refuses others."""
+    missing = summary.nulls + summary.not_numbers
+    if missing and getattr(field, "nullable", None) is False:
+        what = "null" if summary.nulls else "not a number, or infinite"
+        raise DataError(
+            f"column {summary.name}: {missing:,} of {summary.rows:,} values are {what}, but "
+            f"fields.{summary.name}.nullable is false; make it true"
+        )
+    outside: str | None = getattr(field, "outside", "refuse")
+    if summary.outside and outside == "refuse":
+        instead = "" if isinstance(field, BooleanField) else f", or set fields.{summary.name}.outside"
+        raise DataError(
+            f"column {summary.name}: {summary.outside:,} of {summary.rows:,} values are outside the schema, such as "
+            f"{', '.join(map(shortened, summary.outside_examples))}; declare them{instead}"
+        )
+
+
+def shortened(value: str) -> str:
+    """For messages."""
+    return repr(value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}...")
 
 
 def reading_of(field: FieldConfig, summary: ColumnSummary) -> pa.DataType:
@@ -140,33 +183,38 @@ def reading_of(field: FieldConfig, summary: ColumnSummary) -> pa.DataType:
     return found
 
 
-def decimals_of(ends: Ends, width: float) -> int:
-    """How many places after the point are kept of numbers whose range is so wide."""
+def decimals_of(ends: Ends, width: float, largest: float) -> int:
+    """How many places after the point are kept of numbers whose range is so wide.
+
+    `largest`: of floats, the largest one: they tell only 2^53 units apart; 0 for other numbers.
+    """
+    most = int(np.log10(2**53 / largest)) if largest > 0 else FINER
     places = np.flatnonzero(ends.places)
     needed = int(places[-1]) if places.size else 0
     if needed <= KEPT_DECIMALS:
-        return needed
+        return min(needed, max(most, 0))
     by_most = int(np.searchsorted(np.cumsum(ends.places), MOST * ends.places.sum()))
     if by_most <= KEPT_DECIMALS:
-        return by_most
-    return int(np.clip(np.ceil(np.log10(STEPS / width)) if width > 0 else 0, 0, FINER - 1))
+        return min(by_most, max(most, 0))
+    steps = int(np.ceil(np.log10(STEPS / width))) if width > 0 else KEPT_DECIMALS
+    return min(max(steps, 0), max(most, 0), FINER - 1)
 
 
 def _category(field: CategoryField, summary: ColumnSummary) -> CompleteField:
     if field.values is not None:
         return CompleteField(field, rare=field.outside == "rare")
     counted = summary.counts()
-    if counted is None:
+    kept = None if counted is None else counted[1] >= field.min_count
+    if counted is None or kept is None or kept.sum() > MOST_VALUES:
         raise DataError(
-            f"column {summary.name} has over {MOST_VALUES:,} distinct values, too many to be found for a category; "
-            "list its values, or make it kind text or id"
+            f"column {summary.name} has over {MOST_VALUES:,} distinct values, too many for a category; "
+            "make it kind text or id, or an integer or number"
         )
     values, counts = counted
-    kept = counts >= field.min_count
     if summary.values and not kept.any() and not field.nullable:
         raise DataError(
             f"column {summary.name}: none of its {len(values):,} values is in {field.min_count} records or more "
-            "(min_count), so none could be generated; list its values, or make it kind text or id"
+            "(min_count), so none could be generated; list its values, lower min_count, or make it kind text or id"
         )
     texts = Declared.of(field, summary.kind).to_texts(values.filter(pa.array(kept)))
     rare = int(counts[~kept].sum())
@@ -191,7 +239,7 @@ def _measured(field: Measured, summary: ColumnSummary) -> CompleteField:
     if isinstance(field, NumberField):
         decimals = field.decimals
         if decimals is None:
-            decimals = decimals_of(ends, float(high - low)) if ends is not None else 0
+            decimals = decimals_of(ends, float(high - low), _largest(ends, kind)) if ends is not None else 0
         rounded = int(ends.places[decimals + 1 :].sum()) if ends is not None else 0
     numbers, counts = _numbers(summary, kind)
     units = _units(numbers, scale, decimals, summary.name)
@@ -212,6 +260,7 @@ def _measured(field: Measured, summary: ColumnSummary) -> CompleteField:
         update["outside"] = "clip"
     return CompleteField(
         field.model_copy(update=update),
+        kind,
         values=values,
         counts=weights,
         frequent=tuple(values[often].tolist()),
@@ -223,10 +272,10 @@ def _measured(field: Measured, summary: ColumnSummary) -> CompleteField:
 def _date(field: DateField, summary: ColumnSummary) -> CompleteField:
     kind = reading_of(field, summary)
     if field.range is not None:
-        return CompleteField(field)
+        return CompleteField(field, kind)
     first, last, ends = _found_moments(kind, summary)
     update = {"range": (first.date(), last.date())} | _clipping(field)
-    return CompleteField(field.model_copy(update=update), clipped=_beyond(ends))
+    return CompleteField(field.model_copy(update=update), kind, clipped=_beyond(ends))
 
 
 def _moment(field: DatetimeField, summary: ColumnSummary) -> CompleteField:
@@ -243,7 +292,7 @@ def _moment(field: DatetimeField, summary: ColumnSummary) -> CompleteField:
         first, last, ends = _found_moments(kind, summary)
         update |= {"range": (first, last)} | _clipping(field)
         clipped = _beyond(ends)
-    return CompleteField(field.model_copy(update=update), clipped=clipped, rounded=rounded)
+    return CompleteField(field.model_copy(update=update), kind, clipped=clipped, rounded=rounded)
 
 
 def _found_moments(kind: pa.DataType, summary: ColumnSummary) -> tuple[datetime, datetime, Ends]:
@@ -285,6 +334,11 @@ def _beyond(ends: Ends) -> int:
     return int((ends.least < ends.least[-1]).sum() + (ends.largest > ends.largest[0]).sum())
 
 
+def _largest(ends: Ends, kind: pa.DataType) -> float:
+    """The largest of floats, without its sign; 0 for other numbers."""
+    return float(np.abs(np.concatenate([ends.least, ends.largest])).max(initial=0)) if types.is_floating(kind) else 0.0
+
+
 def _numbers(summary: ColumnSummary, kind: pa.DataType) -> Counts:
     """The distinct numbers, in units of the type, and their weights."""
     values, counts = summary.counts() or summary.sampled()
@@ -297,11 +351,11 @@ def _units(numbers: NDArray[Any], scale: int, decimals: int, name: str) -> NDArr
     """Numbers in units of 10^-scale (floats: of one) in units of 10^-decimals."""
     if numbers.dtype == np.int64 and decimals >= scale:
         factor = 10 ** (decimals - scale)
-        if numbers.size and int(np.abs(numbers).max()) * factor >= 2**63:
+        if numbers.size and int(np.abs(numbers).max()) * factor > LARGEST_UNITS:
             raise DataError(f"column {name}: numbers of more than 18 digits with {decimals} decimals; keep fewer")
         return numbers * factor
     units = np.round(numbers * 10.0 ** (decimals - scale))
-    if units.size and np.abs(units).max() >= 2**63:
+    if units.size and np.abs(units).max() > LARGEST_UNITS:
         raise DataError(f"column {name}: numbers of more than 18 digits with {decimals} decimals; keep fewer")
     return units.astype(np.int64)
 

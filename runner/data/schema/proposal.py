@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,7 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from runner.config.fields import (
+    LARGEST_UNITS,
     BooleanField,
     CategoryField,
     DateField,
@@ -42,8 +43,8 @@ from runner.config.fields import (
     TextField,
 )
 from runner.data.schema.completion import CompleteField, complete_field
-from runner.data.schema.found import ENDS, MOST_VALUES, ColumnSummary, Counts
-from runner.data.schema.reading import TEXT, is_numeric, plain_type
+from runner.data.schema.found import ENDS, MOST_VALUES, ColumnSummary
+from runner.data.schema.reading import TEXT, is_numeric, plain_type, written_types
 
 MOST_LISTED = 50
 """Values that a job file lists; more are left to be found."""
@@ -119,21 +120,18 @@ def _propose(summary: ColumnSummary) -> Proposal:
 
 def _kind_of(summary: ColumnSummary) -> FieldConfig:
     plain = plain_type(summary.kind)
-    counted = summary.counts() or summary.sampled()
     if types.is_boolean(plain):
         return BooleanField(kind="boolean")
-    if summary.values and (made := _key(summary, counted)) is not None:
-        return IdField(kind="id", made="uuid" if made == "uuid" else "sequence")
-    if not summary.values:
+    if (made := _key(summary)) is not None:
+        return IdField(kind="id", made=made)
+    written = next(iter(summary.ends), None) if types.is_uint64(plain) or _is_string(plain) else plain
+    if written is not None and is_numeric(written) and summary.values >= 2 * ENDS and not _is_large(summary, written):
+        counted = summary.counts()
+        if written is plain or types.is_temporal(written) or not (counted and len(counted[0]) <= MOST_LISTED):
+            return _measured_kind(written, summary)
+    if not summary.values or is_numeric(plain) or _is_category(summary):
         return CategoryField(kind="category")
-    if is_numeric(plain):
-        return _measured_kind(plain, summary) if summary.values >= 2 * ENDS else CategoryField(kind="category")
-    is_written = types.is_uint64(plain) or _is_string(plain)
-    if summary.ends and is_written and summary.values >= 2 * ENDS:
-        kind = next(iter(summary.ends))
-        if types.is_temporal(kind) or len(counted[0]) > MOST_LISTED:
-            return _measured_kind(kind, summary)
-    return CategoryField(kind="category") if _is_category(summary) else _text(summary)
+    return _text(summary)
 
 
 def _measured_kind(kind: pa.DataType, summary: ColumnSummary) -> FieldConfig:
@@ -146,31 +144,34 @@ def _measured_kind(kind: pa.DataType, summary: ColumnSummary) -> FieldConfig:
     return IntegerField(kind="integer")
 
 
-def _key(summary: ColumnSummary, counted: Counts) -> str | None:
+def _key(summary: ColumnSummary) -> Literal["sequence", "uuid"] | None:
     """By what the keys of a column are to be made; None where it holds none."""
-    values, counts = counted
+    values, counts = summary.counts() or summary.sampled()
     rows = int(counts.sum())
     plain = plain_type(summary.kind)
     if len(values) < DISTINCT * rows or rows < 2 * ENDS:
         return None
-    named = KEY_NAME.search(summary.name) is not None
-    if types.is_integer(plain) and is_numeric(plain):
-        numbers = values.to_numpy()
+    if pa.int64() in summary.ends and summary.counted_type == TEXT:
+        values = written_types(values)[pa.int64()]
+    if values.type == pa.int64() and (types.is_integer(plain) or _is_string(plain)):
+        numbers = np.sort(values.to_numpy())
         width = int(numbers[-1]) - int(numbers[0]) + 1
         repeats = rows**2 / (2 * width)  # The birthday problem.
-        return "sequence" if named or (len(values) == rows and repeats >= EXPECTED_REPEATS) else None
-    if not (_is_string(plain) or isinstance(plain, pa.UuidType) or types.is_uint64(plain)):
+        named = KEY_NAME.search(summary.name) is not None
+        is_key = repeats >= EXPECTED_REPEATS or width > LARGEST_UNITS
+        return "sequence" if named or (len(values) == rows and is_key) else None
+    if summary.ends or not (_is_string(plain) or isinstance(plain, pa.UuidType) or types.is_uint64(plain)):
         return None
-    if any(types.is_temporal(kind) or types.is_floating(kind) for kind in summary.ends) and not named:
-        kind = next(iter(summary.ends))
-        if not types.is_integer(kind):
-            return None
     texts = values.to_pylist()
     if all(UUID.fullmatch(text) for text in texts):
         return "uuid"
-    if summary.longest > LONGEST_KEY or any(re.search(r"\s", text) for text in texts):
-        return None
-    return "sequence"
+    return None if summary.longest > LONGEST_KEY or any(re.search(r"\s", text) for text in texts) else "sequence"
+
+
+def _is_large(summary: ColumnSummary, kind: pa.DataType) -> bool:
+    """Whether some numbers are beyond what a field can hold."""
+    ends = summary.ends[kind]
+    return not types.is_temporal(kind) and float(max(-ends.least[0], ends.largest[-1])) > LARGEST_UNITS
 
 
 def _is_category(summary: ColumnSummary) -> bool:
@@ -229,11 +230,11 @@ def _rows(count: int) -> str:
 
 
 def _propose_unseen(column: pa.Field) -> Proposal:
-    kind, common = plain_type(column.type), {"nullable": column.nullable}
+    kind, common = plain_type(column.type), _nullable(column)
     if types.is_boolean(kind):
         return Proposal(BooleanField(kind="boolean", **common), "by its type")
     if types.is_null(kind):
-        return Proposal(CategoryField(kind="category", values=None, **common), "a column of no type; leave it out")
+        return Proposal(CategoryField(kind="category"), "null in every row, by its type; leave it out")
     if isinstance(kind, pa.UuidType):
         return Proposal(IdField(kind="id", made="uuid"), "by its type; never learned")
     if types.is_int8(kind) or types.is_uint8(kind):
@@ -252,6 +253,10 @@ def _propose_unseen(column: pa.Field) -> Proposal:
         return Proposal(DatetimeField(kind="datetime", **common), _asked(example))
     others = "; or kind: id, text or integer" if _is_string(kind) or kind == TEXT else "; or kind: id"
     return Proposal(CategoryField(kind="category", **common), _asked("values: [A, B]") + others)
+
+
+def _nullable(column: pa.Field) -> dict[str, Any]:
+    return {} if column.nullable else {"nullable": False}
 
 
 def _asked(example: str) -> str:
