@@ -147,18 +147,19 @@ def bought_fields(
         certain = np.where(bought.counts >= CERTAIN * sigmas[lookup.name], bought.counts, 0)
         match lookup.key:
             case "values":
-                complete = _with_values(complete, bought)
+                complete = _with_values(lookup.column, complete, bought)
             case "decimals":
                 field = cast(NumberField, complete.field)
                 assert field.range is not None
                 none = np.zeros(0, np.int64)
-                decimals = decimals_of(Ends(none, none, certain), field.range[1] - field.range[0])
+                low, high = field.range
+                decimals = decimals_of(Ends(none, none, certain), high - low, max(abs(low), abs(high)))
                 complete = _updated(complete, decimals=decimals)
             case "resolution":
                 places = np.flatnonzero(certain)
                 complete = _updated(complete, resolution=RESOLUTIONS[max(places.max(initial=0) - 1, 0)])
             case "parts":
-                complete = _with_parts(complete, edges[lookup.name], np.maximum(bought.counts, 0))
+                complete = _with_parts(complete, edges[lookup.name], bought.counts, CERTAIN * sigmas[lookup.name])
         found[lookup.column] = complete
     return found
 
@@ -167,29 +168,37 @@ def _updated(complete: CompleteField, **update: Any) -> CompleteField:
     return replace(complete, field=complete.field.model_copy(update=update))
 
 
-def _with_values(complete: CompleteField, bought: Counts) -> CompleteField:
+def _with_values(column: str, complete: CompleteField, bought: Counts) -> CompleteField:
     field = cast(CategoryField, complete.field)
     assert bought.values is not None
     order = np.argsort(-bought.counts, kind="stable")[:MOST_VALUES]
     kept = sorted(bought.values[i] for i in order.tolist() if bought.counts[i] >= field.min_count)
     if not kept:
         raise DataError(
-            "no value of a category stands out from the noise: list its values, or raise privacy.schema_epsilon"
+            f"no value of fields.{column} stands out from the noise: list its values, or raise privacy.schema_epsilon"
         )
     outside = "rare" if field.outside == "refuse" else field.outside
     return replace(_updated(complete, values=tuple(kept), outside=outside), rare=True)
 
 
-def _with_parts(complete: CompleteField, edges: list[Fraction], counts: NDArray[np.int64]) -> CompleteField:
+def _with_parts(
+    complete: CompleteField, edges: list[Fraction], counts: NDArray[np.int64], certain: float
+) -> CompleteField:
+    """`certain`: a count that is no noise; parts that hold one number with such a count are values of their own."""
     field = cast(IntegerField | NumberField, complete.field)
     update = {"outside": "clip"} if field.outside == "refuse" else {}
+    counts = np.maximum(counts, 0)
     if not counts.any():
         return _updated(complete, **update)
     decimals = field.decimals if isinstance(field, NumberField) else 0
     units = np.array([math.floor(edge * 10 ** (decimals or 0)) for edge in edges], np.int64)
     kept = np.append(np.flatnonzero(np.diff(units)), len(counts))  # Parts that are less than a unit wide join the next.
     weights = np.diff(np.concatenate([[0], np.cumsum(counts)])[np.append(0, kept[1:])])
-    return replace(_updated(complete, **update), edges=units[kept], counts=weights)
+    units = units[kept]
+    alone = (np.diff(units) == 1) & (weights >= certain)
+    return replace(
+        _updated(complete, **update), edges=units, counts=weights, frequent=tuple(units[:-1][alone].tolist())
+    )
 
 
 def _has_parts(field: FieldConfig) -> bool:

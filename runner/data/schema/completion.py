@@ -81,16 +81,11 @@ class CompleteField:
 
 
 def declared(fields: Mapping[str, FieldConfig]) -> dict[str, CompleteField]:
-    """Every field as a private job declares it: nothing of the records is in it, and what may be null may be."""
-    return {name: _declared(field) for name, field in fields.items()}
-
-
-def _declared(field: FieldConfig) -> CompleteField:
-    if isinstance(field, IdField):
-        return CompleteField(field)
-    if field.nullable is None:
-        field = field.model_copy(update={"nullable": True})
-    return CompleteField(field, rare=isinstance(field, CategoryField) and field.outside == "rare")
+    """Every field as a private job declares it: nothing of the records is in it."""
+    return {
+        name: CompleteField(field, rare=isinstance(field, CategoryField) and field.outside == "rare")
+        for name, field in fields.items()
+    }
 
 
 def complete(fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSummary]) -> dict[str, CompleteField]:
