@@ -71,8 +71,11 @@ class Lookup:
 
 
 def lookups_of(config: JobConfig) -> tuple[Lookup, ...]:
-    """The histograms that the job buys; none where it is not private, or declares all and does not ask for any."""
-    if not config.privacy.enabled or config.fields is None:
+    """The histograms that the job buys.
+
+    There are none where it is not private, has the schema of another run, or declares all and does not ask for any.
+    """
+    if not config.privacy.enabled or config.fields is None or config.data.since is not None:
         return ()
     found = [Lookup(name, cast(Key, key)) for name, field in config.fields.items() for key in undeclared(field)]
     if not found and config.privacy.schema_epsilon is None:
@@ -182,7 +185,7 @@ def _with_values(column: str, complete: CompleteField, bought: Counts) -> Comple
 
 
 def _with_parts(
-    complete: CompleteField, edges: list[Fraction], counts: NDArray[np.int64], certain: float
+    complete: CompleteField, edges: list[Fraction], counts: NDArray[np.integer], certain: float
 ) -> CompleteField:
     """`certain`: a count that is no noise; parts that hold one number with such a count are values of their own."""
     field = cast(IntegerField | NumberField, complete.field)

@@ -150,7 +150,15 @@ def threshold_for(sigma: float, delta: float) -> int:
     return 2 + int(np.argmax(np.append(discrete_gaussian_tails(sigma), 0.0) <= delta))
 
 
-def released_once(folder: Folder, release: Release, count: Callable[[], Mapping[str, Counts]]) -> dict[str, Counts]:
+@dataclass(frozen=True)
+class Released:
+    """A release as it is stored; `sha256` names its content."""
+
+    histograms: dict[str, Counts]
+    sha256: str
+
+
+def released_once(folder: Folder, release: Release, count: Callable[[], Mapping[str, Counts]]) -> Released:
     """The release as it is stored in `folder`; where it is not, `count` and noise make it, and it is stored first.
 
     Of several who make it at once one stores it, and all get what was stored.
@@ -170,11 +178,21 @@ def released_once(folder: Folder, release: Release, count: Callable[[], Mapping[
     return _from_content(content, release, f"{folder.uri}/{file}")
 
 
-def _from_content(content: bytes, release: Release, where: str) -> dict[str, Counts]:
+def find_released(folder: Folder, name: str) -> str | None:
+    """The name of what is stored of a release; None where nothing is."""
+    content = folder.read_if_exists(f"{name}.json")
+    try:
+        return None if content is None else str(json.loads(content)["sha256"])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _from_content(content: bytes, release: Release, where: str) -> Released:
     damaged = f"{where} does not verify; restore it from a backup or start a new run: it is not drawn again"
     try:
         document = dict(json.loads(content))
-        if document.pop("sha256") != contents_sha256(document) or document["version"] != VERSION:
+        sha256 = str(document.pop("sha256"))
+        if sha256 != contents_sha256(document) or document["version"] != VERSION:
             raise CorruptError(damaged)
         stored = Release.from_plain(document["release"])
         found = {
@@ -185,7 +203,7 @@ def _from_content(content: bytes, release: Release, where: str) -> dict[str, Cou
         raise CorruptError(damaged) from error
     if stored != release:
         raise CorruptError(f"{where} is another release than the run's ledger has; restore both from a backup")
-    return found
+    return Released(found, sha256)
 
 
 def _to_plain(noisy: Mapping[str, Counts]) -> dict[str, Any]:

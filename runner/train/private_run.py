@@ -18,11 +18,16 @@ from typing import Any
 from runner.config import JobConfig
 from runner.data.batches import BatchPlan
 from runner.data.files import SourceFile
+from runner.data.prepare import bought_key
+from runner.data.schema import Schema
+from runner.data.survey import columns_read
+from runner.data.units import plan_table
 from runner.errors import DataError, PrivacyError
 from runner.privacy.accountant import epsilon, spent_by
 from runner.privacy.budget import Budget, Entry, SpendingLedger, plan_budget, plan_delta, plan_mechanism, spent_before
-from runner.privacy.ledger import LedgerState, RunLedger
-from runner.privacy.lookups import lookups_of, plan_schema
+from runner.privacy.ledger import PRIVATE_FOLDER, LedgerState, RunLedger
+from runner.privacy.lookups import SCHEMA, bought_fields, count_lookups, lookups_of, plan_schema
+from runner.privacy.releases import find_released, released_once
 from runner.privacy.report import privacy_report, to_files
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
@@ -122,6 +127,37 @@ def open_ledger(
         RunLedger.create(directory.folder, replace(state, **limits))
     else:
         ledger.change(**limits)
+
+
+def buy_schema(
+    config: JobConfig, directory: RunDirectory, files: tuple[SourceFile, ...], records: int
+) -> tuple[Schema, str]:
+    """The schema of the run's release, which is drawn and stored the first time; and the SHA-256 of what is stored.
+
+    The run's ledger has been charged for it: see `open_ledger`.
+
+    Raises:
+        DataError: what is open cannot be had from noisy counts.
+        CorruptError: what is stored does not verify.
+    """
+    assert config.fields is not None
+    (release,) = RunLedger.open(directory.folder).state.releases
+    columns = plan_table(config.data, files, columns_read(config.fields)).schema
+    released = released_once(
+        directory.folder.child(PRIVATE_FOLDER),
+        release,
+        lambda: count_lookups(config, files, columns, release, records),
+    )
+    found = bought_fields(config, release, released.histograms, records)
+    return Schema.of(config.fields, columns, found), released.sha256
+
+
+def find_tokens_key(config: JobConfig, key: str, directory: RunDirectory | None) -> str | None:
+    """The name of the tokens of a job or run; None where it depends on a schema that is still to be bought."""
+    if not lookups_of(config):
+        return key
+    sha256 = None if directory is None else find_released(directory.folder.child(PRIVATE_FOLDER), SCHEMA)
+    return None if sha256 is None else bought_key(key, sha256)
 
 
 def check_same_records(directory: RunDirectory, tokens_key: str) -> None:

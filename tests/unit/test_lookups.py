@@ -232,7 +232,9 @@ def test_of_noise_alone_no_category_is_made(tmp_path: Path) -> None:
     config = job(tmp_path / "records")
     release = with_noise(100.0, config)
     noisy = noisy_histograms(count(tmp_path / "records", table(60), release, 60), release)
-    with pytest.raises(DataError, match="no value of fields.job stands out from the noise: list its values, or raise"):
+    with pytest.raises(
+        DataError, match=r"no value of fields\.job stands out from the noise: list its values, or raise"
+    ):
         bought_fields(config, release, noisy, 60)
 
 

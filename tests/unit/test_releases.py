@@ -27,7 +27,15 @@ from runner.privacy.accountant import (
 )
 from runner.privacy.budget import Entry, spent_before
 from runner.privacy.ledger import LedgerState
-from runner.privacy.releases import Counts, noisy_histograms, plan_release, released_once, threshold_for
+from runner.privacy.releases import (
+    Counts,
+    Released,
+    find_released,
+    noisy_histograms,
+    plan_release,
+    released_once,
+    threshold_for,
+)
 from runner.storage import Folder, open_folder
 
 DELTA = 1e-5
@@ -220,11 +228,13 @@ def test_a_release_is_drawn_once_and_read_from_then_on(folder: Folder) -> None:
 
     first = released_once(folder, release(9.0, 9.0), counted)
     assert released_once(folder, release(9.0, 9.0), refuse) == first
-    assert not np.array_equal(first["column 0"].counts, first["column 1"].counts)
+    assert not np.array_equal(first.histograms["column 0"].counts, first.histograms["column 1"].counts)
+    assert find_released(folder, "schema") == first.sha256
+    assert find_released(folder, "other") is None
 
 
 def test_of_two_who_draw_at_once_both_get_what_was_stored_first(folder: Folder) -> None:
-    inner: list[dict[str, Counts]] = []
+    inner: list[Released] = []
 
     def count() -> Mapping[str, Counts]:
         """While this one counts, another one draws and stores."""
@@ -239,7 +249,7 @@ def test_a_release_of_occurring_values_survives_its_file(folder: Folder) -> None
     names = {"column 0": Counts(np.array([900, 800]), ("b, \u00e9", "a"))}
     first = released_once(folder, planned, lambda: names)
     assert first == released_once(folder, planned, lambda: names)
-    assert first["column 0"].values == ("a", "b, \u00e9")
+    assert first.histograms["column 0"].values == ("a", "b, \u00e9")
 
 
 @pytest.mark.parametrize("how", ["changed", "cut", "another"])
