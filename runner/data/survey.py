@@ -2,6 +2,7 @@
 
 files = list_files(data.uri)         # names, sizes, fingerprints
 survey = survey_records(data, files) # reads everything once; raises DataError for what cannot be used
+survey = survey_table(data, files, fields)   # of a table: what its columns hold, too, and the schema that follows
 """
 
 # pyarrow.compute makes its functions when it is imported, out of sight of type checkers.
@@ -10,7 +11,7 @@ survey = survey_records(data, files) # reads everything once; raises DataError f
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,11 +20,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from runner.config import DataConfig
+from runner.config import DataConfig, FieldConfig
 from runner.data.files import READERS, SourceFile
 from runner.data.records import most_records, read_with_fields
+from runner.data.schema import Schema
+from runner.data.schema.completion import complete
+from runner.data.schema.found import ColumnSummary
+from runner.data.texts import is_text, to_texts
 from runner.data.token_lengths import Certainty, LengthCount, TokenLengths
-from runner.data.units import Unit, plan_units, text_columns, text_columns_in_words, where
+from runner.data.units import Unit, plan_table, plan_units, text_columns, text_columns_in_words, where
 from runner.errors import DataError, NothingNewError
 
 
@@ -32,7 +37,7 @@ class Found:
     """What reading some rows found. `characters` counts those of the kept records, `occurs` the distinct ones.
 
     `null_fields` and `empty_fields` are those of kept rows that `data.columns` joins: the text does not tell them
-    apart. `windows`: how many examples the tokens fill as a stream.
+    apart. `windows`: how many examples the tokens fill as a stream. Of a table, only rows and `columns` are counted.
     """
 
     rows: int = 0
@@ -44,6 +49,7 @@ class Found:
     lengths: LengthCount = field(default_factory=LengthCount)
     windows: int = 0
     alphabet: frozenset[str] = frozenset()
+    columns: Mapping[str, ColumnSummary] = field(default_factory=dict[str, ColumnSummary])
 
     @property
     def records(self) -> int:
@@ -61,6 +67,7 @@ class Found:
             lengths=self.lengths + other.lengths,
             windows=self.windows + other.windows,
             alphabet=self.alphabet | other.alphabet,
+            columns={**other.columns, **{name: mine + other.columns[name] for name, mine in self.columns.items()}},
         )
 
 
@@ -69,7 +76,8 @@ class Survey:
     """What one reading of the records found, and the units that hold them.
 
     `stops`: the files with records of the job, and the row where `max_records` ends in one; None for their ends.
-    `empty_files` have no rows. `certainty`: what the counts of tokens are worth, where there are any.
+    `empty_files` have no rows. `certainty`: what the counts of tokens are worth, where there are any. Of a table there
+    are its `schema`, and the columns of the files that `fields` says nothing of, which are `left_out`.
     """
 
     units: tuple[Unit, ...]
@@ -77,6 +85,8 @@ class Survey:
     stops: dict[str, int | None]
     empty_files: tuple[str, ...] = ()
     certainty: Certainty | None = None
+    schema: Schema | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def records(self) -> int:
@@ -103,6 +113,48 @@ def survey_records(data: DataConfig, files: tuple[SourceFile, ...], lengths: Tok
     if why := _why_no_records(data, survey.found):
         raise _no_records(data, why)
     return replace(survey, certainty=lengths.certainty if lengths else None)
+
+
+def survey_table(
+    data: DataConfig, files: tuple[SourceFile, ...], fields: Mapping[str, FieldConfig], known: Schema | None = None
+) -> Survey:
+    """Read every row of a table once: count by column, and find what `fields` leaves open.
+
+    known: the schema of an earlier run, which these records must fit, too.
+
+    Raises:
+        DataError: naming the file, for a corrupt one, a missing column, one of another type or invalid UTF-8; naming
+            the column, for values outside the schema where that refuses them; or when there are no rows.
+        NothingNewError: there are none in the files that `data.since` leaves.
+    """
+    plan = plan_table(data, files, columns_read(fields))
+    schema = plan.schema if known is None else known.arrow
+    empty = {column.name: ColumnSummary.of(column.name, fields[column.name], column.type) for column in schema}
+    survey = _survey(data, files, plan.units, partial(_look_at_rows, data, schema, empty, known))
+    columns = survey.found.columns
+    if not survey.found.rows:
+        raise _no_records(data, "the files have no rows")
+    if all(column.nulls == column.rows for column in columns.values()):
+        raise _no_records(data, f"all {survey.found.rows} rows are null in all columns of fields")
+    if known is None:
+        known = Schema.of(fields, schema, complete({name: fields[name] for name in schema.names}, columns))
+    left_out = tuple(name for name in plan.left_out if name not in fields)
+    return replace(survey, schema=known, left_out=left_out)
+
+
+def count_rows(data: DataConfig, files: tuple[SourceFile, ...], schema: pa.Schema) -> Survey:
+    """The rows of a table's records, by the footers of its files alone."""
+
+    def count(unit: Unit, most: int | None) -> Found:
+        rows = unit.stop - unit.start
+        return Found(rows=rows if most is None else min(rows, most))
+
+    return _survey(data, files, plan_table(data, files, schema.names).units, count)
+
+
+def columns_read(fields: Mapping[str, FieldConfig]) -> list[str]:
+    """The columns of a table's records: all but those that name a row and are left out of what is generated."""
+    return [name for name, field in fields.items() if not (field.kind == "id" and field.made is None)]
 
 
 def _survey(
@@ -138,6 +190,33 @@ def _survey_units(
             if left == 0:
                 pool.shutdown(cancel_futures=True)
                 return
+
+
+def _look_at_rows(
+    data: DataConfig,
+    schema: pa.Schema,
+    empty: Mapping[str, ColumnSummary],
+    known: Schema | None,
+    unit: Unit,
+    most: int | None,
+) -> Found:
+    """What is in a table's unit, up to its record number `most`."""
+    codecs = {codec.name: codec for codec in known.codecs} if known else {}
+    summaries, rows = dict(empty), 0
+    for records, columns in read_with_fields(data, unit, schema, most):
+        for name, column in zip(schema.names, columns, strict=True):
+            if is_text(column.type) and (index := _find_invalid(to_texts(column))) is not None:
+                raise DataError(
+                    f"{where(data, unit.file)}: row {unit.start + rows + index} of column {name} is not valid UTF-8"
+                )
+            summaries[name] = summaries[name].add(column, unit.first_row + rows)
+            if name in codecs:
+                try:
+                    codecs[name].encode(column)
+                except DataError as error:
+                    raise DataError(f"{where(data, unit.file)}: {error}") from None
+        rows += len(records)
+    return Found(rows=rows, columns=summaries)
 
 
 def _look_at_texts(data: DataConfig, lengths: TokenLengths | None, unit: Unit, most: int | None) -> Found:
