@@ -22,7 +22,6 @@ from pyarrow import types
 from runner.config.fields import (
     LARGEST_UNITS,
     MOST_VALUES,
-    BooleanField,
     CategoryField,
     DateField,
     DatetimeField,
@@ -130,12 +129,12 @@ def _check_declared(field: FieldConfig, summary: ColumnSummary) -> None:
             f"column {summary.name}: {missing:,} of {summary.rows:,} values are {what}, but "
             f"fields.{summary.name}.nullable is false; make it true"
         )
-    outside: str | None = getattr(field, "outside", "refuse")
-    if summary.outside and outside == "refuse":
-        instead = "" if isinstance(field, BooleanField) else f", or set fields.{summary.name}.outside"
+    if summary.outside and getattr(field, "outside", "refuse") == "refuse":
+        instead = {"category": "rare or null", "boolean": ""}.get(field.kind, "clip or null")
         raise DataError(
             f"column {summary.name}: {summary.outside:,} of {summary.rows:,} values are outside the schema, such as "
-            f"{', '.join(map(shortened, summary.outside_examples))}; declare them{instead}"
+            f"{', '.join(map(shortened, summary.outside_examples))}; declare them"
+            + (f", or set fields.{summary.name}.outside to {instead}" if instead else " as a category")
         )
 
 
@@ -168,7 +167,7 @@ def reading_of(field: FieldConfig, summary: ColumnSummary) -> pa.DataType:
     return found
 
 
-def decimals_of(ends: Ends, width: float, largest: float) -> int:
+def decimals_of(ends: Ends, width: float, largest: float = 0.0) -> int:
     """How many places after the point are kept of numbers whose range is so wide.
 
     `largest`: of floats, the largest one: they tell only 2^53 units apart; 0 for other numbers.
