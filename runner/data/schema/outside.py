@@ -84,7 +84,7 @@ class Declared:
             return ~listed.to_numpy(zero_copy_only=False)
         if self.bounds is None:
             return np.zeros(len(distinct), np.bool_)
-        numbers: NDArray[Any] = self._numbers(distinct)
+        numbers: NDArray[Any] = self.numbers(distinct)
         low, high = self.bounds
         if self.decimals is not None:
             unit = 10.0**self.decimals
@@ -97,7 +97,7 @@ class Declared:
         """Counted values as the texts that a job lists."""
         return to_texts(from_numbers(distinct, self.kind)) if is_numeric(self.kind) else distinct
 
-    def _numbers(self, distinct: pa.Array) -> NDArray[np.float64]:
+    def numbers(self, distinct: pa.Array) -> NDArray[np.float64]:
         """In what the bounds are in: plain numbers, or microseconds since 1970."""
         assert self.reading is not None
         kind, values = self.kind, distinct
