@@ -174,7 +174,7 @@ def _key(summary: ColumnSummary) -> Literal["sequence", "uuid"] | None:
 def _is_large(summary: ColumnSummary, kind: pa.DataType) -> bool:
     """Whether some numbers are beyond what a field can hold."""
     ends = summary.ends[kind]
-    return not types.is_temporal(kind) and float(max(-ends.least[0], ends.largest[-1])) > LARGEST_UNITS
+    return not types.is_temporal(kind) and max(-float(ends.least[0]), float(ends.largest[-1])) > LARGEST_UNITS
 
 
 def _is_category(summary: ColumnSummary) -> bool:
