@@ -202,6 +202,10 @@ FieldConfig: TypeAlias = Annotated[
 ]
 
 
+BOUGHT = ("values", "decimals", "resolution")
+"""What noisy histograms of private records can tell of what is left open."""
+
+
 def undeclared(field: FieldConfig) -> tuple[str, ...]:
     """What a field leaves to be looked up in the records, by the names of its keys.
 

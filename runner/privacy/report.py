@@ -42,6 +42,7 @@ COVERED = (
     "every checkpoint's weights and optimizer state",
     "what is computed from these alone, such as generated records",
 )
+COVERED_SCHEMA = "the schema that was looked up in the records, which is in model/ too"
 NOT_COVERED = (
     "history.csv, events/, status.json, logs/, checkpoints' state.json and what trackers were told: exact losses and "
     "accuracies of private records",
@@ -73,7 +74,7 @@ def privacy_report(
     `other_trials`: of the sweep that chose this run, whose cost is in all figures; `sweep`: what it did, in words.
     """
     mechanism, steps = state.mechanism, state.reserved_steps
-    spent = [*other_trials, (mechanism, steps)]
+    spent = [*other_trials, *state.spent]
 
     def cost(accountant: Accountant, *, with_earlier: bool = False) -> float | str:
         before = list(state.before) if with_earlier else []
@@ -90,6 +91,10 @@ def privacy_report(
         "mechanism": asdict(mechanism) | {"sampling_probability": mechanism.sampling_probability},
         "steps": steps,
         "steps_of_branches": [branch.reserved - branch.first_step for branch in state.branches],
+        "releases": [
+            asdict(release) | {"epsilon": plain_epsilon(epsilon([(release, 1)], state.delta, state.accountant))}
+            for release in state.releases
+        ],
         "delta": state.delta,
         "accountant": state.accountant,
         "epsilon": cost(state.accountant),
@@ -102,7 +107,7 @@ def privacy_report(
         "earlier_runs": [{**asdict(earlier), "steps": count} for earlier, count in state.before],
         "epsilon_with_earlier_runs": cost(state.accountant, with_earlier=True),
         "also_touched_the_records": _also_touched(config) | {"sweep": sweep},
-        "covered": list(COVERED),
+        "covered": [*COVERED, *([COVERED_SCHEMA] if state.releases else [])],
         "not_covered": list(NOT_COVERED),
         "limits": [*LIMITS, *([CALLBACKS_LIMIT] if config.training.callbacks else [])],
         "software": {name: version(name) for name in SOFTWARE},
@@ -119,7 +124,7 @@ def privacy_page(report: dict[str, Any]) -> str:
         ("Without amplification by sampling", epsilon_in_words(report["epsilon_unamplified"])),
         (
             "With earlier runs on the same files",
-            f"{epsilon_in_words(report['epsilon_with_earlier_runs'])} ({len(report['earlier_runs'])} earlier)",
+            f"{epsilon_in_words(report['epsilon_with_earlier_runs'])} ({_count_runs(report['earlier_runs'])} earlier)",
         ),
         (
             "Target of the run, limit of all runs on these files",
@@ -137,8 +142,9 @@ def privacy_page(report: dict[str, Any]) -> str:
         ("Steps taken", _steps_in_words(report)),
     ]
     if report["other_trials"]:
-        steps = sum(trial["steps"] for trial in report["other_trials"])
-        rows.append(("Of the sweep's other trials", f"{len(report['other_trials'])} trials, {steps:,} steps"))
+        trained = [trial for trial in report["other_trials"] if "histograms" not in trial]
+        steps = sum(trial["steps"] for trial in trained)
+        rows.append(("Of the sweep's other trials", f"{len(trained)} trials, {steps:,} steps"))
     lines = [
         f"# Privacy statement of run {report['run']}",
         "",
@@ -148,6 +154,7 @@ def privacy_page(report: dict[str, Any]) -> str:
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in rows),
         "",
+        *_released_in_words(report),
         "## What epsilon covers",
         "",
         *(f"- {what}" for what in report["covered"]),
@@ -237,6 +244,35 @@ def _tokenizer_in_words(config: JobConfig) -> str:
     if tokenizer.alphabet is not None:
         return "characters of an alphabet that the job fixes"
     return f"a {tokenizer.kind} vocabulary made from the private records; epsilon does not cover it"
+
+
+def _count_runs(earlier: list[dict[str, Any]]) -> int:
+    """How many of them trained; what each looked up is listed beside its steps."""
+    return sum("histograms" not in each for each in earlier)
+
+
+def _released_in_words(report: dict[str, Any]) -> list[str]:
+    """What was looked up in the records, one line a histogram."""
+    lines: list[str] = []
+    for release in report.get("releases", []):
+        whole = report["epsilon"]
+        share = f", {release['epsilon'] / whole:.0%} of the run's" if isinstance(whole, float) and whole else ""
+        lines += [
+            "## What was looked up in the records",
+            "",
+            f"Counts of all records, with discrete Gaussian noise, once, before training. Alone they cost epsilon "
+            f"{epsilon_in_words(release['epsilon'])}{share}; the figures above have them in.",
+            "",
+            "| Counts of | Noise (sigma, in records) | Released from |",
+            "|---|---|---|",
+            *(
+                f"| {each['name']} | {noise_in_words(each['sigma'])} | "
+                f"{'all cells, which are public' if each['threshold'] is None else each['threshold']} |"
+                for each in release["histograms"]
+            ),
+            "",
+        ]
+    return lines
 
 
 def _steps_in_words(report: dict[str, Any]) -> str:

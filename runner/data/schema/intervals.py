@@ -91,6 +91,18 @@ def counted_mass(values: NDArray[np.int64], counts: NDArray[np.int64]) -> Mass:
     return lambda first, last: float(below[values.searchsorted(last)] - below[values.searchsorted(first)])
 
 
+def parts_mass(edges: NDArray[np.int64], counts: NDArray[np.int64]) -> Mass:
+    """The mass of a histogram: `counts` (n,) in [edges[i], edges[i + 1]), of `edges` (n + 1,), evenly inside each.
+
+    >>> mass = parts_mass(np.array([0, 10, 20]), np.array([3, 1]))
+    >>> mass(0, 10), mass(5, 15), mass(15, 100)
+    (0.75, 0.5, 0.125)
+    """
+    below = np.concatenate([[0.0], np.cumsum(counts, dtype=np.float64)])
+    below /= below[-1]
+    return lambda first, last: float(np.interp(last, edges, below) - np.interp(first, edges, below))
+
+
 def is_power_of_ten(width: int) -> bool:
     """
     >>> is_power_of_ten(100), is_power_of_ten(20)

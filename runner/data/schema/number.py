@@ -168,9 +168,13 @@ class NumberCodec(Codec):
         return slot, after
 
     def range_words(self) -> str:
+        return self.bounds_words() + (" or no whole numbers" if self.whole else "")
+
+    def bounds_words(self) -> str:
+        """The range, as a job has it."""
         bounds = from_units(np.array([self.low, self.high]), self.decimals, pa.decimal128(38, max(self.decimals, 0)))
         low, high = bounds.to_pylist()
-        return f"[{low}, {high}]" + (" or no whole numbers" if self.whole else "")
+        return f"[{low}, {high}]"
 
     def to_plain(self) -> dict[str, Any]:
         return {

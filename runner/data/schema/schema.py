@@ -33,7 +33,7 @@ from runner.config.fields import (
 from runner.data.schema.category import CategoryCodec
 from runner.data.schema.codec import Codec, plain_type
 from runner.data.schema.identifier import IdCodec
-from runner.data.schema.intervals import Intervals, counted_mass, plan_intervals
+from runner.data.schema.intervals import Intervals, counted_mass, parts_mass, plan_intervals
 from runner.data.schema.moment import MomentCodec, count_steps, finest_resolution
 from runner.data.schema.number import NumberCodec
 from runner.data.schema.text import TextCodec
@@ -219,10 +219,15 @@ def _cut(low: int, high: int, bins: int, found: Found | None) -> tuple[Sequence[
     """The values of a range that are tokens of their own, and the parts that the others are in."""
     if high - low < bins:
         return (), plan_intervals(low, high, bins)
-    if found is None or found.values is None or found.counts is None or not found.counts.sum():
-        # What is known of nothing: zero and the ends of the range are often peaks.
-        return [value for value in sorted({low, 0, high}) if low <= value <= high], plan_intervals(low, high, bins)
+    # Zero and the ends of the range are often peaks.
+    peaks = [value for value in sorted({low, 0, high}) if low <= value <= high]
+    if found is None or found.counts is None or not found.counts.sum():
+        return peaks, plan_intervals(low, high, bins)
+    if (edges := getattr(found, "edges", None)) is not None:
+        peaks = sorted({*peaks, *found.frequent})
+        return peaks, plan_intervals(low, high, max(bins - len(peaks), LEAST_PARTS), parts_mass(edges, found.counts))
     values, counts = found.values, found.counts
+    assert values is not None
     frequent = np.array(found.frequent, np.int64)
     if len(values) <= bins:
         frequent = values[counts >= LEAST_RECORDS]
