@@ -56,7 +56,7 @@ def token_key(config: JobConfig, files: tuple[SourceFile, ...]) -> str:
         "data": config.data.model_dump(mode="json", exclude={"uri", "cache_gib", "since"}),
         "tokenizer": config.tokenizer.model_dump(mode="json", exclude={"uri"}),
         "model": hashlib.sha256(_read_model(config.tokenizer.uri)).hexdigest() if config.tokenizer.uri else None,
-        "examples": config.examples.model_dump(mode="json"),
+        "examples": config.examples.model_dump(mode="json", exclude={"field_order"}),
     }
     version = max(file.version for file in files)
     if version > 1 and (config.data.columns is not None or config.data.max_records is not None):
