@@ -56,16 +56,16 @@ def compile_grammar(
     delimiter = alphabet.spell(field_delimiter or "") if len(names) > 1 else [0]
     if delimiter is None:
         raise ConfigError(f"the model cannot write the field delimiter {field_delimiter!r}: no record would be valid")
+    anything = alphabet.spell_language(any_text())
     languages: list[Language] = []
     notes: list[str] = []
     for name, rule in zip(names, rules, strict=True):
-        language, own_notes = _column_language(rule, alphabet)
+        language, own_notes = _column_language(rule, alphabet, anything)
         languages.append(language)
         notes += [f"generation.columns.{name}.{note}" for note in own_notes]
         if language.is_empty:
             raise ConfigError(f"generation.columns.{name}: no value that the model can write keeps the rules")
     most = MOST_ENTRIES // (len(delimiter) * tokenizer.vocab_size)
-    anything = alphabet.spell_language(any_text())
     while sum(language.states for language in languages) > most:
         largest = max(range(len(names)), key=lambda index: languages[index].states)
         if languages[largest].states <= anything.states:
@@ -76,12 +76,12 @@ def compile_grammar(
         return Grammar(None, tuple(notes))
     language = languages[0] if len(names) == 1 else join(languages, delimiter)
     automaton = over_tokens(language, tokenizer)
-    if not automaton.allowed[automaton.start].any():
+    if not automaton.allowed[:, tokenizer.end_id].any():
         raise ConfigError("generation.columns: no record that the model can write keeps the rules")
     return Grammar(automaton, tuple(notes))
 
 
-def check_prompts(
+def check_beginnings(
     grammar: Grammar,
     prompts: Sequence[str],
     config: GenerationConfig,
@@ -97,8 +97,8 @@ def check_prompts(
             raise ConfigError(f"prompt {prompt!r}: no valid record begins so ({reason})")
 
 
-def _column_language(rule: ColumnRule, alphabet: Alphabet) -> tuple[Language, list[str]]:
-    """The values that keep the rules of a column; and which of the rules are not in it, and why."""
+def _column_language(rule: ColumnRule, alphabet: Alphabet, anything: Language) -> tuple[Language, list[str]]:
+    """The values that keep the rules of a column, of `anything`; and which of the rules are not in it, and why."""
     found: list[Language] = []
     notes: list[str] = []
     if rule.allowed is not None:
@@ -122,7 +122,7 @@ def _column_language(rule: ColumnRule, alphabet: Alphabet) -> tuple[Language, li
             return intersect(*found), notes
         except TooLargeError as error:
             notes.append(_left("pattern", f"is too large beside range ({error})"))
-    return found[-1] if found else alphabet.spell_language(any_text()), notes
+    return found[-1] if found else anything, notes
 
 
 def _left(what: str, reason: str) -> str:
@@ -143,7 +143,8 @@ def _why_none_begins(
     rule = config.columns.get(name, ColumnRule())
     for key in ("pattern", "range", "allowed"):
         alone = ColumnRule.model_validate({key: getattr(rule, key)})
-        after = _column_language(alone, alphabet)[0].after(alphabet.spell(fields[-1]) or [])
+        language, _ = _column_language(alone, alphabet, alphabet.spell_language(any_text()))
+        after = language.after(alphabet.spell(fields[-1]) or [])
         if after[0] < 0:
             return f"{name}: {next(filter(None, (wrong(fields[-1]) for wrong in value_rules(alone))), 'its rules')}"
     return f"{name}: its rules"

@@ -23,8 +23,8 @@ MOST_STATES = 20_000
 """Of one rule: a larger one is left to the validator."""
 MOST_SYMBOLS = 1 << 21
 """Of all allowed values of a column together."""
-MOST_ENTRIES = 1 << 26
-"""Of a table of states: as an automaton over tokens it takes five bytes for each."""
+MOST_ENTRIES = 1 << 25
+"""Of a table of states: a sampler needs 20 bytes for each."""
 
 State = TypeVar("State", bound=Hashable)
 

@@ -9,7 +9,7 @@ two bounds is read as a number between them.
 
 >>> language = numbers_between(0, 20)
 >>> language.following.shape
-(45, 17)
+(44, 21)
 """
 
 from __future__ import annotations

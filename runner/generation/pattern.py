@@ -6,7 +6,7 @@ automaton says them.
 
 >>> language = pattern_language(r"\\d{2}|x")
 >>> language.following.shape, language.final.tolist()  # digits, x and all others
-((4, 3), [False, False, True, True])
+((3, 3), [False, True, False])
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from runner.config import GenerationConfig
 from runner.errors import JobFailedError
+from runner.generation.grammar import compile_grammar
 from runner.generation.validators import Validator
 from runner.model.artifact import TrainedModel
 from runner.model.choice import check_choice
@@ -87,11 +88,20 @@ class Generated:
 class RecordMaker:
     """Makes records with one model and one set of settings.
 
-    `training`: the sorted hashes of the training records, for `not_in_training`.
+    `training`: the sorted hashes of the training records, for `not_in_training`. `masked`: nothing is drawn that the
+    rules exclude, as far as `runner.generation.grammar` can say; else it is drawn and left out.
+
+    Raises:
+        ConfigError: no record keeps the rules, or none that a prompt begins.
     """
 
     def __init__(
-        self, model: TrainedModel, settings: SamplingSettings, training: NDArray[np.uint64] | None = None
+        self,
+        model: TrainedModel,
+        settings: SamplingSettings,
+        training: NDArray[np.uint64] | None = None,
+        *,
+        masked: bool = True,
     ) -> None:
         from runner.model.sampling import Sampler
 
@@ -100,6 +110,7 @@ class RecordMaker:
         self._training = training
         self._tokenizer = model.tokenizer
         self._prompts = [model.tokenizer.encode(prompt) for prompt in settings.prompts]
+        rules = settings.validation, model.columns, model.field_delimiter, model.tokenizer
         self._sampler = Sampler(
             model.network,
             end_id=model.tokenizer.end_id,
@@ -107,6 +118,7 @@ class RecordMaker:
             temperature=settings.temperature,
             top_k=settings.top_k,
             top_p=settings.top_p,
+            automaton=compile_grammar(*rules).automaton if masked else None,
         )
 
     def make(
