@@ -51,8 +51,8 @@ class DataConfig(Section):
 class TokenizerConfig(Section):
     """How records become token ids."""
 
-    kind: Literal["char", "byte", "sentencepiece"] = Field(
-        default="sentencepiece", description="char, byte or sentencepiece"
+    kind: Literal["char", "byte", "sentencepiece", "fields"] = Field(
+        default="sentencepiece", description="char, byte or sentencepiece; fields: those of a table"
     )
     vocab_size: int = Field(
         default=2000, ge=4, le=1_000_000, description="largest number of token ids (byte always has 257)"
