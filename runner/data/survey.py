@@ -24,7 +24,7 @@ from runner.config import DataConfig, FieldConfig, undeclared
 from runner.data.files import READERS, SourceFile
 from runner.data.records import most_records, read_with_fields
 from runner.data.schema import Schema
-from runner.data.schema.completion import complete, declared
+from runner.data.schema.completion import check_declared, complete, declared
 from runner.data.schema.found import ColumnSummary
 from runner.data.texts import is_text, to_texts
 from runner.data.token_lengths import Certainty, LengthCount, TokenLengths
@@ -143,6 +143,7 @@ def survey_table(
     if all(column.nulls == column.rows for column in columns.values()):
         raise _no_records(data, f"all {survey.found.rows} rows are null in all columns of fields")
     if known is None and is_private:
+        check_declared(fields, columns, shows_values=False)
         is_open = any(undeclared(field) for field in fields.values())
         known = None if is_open else Schema.of(fields, schema, declared(fields))
     elif known is None:

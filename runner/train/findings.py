@@ -11,8 +11,13 @@ from typing import Any
 
 from runner.data.examples import TokenSet
 from runner.data.files import PassedOver
+from runner.data.schema.description import describe
+from runner.data.schema.description import in_lines as fields_in_lines
+from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.survey import Survey
 from runner.data.table import list_names
+from runner.data.tokenizer import from_files
+from runner.storage import read_published
 from runner.train.facade import CheckedJob
 from runner.train.private_run import planned_epsilon
 
@@ -37,6 +42,13 @@ def describe_check(checked: CheckedJob) -> dict[str, Any]:
         found.pop("longer_records", None)
     if survey is not None and survey.left_out:
         found["columns_left_out"] = list_names(survey.left_out)
+    if config.fields is not None:
+        schema = survey.schema if survey is not None else _tokenizer(tokens).schema if tokens is not None else None
+        if schema is not None:
+            tokenizer = FieldTokenizer(schema)
+            found |= {"tokens_of_a_record": tokenizer.record_tokens, "different_tokens": tokenizer.vocab_size}
+        columns = survey.found.columns if survey is not None else {}
+        found["fields"] = describe(config.fields, schema, columns, private=config.privacy.enabled)
     if checked.budget is not None:
         budget = checked.budget
         found |= {
@@ -63,6 +75,13 @@ def in_lines(found: Mapping[str, Any]) -> Iterator[str]:
                 yield f"null fields: {value} (written as empty{f', as are {empty} empty texts' if empty else ''})"
             case "empty_fields":
                 continue
+            case "tokens_of_a_record":
+                yield f"tokens of a record: at most {value}, of {found['different_tokens']:,} different ones"
+            case "different_tokens":
+                continue
+            case "fields":
+                yield "fields:"
+                yield from fields_in_lines(value)
             case "longer_records":
                 share = f"{value['records']} ({value['records'] / found['records']:.1%})"
                 words = {
@@ -98,3 +117,10 @@ def _describe_tokens(tokens: TokenSet) -> dict[str, Any]:
         "examples": tokens.examples,
         "tokens": tokens.targets,
     }
+
+
+def _tokenizer(tokens: TokenSet) -> FieldTokenizer:
+    """Of a table's tokens."""
+    tokenizer = from_files(read_published(tokens.folder))
+    assert isinstance(tokenizer, FieldTokenizer)
+    return tokenizer

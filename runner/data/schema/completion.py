@@ -9,7 +9,7 @@ the tenth largest; what is beyond is clipped to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
@@ -22,7 +22,6 @@ from pyarrow import types
 from runner.config.fields import (
     LARGEST_UNITS,
     MOST_VALUES,
-    BooleanField,
     CategoryField,
     DateField,
     DatetimeField,
@@ -94,6 +93,7 @@ def complete(fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSu
     Raises:
         DataError: a column's values are not what its field says, or do not tell what is open.
     """
+    check_declared(fields, summaries)
     found: dict[str, CompleteField] = {}
     mistakes: list[str] = []
     for name, field in fields.items():
@@ -113,7 +113,6 @@ def complete_field(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
     """One of them."""
     if isinstance(field, IdField):
         return CompleteField(field)
-    _check_declared(field, summary)
     if field.nullable is None:
         field = field.model_copy(update={"nullable": summary.nulls + summary.not_numbers > 0})
     match field:
@@ -131,21 +130,38 @@ def complete_field(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
             return CompleteField(field)
 
 
-def _check_declared(field: FieldConfig, summary: ColumnSummary) -> None:
-    """Whether the values are what a field says, where it refuses others."""
-    missing = summary.nulls + summary.not_numbers
+def check_declared(
+    fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSummary], *, shows_values: bool = True
+) -> None:
+    """Whether the values are what the fields say, where they refuse others.
+
+    Raises:
+        DataError: a line for each column where they are not, with some of the values unless they are private.
+    """
+    mistakes = [
+        mistake
+        for name, field in fields.items()
+        if name in summaries and not isinstance(field, IdField)
+        for mistake in _undeclared_values(field, summaries[name], shows_values=shows_values)
+    ]
+    if mistakes:
+        raise DataError(*mistakes)
+
+
+def _undeclared_values(field: FieldConfig, summary: ColumnSummary, *, shows_values: bool) -> Iterator[str]:
+    key, missing = f"fields.{summary.name}", summary.nulls + summary.not_numbers
     if missing and getattr(field, "nullable", None) is False:
         what = "null" if summary.nulls else "not a number, or infinite"
-        raise DataError(
-            f"column {summary.name}: {missing:,} of {summary.rows:,} values are {what}, but "
-            f"fields.{summary.name}.nullable is false; make it true"
+        yield (
+            f"column {summary.name}: {missing:,} of {summary.rows:,} values are {what}, but {key}.nullable is false; "
+            "make it true"
         )
-    outside: str | None = getattr(field, "outside", "refuse")
-    if summary.outside and outside == "refuse":
-        instead = "" if isinstance(field, BooleanField) else f", or set fields.{summary.name}.outside"
-        raise DataError(
-            f"column {summary.name}: {summary.outside:,} of {summary.rows:,} values are outside the schema, such as "
-            f"{', '.join(map(shortened, summary.outside_examples))}; declare them{instead}"
+    if summary.outside and getattr(field, "outside", "refuse") == "refuse":
+        instead = {"category": "rare or null", "boolean": ""}.get(field.kind, "clip or null")
+        examples = f", such as {', '.join(map(shortened, summary.outside_examples))}" if shows_values else ""
+        yield (
+            f"column {summary.name}: {summary.outside:,} of {summary.rows:,} values are outside the schema{examples}; "
+            "declare them" + (f", or set {key}.outside to {instead}" if instead else " as a category")
         )
 
 
@@ -178,7 +194,7 @@ def reading_of(field: FieldConfig, summary: ColumnSummary) -> pa.DataType:
     return found
 
 
-def decimals_of(ends: Ends, width: float, largest: float) -> int:
+def decimals_of(ends: Ends, width: float, largest: float = 0.0) -> int:
     """How many places after the point are kept of numbers whose range is so wide.
 
     `largest`: of floats, the largest one: they tell only 2^53 units apart; 0 for other numbers.

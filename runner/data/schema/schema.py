@@ -52,7 +52,7 @@ CODECS: dict[str, type[Codec]] = {
     "id": IdCodec,
 }
 LEAST_RECORDS = 10
-"""A number of fewer records is never a token of its own."""
+"""A number of fewer records is no token of its own, and the range is not cut for them."""
 LEAST_PARTS = 16
 """Of a range, however many of its values are tokens of their own."""
 SEED = 0
@@ -232,8 +232,11 @@ def _cut(low: int, high: int, bins: int, found: Found | None) -> tuple[Sequence[
     if len(values) <= bins:
         frequent = values[counts >= LEAST_RECORDS]
     rest = np.where(np.isin(values, frequent), 0, counts)
-    mass = counted_mass(values, rest) if rest.any() else None
-    return frequent.tolist(), plan_intervals(low, high, max(bins - len(frequent), min(bins, LEAST_PARTS)), mass)
+    parts = max(bins - len(frequent), min(bins, LEAST_PARTS))
+    if not rest.any():
+        return frequent.tolist(), plan_intervals(low, high, parts)
+    mass, least = counted_mass(values, rest), LEAST_RECORDS / int(rest.sum())
+    return frequent.tolist(), plan_intervals(low, high, parts, mass, least)
 
 
 def _moment(

@@ -29,6 +29,7 @@ from runner.data.schema.codec import (
     plain_values,
     trace_states,
     typed,
+    with_room,
 )
 from runner.data.texts import TEXT, is_text, to_texts
 from runner.data.tokenizer import ByteTokenizer, Tokenizer, from_files
@@ -45,7 +46,7 @@ class TextCodec(Codec):
 
     def __init__(self, name: str, kind: pa.DataType, tokenizer: Tokenizer, *, max_tokens: int, nullable: bool) -> None:
         """Raises DataError: the type has no texts."""
-        self.name, self.type, self.nullable = name, kind, nullable
+        self.name, self.type, self.nullable = name, with_room(kind, 2**31 - 1), nullable
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
         if not is_text(plain_type(kind)) or isinstance(plain_type(kind), pa.UuidType):
             raise DataError(f"column {name} is {kind}, which is no text; take another kind for it")

@@ -22,8 +22,11 @@ def from_texts(texts: pa.Array, kind: pa.DataType) -> pa.Array:
         ValueError: a text is no value of that type.
     """
     if types.is_dictionary(kind):
-        values = from_texts(texts, kind.value_type)
-        return values.dictionary_encode().cast(kind) if not types.is_null(kind.value_type) else values.cast(kind)
+        distinct = texts.dictionary_encode()
+        indices = distinct.indices.cast(kind.index_type)
+        return pa.DictionaryArray.from_arrays(
+            indices, from_texts(distinct.dictionary, kind.value_type), ordered=kind.ordered
+        )
     if isinstance(kind, pa.UuidType):
         listed = [None if text is None else uuid.UUID(text).bytes for text in texts.to_pylist()]
         return pa.ExtensionArray.from_storage(kind, pa.array(listed, pa.binary(16)))
