@@ -19,7 +19,7 @@ from runner.data.table import list_names
 from runner.data.tokenizer import from_files
 from runner.storage import read_published
 from runner.train.facade import CheckedJob
-from runner.train.private_run import planned_epsilon
+from runner.train.private_run import describe_releases, planned_epsilon
 
 
 def describe_check(checked: CheckedJob) -> dict[str, Any]:
@@ -56,6 +56,7 @@ def describe_check(checked: CheckedJob) -> dict[str, Any]:
             "planned_steps": budget.charged_steps,
             "planned_epsilon": planned_epsilon(config, budget),
             "delta": budget.delta,
+            **describe_releases(config, budget),
         }
     return found
 
@@ -73,6 +74,10 @@ def in_lines(found: Mapping[str, Any]) -> Iterator[str]:
             case "null_fields":
                 empty = found["empty_fields"]
                 yield f"null fields: {value} (written as empty{f', as are {empty} empty texts' if empty else ''})"
+            case "looked_up":
+                for each in value:
+                    cut = "" if each["threshold"] is None else f", released from {each['threshold']}"
+                    yield f"looked up: {each['name']}, with noise of {each['sigma']:g} records{cut}"
             case "empty_fields":
                 continue
             case "tokens_of_a_record":
