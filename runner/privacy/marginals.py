@@ -30,7 +30,7 @@ MOST_CELLS = 1 << 26
 def count_marginals(
     examples: Examples, groups: Mapping[str, Sequence[int]], positions: NDArray[np.int64]
 ) -> dict[str, Counts]:
-    """The exact marginals of the examples at `positions`. Of a slot that a record fills twice, the last token counts."""
+    """The exact marginals of the examples at `positions`. Of a slot that a record fills twice, its last token is it."""
     slots = examples.tokens.slots
     assert slots is not None
     wanted = sorted({slot for group in groups.values() for slot in group})
