@@ -17,6 +17,8 @@ from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.survey import Survey
 from runner.data.table import list_names
 from runner.data.tokenizer import from_files
+from runner.privacy.accountant import epsilon, spent_by
+from runner.privacy.lookups import lookups_of
 from runner.storage import read_published
 from runner.train.facade import CheckedJob
 from runner.train.private_run import planned_epsilon
@@ -47,8 +49,8 @@ def describe_check(checked: CheckedJob) -> dict[str, Any]:
         if schema is not None:
             tokenizer = FieldTokenizer(schema)
             found |= {"tokens_of_a_record": tokenizer.record_tokens, "different_tokens": tokenizer.vocab_size}
-        columns = survey.found.columns if survey is not None else {}
-        found["fields"] = describe(config.fields, schema, columns, private=config.privacy.enabled)
+        columns = survey.found.columns if survey is not None and config.data.since is None else {}
+        found["fields"] = describe(config.fields, schema, columns, _bought(checked))
     if checked.budget is not None:
         budget = checked.budget
         found |= {
@@ -57,6 +59,8 @@ def describe_check(checked: CheckedJob) -> dict[str, Any]:
             "planned_epsilon": planned_epsilon(config, budget),
             "delta": budget.delta,
         }
+        if budget.releases:
+            found["schema_epsilon"] = epsilon(spent_by(budget.releases), budget.delta, config.privacy.accountant)
     return found
 
 
@@ -124,3 +128,19 @@ def _tokenizer(tokens: TokenSet) -> FieldTokenizer:
     tokenizer = from_files(read_published(tokens.folder))
     assert isinstance(tokenizer, FieldTokenizer)
     return tokenizer
+
+
+def _bought(checked: CheckedJob) -> dict[str, str] | None:
+    """What a private job buys of each column, and with how much noise; None where it is not private."""
+    if not checked.config.privacy.enabled:
+        return None
+    releases = checked.budget.releases if checked.budget is not None else ()
+    histograms = {histogram.name: histogram for release in releases for histogram in release.histograms}
+    bought: dict[str, list[str]] = {}
+    for lookup in lookups_of(checked.config):
+        histogram, details = histograms.get(lookup.name), ""
+        if histogram is not None:
+            least = "" if histogram.threshold is None else f", those over {histogram.threshold}"
+            details = f" (noise {histogram.sigma:.3g}{least})"
+        bought.setdefault(lookup.column, []).append(lookup.key + details)
+    return {column: f"bought: {', '.join(words)}" for column, words in bought.items()}
