@@ -21,7 +21,7 @@ from runner.privacy.accountant import epsilon, spent_by
 from runner.privacy.lookups import lookups_of
 from runner.storage import read_published
 from runner.train.facade import CheckedJob
-from runner.train.private_run import planned_epsilon
+from runner.train.private_run import describe_releases, planned_epsilon
 
 
 def describe_check(checked: CheckedJob) -> dict[str, Any]:
@@ -58,6 +58,7 @@ def describe_check(checked: CheckedJob) -> dict[str, Any]:
             "planned_steps": budget.charged_steps,
             "planned_epsilon": planned_epsilon(config, budget),
             "delta": budget.delta,
+            **describe_releases(config, budget),
         }
         if budget.releases:
             found["schema_epsilon"] = epsilon(spent_by(budget.releases), budget.delta, config.privacy.accountant)
@@ -77,6 +78,10 @@ def in_lines(found: Mapping[str, Any]) -> Iterator[str]:
             case "null_fields":
                 empty = found["empty_fields"]
                 yield f"null fields: {value} (written as empty{f', as are {empty} empty texts' if empty else ''})"
+            case "looked_up":
+                for each in value:
+                    cut = "" if each["threshold"] is None else f", released from {each['threshold']}"
+                    yield f"looked up: {each['name']}, with noise of {each['sigma']:g} records{cut}"
             case "empty_fields":
                 continue
             case "tokens_of_a_record":
