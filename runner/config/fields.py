@@ -127,7 +127,9 @@ class NumberField(_NumericField):
         if self.range is not None and self.decimals is not None:
             largest = max(abs(Decimal(repr(bound))) for bound in self.range)
             if largest.scaleb(self.decimals) > LARGEST_UNITS:
-                raise ValueError(f"{largest:f} with {self.decimals} decimals has over 18 digits; keep fewer decimals")
+                raise ValueError(
+                    f"{largest.normalize():f} with {self.decimals} decimals has over 18 digits; keep fewer decimals"
+                )
         return self
 
 
