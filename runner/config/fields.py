@@ -167,7 +167,7 @@ class TextField(FieldSection):
         default=None, min_length=1, max_length=1_000_000, description="tokenizer char: the characters to know"
     )
     vocab_size: int = Field(default=1000, ge=4, le=1_000_000, description="largest number of its token ids")
-    max_tokens: int = Field(default=100, ge=1, le=16_384, description="longer texts are cut")
+    max_tokens: int = Field(default=100, ge=1, le=4096, description="longer texts are cut")
 
     @model_validator(mode="after")
     def _alphabet_is_for_char(self) -> TextField:
