@@ -140,7 +140,7 @@ def survey_table(
     columns = survey.found.columns
     if not survey.found.rows:
         raise _no_records(data, "the files have no rows")
-    if all(column.nulls == column.rows for column in columns.values()):
+    if all(column.nulls == column.rows for name, column in columns.items() if fields[name].kind != "id"):
         raise _no_records(data, f"all {survey.found.rows} rows are null in all columns of fields")
     if known is None and is_private:
         check_declared(fields, columns, shows_values=False)

@@ -77,7 +77,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Quality:
-    """All that was compared. `fields_share`: synthetic records with the right number of fields; None of texts and tables.
+    """All that was compared. `fields_share`: synthetic records with the right number of fields; None of texts and
+    tables.
 
     `looked_at`: synthetic, training and holdout records whose fields or texts were compared; copies are looked for
     among all.

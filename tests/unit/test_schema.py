@@ -347,3 +347,19 @@ def test_the_calendar_is_the_one_of_python() -> None:
                     there = False
                 ids = [int(starts[1]) + year - 1899, int(starts[2]) + month - 1, int(starts[3]) + day - 1]
                 assert (automaton.walk([*ids, 0]) is not None) == there, (year, month, day)
+
+
+def test_a_column_without_values_is_always_null() -> None:
+    found = Found(field_of("{kind: category, nullable: true}").model_copy(update={"values": ()}))
+    for kind in (pa.null(), pa.string()):
+        tokenizer = tokenizer_of("{kind: category}", kind, found)
+        assert through(tokenizer, pa.nulls(3, kind)) == [None] * 3
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()], ids=str)
+@pytest.mark.parametrize("zero", ["'0'", "'-0.0'"])
+def test_zero_is_one_category_whatever_its_sign(kind: pa.DataType, zero: str) -> None:
+    tenth = "0.0999755859375" if kind == pa.float16() else "0.10"
+    tokenizer = tokenizer_of(f"{{kind: category, values: [{zero}, '{tenth}']}}", kind)
+    column = pa.array(np.array([-0.0, 0.0, 0.1], kind.to_pandas_dtype()))
+    assert through(tokenizer, column) == column.to_pylist()

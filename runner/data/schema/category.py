@@ -35,7 +35,7 @@ from runner.data.schema.codec import (
     with_room,
 )
 from runner.data.schema.values import from_texts
-from runner.data.texts import TEXT, to_texts
+from runner.data.texts import TEXT
 from runner.errors import DataError
 
 
@@ -65,7 +65,7 @@ class CategoryCodec(Codec):
                 "take kind text, integer or id, or a larger min_count"
             )
         self._values = self._typed(values)
-        self._texts = to_texts(self._values)
+        self._texts = texts_of(self._values, name)
         self.values = tuple(self._texts.to_pylist())
         if (twice := find_repeat(self.values)) is not None:
             raise DataError(f"fields.{name}.values: {twice} is there twice, as {kind} sees it")

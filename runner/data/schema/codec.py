@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types
 
@@ -223,7 +224,10 @@ def typed(values: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def texts_of(column: pa.Array, name: str) -> pa.Array:
-    """Raises DataError: values that have no text."""
+    """The texts of categories; zero has one. Raises DataError: values that have no text."""
+    if types.is_floating(kind := column.type):
+        wide = column.cast(pa.float32()) if types.is_float16(kind) else column  # Of halves Arrow makes no sums.
+        column = pc.add(wide, pa.scalar(0.0, wide.type)).cast(kind)
     try:
         return to_texts(column)
     except NoTextError as error:

@@ -255,8 +255,9 @@ def _propose_unseen(column: pa.Field) -> Proposal:
     if types.is_timestamp(kind):
         example = "range: [2001-01-01T00:00:00, 2024-12-31T23:59:59], resolution: second"
         return Proposal(DatetimeField(kind="datetime", **common), _asked(example))
-    others = "; or kind: id, text or integer" if _is_string(kind) or kind == TEXT else "; or kind: id"
-    return Proposal(CategoryField(kind="category", **common), _asked("values: [A, B]") + others)
+    others = "id, text or integer" if _is_string(kind) else "id"
+    note = f"add values: [A, B], say, or a part of epsilon is spent on looking them up; or take kind {others}"
+    return Proposal(CategoryField(kind="category", **common), note)
 
 
 def _nullable(column: pa.Field) -> dict[str, Any]:

@@ -62,12 +62,20 @@ SEED = 0
 class Found(Protocol):
     """What was found of a field: see `runner.data.schema.completion`."""
 
-    field: FieldConfig
-    rare: bool
-    values: NDArray[np.int64] | None
-    counts: NDArray[np.int64] | None
-    frequent: tuple[int, ...]
-    texts: pa.Array | None
+    @property
+    def field(self) -> FieldConfig: ...
+    @property
+    def rare(self) -> bool: ...
+    @property
+    def values(self) -> NDArray[np.int64] | None: ...
+    @property
+    def counts(self) -> NDArray[np.int64] | None: ...
+    @property
+    def frequent(self) -> tuple[int, ...]: ...
+    @property
+    def texts(self) -> pa.Array | None: ...
+    @property
+    def reading(self) -> pa.DataType | None: ...
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,7 @@ def make_codec(field: FieldConfig, column: pa.Field, found: Found | None = None)
         case IntegerField() | NumberField():
             return _number(name, kind, field, found, nullable=nullable)
         case DateField() | DatetimeField():
-            return _moment(name, kind, field, getattr(found, "reading", None), nullable=nullable)
+            return _moment(name, kind, field, None if found is None else found.reading, nullable=nullable)
         case TextField():
             tokenizer = _tokenizer(name, field, found)
             return TextCodec(name, kind, tokenizer, max_tokens=field.max_tokens, nullable=nullable)
@@ -211,7 +219,7 @@ def _number(
         exact=field.exact,
         whole=isinstance(field, IntegerField),
         outside=field.outside,
-        reading=getattr(found, "reading", None),
+        reading=None if found is None else found.reading,
     )
 
 

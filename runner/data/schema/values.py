@@ -34,6 +34,8 @@ def from_texts(texts: pa.Array, kind: pa.DataType) -> pa.Array:
         return pa.ExtensionArray.from_storage(kind, texts.cast(pa.bool_()).cast(pa.int8()))
     if isinstance(kind, pa.BaseExtensionType):
         return pa.ExtensionArray.from_storage(kind, from_texts(texts, kind.storage_type))
+    if types.is_null(kind):
+        return pa.nulls(len(texts))
     if types.is_time(kind):
         days = pa.array([None if text is None else f"1970-01-01 {text}" for text in texts.to_pylist()], TEXT)
         return days.cast(pa.timestamp(kind.unit)).cast(kind)
