@@ -38,8 +38,8 @@ def group_tokens(
 ) -> NDArray[np.int64]:
     """(tokens,): the group of each token, by noisy `counts`.
 
-    order: a number for each token, whose neighbours are alike: groups are stretches with about as many records each. None:
-    the most frequent tokens are groups of their own, all others one.
+    order: a number for each token, whose neighbours are alike: groups are stretches with about as many records each.
+    None: the most frequent tokens are groups of their own, all others one.
 
     >>> group_tokens(np.array([50, 1, 2, 40]), 1.0, 3, None).tolist()
     [0, 2, 2, 1]

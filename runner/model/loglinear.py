@@ -33,7 +33,7 @@ NEWTON_STEPS = 8
 
 @dataclass(frozen=True)
 class KnownTable:
-    """A table of one column or two: `shares` (k,) or (k_i, k_j), which need not be true shares, and `variances` alike."""
+    """Of one column or two: `shares` (k,) or (k_i, k_j), which noise may make negative, and `variances` alike."""
 
     columns: tuple[int, ...]
     shares: NDArray[np.float64]
@@ -175,7 +175,7 @@ class LogLinearModel:
 
 
 def draw_evenly(weights: NDArray[np.float64], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """`count` row numbers: each row as often as its share of the weights says, rounded up or down (systematic sampling).
+    """`count` row numbers, each as often as its share of the weights says, rounded up or down (systematic sampling).
 
     >>> draw_evenly(np.array([0.5, 0.0, 0.25, 0.25]), 4, np.random.default_rng(0)).tolist()
     [0, 0, 2, 3]
