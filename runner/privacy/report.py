@@ -8,6 +8,7 @@ holds no loss and no other figure that was measured on the records.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from runner.config import JobConfig
 from runner.privacy.accountant import (
     Accountant,
+    Release,
     Spent,
     epsilon,
     epsilon_unamplified,
@@ -106,7 +108,7 @@ def privacy_report(
         "other_trials": [{**asdict(trial), "steps": count} for trial, count in other_trials],
         "earlier_runs": [{**asdict(earlier), "steps": count} for earlier, count in state.before],
         "epsilon_with_earlier_runs": cost(state.accountant, with_earlier=True),
-        "also_touched_the_records": _also_touched(config) | {"sweep": sweep},
+        "also_touched_the_records": _also_touched(config, state.releases) | {"sweep": sweep},
         "covered": [*COVERED, *([COVERED_SCHEMA] if state.releases else [])],
         "not_covered": list(NOT_COVERED),
         "limits": [*LIMITS, *([CALLBACKS_LIMIT] if config.training.callbacks else [])],
@@ -206,12 +208,16 @@ def to_files(report: dict[str, Any]) -> dict[str, bytes]:
     }
 
 
-def _also_touched(config: JobConfig) -> dict[str, str]:
+def _also_touched(config: JobConfig, releases: Sequence[Release]) -> dict[str, str]:
     """What the job did with the records besides the private steps, and whether epsilon covers it."""
     settings, stopping = config.training, config.training.early_stopping
     metric = stopping.metric
     found = {
-        "tokenizer": _tokenizer_in_words(config),
+        **(
+            {"tokenizer": _tokenizer_in_words(config)}
+            if config.fields is None
+            else {"schema": _schema_in_words(config, releases)}
+        ),
         "validation": (
             "every 5th batch of positions, never trained on; its exact metrics are in history.csv and not covered"
             if settings.validation_split
@@ -233,6 +239,23 @@ def _also_touched(config: JobConfig) -> dict[str, str]:
         names = ", ".join([*settings.callbacks, *([settings.epoch_callback] if settings.epoch_callback else [])])
         found["callbacks"] = f"{names}: they see exact metrics, and epsilon does not cover what they do with them"
     return found
+
+
+def _schema_in_words(config: JobConfig, releases: Sequence[Release]) -> str:
+    """Which fields are as the job declares them, and what of the others was looked up."""
+    assert config.fields is not None
+    if config.data.since is not None:
+        return f"that of run {config.data.since}, whose statement says where it is from"
+    looked_up: dict[str, list[str]] = {}
+    for release in releases:
+        for histogram in release.histograms:
+            column, _, key = histogram.name.rpartition(".")
+            looked_up.setdefault(column, []).append(key)
+    words = f"declared public by the job: {', '.join(config.fields)}"
+    if not looked_up:
+        return f"{words}; nothing was looked up in the records"
+    bought = ", ".join(f"{column} ({', '.join(keys)})" for column, keys in looked_up.items())
+    return f"{words}, but for what was looked up with noise, inside epsilon: {bought}"
 
 
 def _tokenizer_in_words(config: JobConfig) -> str:

@@ -12,7 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from runner.config import JobConfig
@@ -68,6 +68,16 @@ def planned_epsilon(config: JobConfig, budget: Budget) -> float:
     """What the run costs if it takes every step that is planned and paid for, what it looks up included."""
     spent = spent_by(budget.releases, budget.mechanism, budget.charged_steps)
     return epsilon(spent, budget.delta, config.privacy.accountant)
+
+
+def describe_releases(config: JobConfig, budget: Budget) -> dict[str, Any]:
+    """What a job will look up in its records, and what that costs alone; nothing where it looks up nothing."""
+    if not budget.releases:
+        return {}
+    return {
+        "looked_up": [asdict(histogram) for release in budget.releases for histogram in release.histograms],
+        "schema_epsilon": epsilon(spent_by(budget.releases), budget.delta, config.privacy.accountant),
+    }
 
 
 def open_ledger(

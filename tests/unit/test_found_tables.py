@@ -61,7 +61,7 @@ def check_round_trip(table: pa.Table, *, is_open: bool) -> None:
     tokenizer = FieldTokenizer(schema)
     flat, lengths = tokenizer.encode_batch(table.to_struct_array().combine_chunks())
     back = tokenizer.decode_batch(np.split(flat, lengths.cumsum()[:-1]))
-    described = describe(fields, schema, told, private=False)
+    described = describe(fields, schema, told)
     for entry in described:
         name, field, column = entry["column"], fields[entry["column"]], table[entry["column"]].combine_chunks()
         if field.kind == "id":

@@ -10,14 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+import pyarrow as pa
+
 from runner.config import FieldConfig, undeclared
 from runner.data.schema.category import CategoryCodec
 from runner.data.schema.codec import Codec
-from runner.data.schema.completion import complete_field
+from runner.data.schema.completion import complete_field, declared
 from runner.data.schema.found import ColumnSummary
 from runner.data.schema.identifier import IdCodec
 from runner.data.schema.number import NumberCodec
-from runner.data.schema.schema import Schema
+from runner.data.schema.schema import Schema, make_codec
 from runner.data.schema.text import TextCodec
 
 MOST_SHOWN = 48
@@ -27,21 +29,35 @@ COUNTS = {"null": "null", "rare": "rare", "clip": "clipped", "rounded": "rounded
 
 
 def describe(
-    fields: Mapping[str, FieldConfig], schema: Schema | None, summaries: Mapping[str, ColumnSummary], *, private: bool
+    fields: Mapping[str, FieldConfig],
+    schema: Schema | None,
+    summaries: Mapping[str, ColumnSummary],
+    bought: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Of each field, as plain values: its tokens slot by slot, what it may hold, whether that was declared, found in
     the records or is bought, and how many records do not come back as they are.
 
-    schema: None where a part of it is still to be bought. summaries: those of the columns that were read.
+    schema: None where a part of it is still to be bought. summaries: those of the columns that were read. bought: of a
+    private job, what is bought of each column, in words; None of others.
     """
-    codecs = {codec.name: codec for codec in schema.codecs} if schema is not None else {}
+    codecs = {codec.name: codec for codec in schema.codecs} if schema is not None else _declared(fields, summaries)
     return [
         {"column": name, "kind": field.kind}
         | (_describe_codec(codecs[name]) if name in codecs else {})
-        | {"is": _origin(field, private=private)}
-        | (_count(field, summaries[name], private=private) if name in summaries else {})
+        | {"is": _origin(field) if bought is None else bought.get(name, "declared")}
+        | (_count(field, summaries[name], is_private=bought is not None) if name in summaries else {})
         for name, field in fields.items()
     ]
+
+
+def _declared(fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSummary]) -> dict[str, Codec]:
+    """The codecs of the fields that leave nothing open."""
+    found = declared(fields)
+    return {
+        name: make_codec(fields[name], pa.field(name, summary.kind), found[name])
+        for name, summary in summaries.items()
+        if not undeclared(fields[name])
+    }
 
 
 def in_lines(described: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -63,13 +79,12 @@ def _summed(sizes: Sequence[int]) -> str:
     '130 + 2 + 3 x 10'
     """
     runs = [(size, len(list(run))) for size, run in groupby(sizes)]
-    return " + ".join(f"{many} x {size}" if many > 1 else str(size) for size, many in runs) or "none"
+    return " + ".join(f"{many} x {size}" if many > 1 else str(size) for size, many in runs) or "-"
 
 
-def _origin(field: FieldConfig, *, private: bool) -> str:
-    if not (left := undeclared(field)):
-        return "declared"
-    return f"{'bought' if private else 'found'}: {', '.join(left)}"
+def _origin(field: FieldConfig) -> str:
+    left = undeclared(field)
+    return f"found: {', '.join(left)}" if left else "declared"
 
 
 def _describe_codec(codec: Codec) -> dict[str, Any]:
@@ -95,12 +110,12 @@ def _values(codec: Codec) -> str:
             return codec.range_words()
 
 
-def _count(field: FieldConfig, summary: ColumnSummary, *, private: bool) -> dict[str, int]:
+def _count(field: FieldConfig, summary: ColumnSummary, *, is_private: bool) -> dict[str, int]:
     """By what becomes of them, the records that do not come back as they are; `null`: with those that are null."""
     counts = {"null": summary.nulls + summary.not_numbers}
     if (outside := getattr(field, "outside", None)) is not None and summary.outside:
         counts[outside] = counts.get(outside, 0) + summary.outside
-    if private or field.kind == "id":  # What is bought is not looked up beside that.
+    if is_private or field.kind == "id":  # What is bought is not looked up beside that.
         return counts
     found = complete_field(field, summary)
     more = {"rare": found.rare_records, "clip": found.clipped, "rounded": found.rounded}

@@ -112,10 +112,10 @@ def _propose(summary: ColumnSummary) -> Proposal:
     field = found.field
     if isinstance(field, CategoryField):
         listed = field.values if field.values and len(field.values) <= MOST_LISTED else None
-        outside = "rare" if listed and found.rare else "refuse"
+        outside = ("rare" if found.rare else field.outside) if listed else "refuse"
         field = field.model_copy(update={"values": listed, "outside": outside})
     elif not found.clipped and hasattr(field, "outside"):
-        field = field.model_copy(update={"outside": "refuse"})
+        field = field.model_copy(update={"outside": "null" if summary.not_numbers else "refuse"})
     return Proposal(field, ", ".join(_notes(summary, found)))
 
 
@@ -174,7 +174,7 @@ def _key(summary: ColumnSummary) -> Literal["sequence", "uuid"] | None:
 def _is_large(summary: ColumnSummary, kind: pa.DataType) -> bool:
     """Whether some numbers are beyond what a field can hold."""
     ends = summary.ends[kind]
-    return not types.is_temporal(kind) and float(max(-ends.least[0], ends.largest[-1])) > LARGEST_UNITS
+    return not types.is_temporal(kind) and max(-float(ends.least[0]), float(ends.largest[-1])) > LARGEST_UNITS
 
 
 def _is_category(summary: ColumnSummary) -> bool:
@@ -255,8 +255,9 @@ def _propose_unseen(column: pa.Field) -> Proposal:
     if types.is_timestamp(kind):
         example = "range: [2001-01-01T00:00:00, 2024-12-31T23:59:59], resolution: second"
         return Proposal(DatetimeField(kind="datetime", **common), _asked(example))
-    others = "; or kind: id, text or integer" if _is_string(kind) or kind == TEXT else "; or kind: id"
-    return Proposal(CategoryField(kind="category", **common), _asked("values: [A, B]") + others)
+    others = "id, text or integer" if _is_string(kind) else "id"
+    note = f"add values: [A, B], say, or a part of epsilon is spent on looking them up; or take kind {others}"
+    return Proposal(CategoryField(kind="category", **common), note)
 
 
 def _nullable(column: pa.Field) -> dict[str, Any]:

@@ -25,6 +25,7 @@ PEOPLE = {
     "customer": [f"K-{row}" for row in range(ROWS)],
     "left": [None] * ROWS,
 }
+OUTSIDE = sum(not 30 <= age <= 60 for age in PEOPLE["age"])
 
 
 def write_table(folder: Path, columns: dict[str, Any], name: str = "a") -> None:
@@ -152,3 +153,71 @@ def test_init_for_texts_stays_as_it_is(run: Run, here: Path) -> None:
     write_table(here / "people", PEOPLE)
     assert run("init", "job.yaml", "--force", "--data", "people/", "--field-delimiter", ",").code == 0
     assert fields_of(here / "job.yaml") is None
+
+
+def test_validate_shows_the_schema_and_what_does_not_come_back(run: Run, here: Path) -> None:
+    write_table(here / "people", PEOPLE | {"note": ["x" * 9] * ROWS})
+    run("init", "job.yaml", "--data", "people/")
+    open_again = ("--set", "fields.sex={kind: category, min_count: 300}", "--set", "fields.left={kind: id}")
+    found = run("validate", "job.yaml", "--json").answer
+    assert [entry["column"] for entry in found["fields"]] == list(PEOPLE)
+    assert found["fields"][0] == {
+        "column": "age",
+        "kind": "integer",
+        "tokens": [58],
+        "values": "[21, 78]",
+        "is": "declared",
+        "null": 0,
+        "clip": 13,
+    }
+    assert found["fields"][-1]["null"] == ROWS
+    lines = run("validate", "job.yaml", "--set", "fields.age={kind: integer}").out.splitlines()
+    start = lines.index("fields:")
+    assert [line.split() for line in lines[start + 1 : start + 4]] == [
+        ["column", "kind", "tokens", "values", "schema", "records"],
+        ["age", "integer", "58", "[21,", "78]", "found:", "range", "13", "clipped"],
+        ["sex", "category", "2", "Female,", "Male", "declared"],
+    ]
+    assert (
+        f"tokens of a record: at most {found['tokens_of_a_record']}, of {found['different_tokens']} different ones"
+        in lines
+    )
+    assert "sex: none of its 2 values is in 300 records" in run("validate", "job.yaml", *open_again).err
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        (
+            "fields.age={kind: integer, range: [30, 60]}",
+            f"column age: {OUTSIDE} of 400 values are outside the schema, such as '20', '21', '22'",
+        ),
+        ("fields.sex.values=[Male]", "column sex: 200 of 400 values are outside the schema, such as 'Female'"),
+        ("fields.left.nullable=false", "column left: 400 of 400 values are null, but fields.left.nullable is false"),
+        ("fields.note={kind: integer}", "column note is string, and not each of its values is an integer"),
+        ("fields.size={kind: integer}", "people/a.parquet: no column size; found: age (int64), sex (string)"),
+        ("fields.age.range=[60, 30]", "--set fields.age.range=[60, 30]: fields.age"),
+        ("fields.sex.values=[Male, Male]", "--set fields.sex.values=[Male, Male]: fields.sex"),
+    ],
+)
+def test_what_does_not_fit_the_schema_is_refused_in_a_line(run: Run, here: Path, field: str, words: str) -> None:
+    write_table(here / "people", PEOPLE)
+    run("init", "job.yaml", "--data", "people/")
+    before = tree(here)
+    assert one_line(run("validate", "job.yaml", "--set", field), 2).startswith(words)
+    assert tree(here) == before
+
+
+def test_columns_that_fields_lack_are_told(run: Run, here: Path) -> None:
+    write_table(here / "people", PEOPLE)
+    run("init", "job.yaml", "--data", "people/", "--columns", "age,sex")
+    result = run("validate", "job.yaml")
+    assert "columns left out: paid, joined, note, customer, left" in result.out
+
+
+def test_every_column_that_does_not_fit_has_a_line(run: Run, here: Path) -> None:
+    write_table(here / "people", PEOPLE)
+    run("init", "job.yaml", "--data", "people/")
+    result = run("validate", "job.yaml", "--set", "fields.age.outside=refuse", "--set", "fields.sex.values=[Male]")
+    assert result.code == 2
+    assert [line.split(":")[1].strip() for line in result.err.splitlines()] == ["column age", "column sex"]
