@@ -77,7 +77,7 @@ def make_side(root: Path, steps: int) -> Side:
         environment={},
     )
     tokens = write_tokens(open_folder(str(root / "tokens")), steps * BATCH)
-    network, optimizer = build_network(config, VOCAB), build_optimizer(config)
+    network, optimizer = build_network(config, tokens), build_optimizer(config)
     optimizer.build(network.trainable_variables)
     network.compile(optimizer=optimizer)
     step = TrainingStep(network, optimizer, tf.distribute.get_strategy())

@@ -51,8 +51,8 @@ class DataConfig(Section):
 class TokenizerConfig(Section):
     """How records become token ids."""
 
-    kind: Literal["char", "byte", "sentencepiece"] = Field(
-        default="sentencepiece", description="char, byte or sentencepiece"
+    kind: Literal["char", "byte", "sentencepiece", "fields"] = Field(
+        default="sentencepiece", description="char, byte or sentencepiece; fields: those of a table"
     )
     vocab_size: int = Field(
         default=2000, ge=4, le=1_000_000, description="largest number of token ids (byte always has 257)"
@@ -94,6 +94,10 @@ class ExamplesConfig(Section):
         default="records", description="records: one record an example; stream: windows over concatenated records"
     )
     seq_length: int = Field(default=100, ge=1, le=16_384, description="tokens in an example; longer records are cut")
+    field_order: Literal["schema", "random"] = Field(
+        default="schema",
+        description="of a table's fields in training: as in the schema, or random, to generate with any of them given",
+    )
 
 
 class ModelConfig(Section):

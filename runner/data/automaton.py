@@ -12,9 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
+NEVER = np.iinfo(np.int32).max
+"""The number of tokens to an end that cannot be reached."""
 
 
 @dataclass(frozen=True)
@@ -38,3 +42,59 @@ class Automaton:
                 return None
             state = int(self.following[state, token])
         return state
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The records of an automaton whose end token is `end_id`, by how many tokens they take."""
+
+    automaton: Automaton
+    end_id: int
+
+    @cached_property
+    def distances(self) -> NDArray[np.int32]:
+        """(S): the fewest tokens from a state to one in which the record may end; NEVER where none can be reached.
+
+        Breadth first, against the direction of the tokens.
+        """
+        allowed, following = self.automaton.allowed, self.automaton.following
+        states = len(allowed)
+        sources, tokens = np.nonzero(allowed)
+        steps = tokens != self.end_id
+        pairs = np.unique(following[sources[steps], tokens[steps]].astype(np.int64) * states + sources[steps])
+        targets, sources = np.divmod(pairs, states)
+        starts = np.searchsorted(targets, np.arange(states + 1))
+        distances = np.where(allowed[:, self.end_id], 0, NEVER).astype(np.int32)
+        reached = np.flatnonzero(distances == 0)
+        while reached.size:
+            before = np.concatenate([sources[starts[state] : starts[state + 1]] for state in reached])
+            before = np.unique(before[distances[before] == NEVER])
+            distances[before] = distances[reached[0]] + 1
+            reached = before
+        return distances
+
+    @cached_property
+    def left(self) -> NDArray[np.uint8 | np.int32]:
+        """(S, V): the fewest tokens that still follow a token, without the end; the largest of the type where the token
+        is not allowed, or no end can be reached behind it."""
+        distances = self.distances
+        longest = distances.max(where=distances != NEVER, initial=0)
+        kind = np.uint8 if longest < np.iinfo(np.uint8).max else np.int32
+        distances = np.minimum(distances, np.iinfo(kind).max).astype(kind)
+        left = np.where(self.automaton.allowed, distances[self.automaton.following], np.iinfo(kind).max)
+        left[:, self.end_id] = np.where(self.automaton.allowed[:, self.end_id], 0, np.iinfo(kind).max)
+        return left.astype(kind, copy=False)
+
+    def shortest(self, prompts: Sequence[Sequence[int]] = ((),)) -> NDArray[np.int64]:
+        """Tokens of the shortest record that begins with each prompt, without the end; NEVER where none does."""
+        lengths = np.array([len(prompt) for prompt in prompts], np.int64)
+        ids = np.zeros((len(prompts), lengths.max(initial=0)), np.int64)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        states, begun = np.full(len(prompts), self.automaton.start), np.full(len(prompts), True)
+        for position, tokens in enumerate(ids.T):
+            inside = position < lengths
+            begun &= self.automaton.allowed[states, tokens] | ~inside
+            states = np.where(inside, self.automaton.following[states, tokens], states)
+        distances = self.distances[states]
+        return np.where(begun & (distances != NEVER), lengths + distances, NEVER)

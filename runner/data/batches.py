@@ -159,11 +159,13 @@ def load_batch(
     dropout_key: Sequence[int],
     *,
     skip_empty: bool = False,
+    field_order: FieldOrder | None = None,
 ) -> Batch:
     """Replica `replica`'s share of a logical batch: rows `replica`, `replica + replicas`, ... of `positions`.
 
     A share without a row gets one that is all padding. `dropout_key` is two numbers below 2^64. With `skip_empty` a
-    record without text, whose only target is the end, is padding too: emptied, a record contributes nothing.
+    record without text, whose only target is the end, is padding too: emptied, a record contributes nothing. With a
+    `field_order` each record's fields change places.
     """
     seq_length = examples.tokens.seq_length
     rows = examples.rows(positions[replica::replicas])
@@ -174,6 +176,8 @@ def load_batch(
     for index, row in enumerate(rows):
         ids[index, : row.size] = row
         lengths[index] = row.size - 1
+    if field_order is not None and rows:
+        ids = shuffle_fields(ids, field_order.fields, field_order.draw(positions.size)[replica::replicas])
     if skip_empty:
         lengths[is_empty(lengths, seq_length)] = 0
     weights = (np.arange(width) < lengths[:, None]).astype(np.float32)
@@ -182,6 +186,37 @@ def load_batch(
     if not rows:
         keys = np.zeros((1, width), np.uint32)
     return Batch(inputs, ids[:, 1:], weights, np.ascontiguousarray(keys))
+
+
+@dataclass(frozen=True)
+class FieldOrder:
+    """An order of the fields for each record of a logical batch: a function of `key`, two numbers below 2^64, alone.
+
+    `fields` (V,): the number of the field that a token belongs to, -1 for the end.
+    """
+
+    fields: NDArray[np.int32]
+    key: tuple[int, int]
+
+    def draw(self, rows: int) -> NDArray[np.uint64]:
+        """(rows, fields): a record has its fields by ascending numbers."""
+        generator = np.random.Generator(np.random.Philox(key=np.array(self.key, np.uint64)))
+        return generator.integers(1, 2**63, (rows, int(self.fields.max()) + 1), np.uint64)
+
+
+def shuffle_fields(ids: NDArray[np.int32], fields: NDArray[np.int32], order: NDArray[np.uint64]) -> NDArray[np.int32]:
+    """ids (B, T + 1) with the fields of each record by its row of `order` (B, fields); see `FieldOrder`.
+
+    The first id and the ends stay where they are, and a field's tokens together and in their order.
+
+        >>> ids, fields = np.array([[0, 1, 2, 3, 0, 0]], np.int32), np.array([-1, 0, 0, 1], np.int32)
+        >>> shuffle_fields(ids, fields, np.array([[9, 4]], np.uint64)).tolist()
+        [[0, 3, 1, 2, 0, 0]]
+    """
+    field = fields[ids]
+    places = np.where(field < 0, np.iinfo(np.uint64).max, np.take_along_axis(order, np.maximum(field, 0), axis=1))
+    places[:, 0] = 0
+    return np.take_along_axis(ids, np.argsort(places, axis=1, kind="stable"), axis=1)
 
 
 def pad_alike(batches: Sequence[Batch], row_unit: int) -> tuple[Batch, ...]:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.data.schema.slots import Slots
 from runner.data.tokenizer import token_dtype
 from runner.errors import CorruptError, ObjectNotFoundError
 from runner.storage import Folder, LocalFolder, open_folder
@@ -60,12 +61,16 @@ class TokenSet:
     shards: tuple[Shard, ...]
     stops: dict[str, int | None] | None = None
     """The files with records of the job and where `max_records` ends in one; None: all files, to their ends."""
+    slots: Slots | None = None
+    """Of a table's tokens; None: texts."""
 
     @classmethod
     def from_manifest(cls, folder: Folder, manifest: dict[str, Any]) -> TokenSet:
         """Read back what `to_info` wrote."""
         info = dict(manifest["info"])
         shards = tuple(Shard(**shard) for shard in info.pop("shards"))
+        if "slots" in info:
+            info["slots"] = Slots(**{name: tuple(values) for name, values in info["slots"].items()})
         return cls(folder=folder, shards=shards, **info)
 
     def to_info(self) -> dict[str, Any]:
@@ -74,6 +79,10 @@ class TokenSet:
         del plain["folder"]
         if self.stops is None:
             del plain["stops"]
+        if self.slots is None:
+            del plain["slots"]
+        else:
+            plain["slots"] = asdict(self.slots)
         return plain | {"shards": [asdict(shard) for shard in self.shards]}
 
     @property

@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.config import GenerationConfig
+from runner.data.texts import row_texts
 from runner.errors import ConfigError, CorruptError, ObjectNotFoundError
 from runner.generation.output import to_parquet
 from runner.generation.records import RecordMaker, SamplingSettings, hash_texts
@@ -155,7 +156,7 @@ def make_shard(maker: RecordMaker, folder: Folder, rows_per_shard: int, number: 
     first = number * rows_per_shard
     count = min(rows_per_shard, maker.settings.records - first)
     generated = maker.make(count, first=first, first_draw=number * DRAWS_PER_SHARD)
-    data = to_parquet(generated.columns, generated.rows)
+    data = to_parquet(generated.table)
     return _publish(
         folder,
         number,
@@ -184,9 +185,12 @@ def finished_shards(folder: Folder, shards: int) -> dict[int, ShardInfo]:
     return {number: info for number, info in found.items() if sizes[shard_name(number)] == info.size}
 
 
-def drop_repeated(folder: Folder, infos: dict[int, ShardInfo], progress: Callable[[str], None]) -> dict[int, ShardInfo]:
+def drop_repeated(
+    folder: Folder, infos: dict[int, ShardInfo], progress: Callable[[str], None], columns: Sequence[str] | None = None
+) -> dict[int, ShardInfo]:
     """Drop the records that an earlier shard has, too; doing it twice is doing it once.
 
+    columns: those that tell records apart; None for all.
     Records are told apart by 64-bit hashes: see `hash_texts`. Those of all shards are in memory, 8 bytes each.
 
     Raises:
@@ -196,7 +200,10 @@ def drop_repeated(folder: Folder, infos: dict[int, ShardInfo], progress: Callabl
     hashes: list[np.ndarray] = []
     for number in numbers:
         progress(f"comparing shard {number + 1} of {len(numbers)}")
-        hashes.append(hash_texts(_texts(_read_shard(folder, number, infos[number]))))
+        shard = _read_shard(folder, number, infos[number])
+        if columns is not None:
+            shard = shard.select(columns)
+        hashes.append(hash_texts(row_texts(shard.columns).to_pylist()))
     everything = np.concatenate(hashes)
     is_first = np.zeros(everything.size, bool)
     is_first[np.unique(everything, return_index=True)[1]] = True
@@ -227,7 +234,7 @@ def summarize(infos: Sequence[ShardInfo]) -> dict[str, Any]:
 
 def _rewrite(folder: Folder, number: int, info: ShardInfo, keep: np.ndarray) -> ShardInfo:
     table = _read_shard(folder, number, info).filter(pa.array(keep))
-    data = to_parquet(table.column_names, list(zip(*(column.to_pylist() for column in table.columns), strict=True)))
+    data = to_parquet(table)
     changed = replace(
         info,
         records=table.num_rows,
@@ -300,11 +307,6 @@ def _read_shard(folder: Folder, number: int, info: ShardInfo) -> pa.Table:
             f"{folder.uri}/{shard_name(number)} is damaged: delete it, and the same command makes it again"
         )
     return pq.read_table(io.BytesIO(data))
-
-
-def _texts(table: pa.Table) -> list[str]:
-    """A text for each row that no other row has."""
-    return [json.dumps(row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
 
 
 def _info_name(number: int) -> str:

@@ -56,9 +56,22 @@ class Validator:
         Raises:
             JobFailedError: the user's function raised, or returned what is no answer.
         """
-        fields = split_fields(text, self._field_delimiter, len(self.columns))
+        fields = self.split(text)
         if len(fields) != len(self.columns):
             return Verdict(fields, f"fields: not {len(self.columns)}")
+        return self.check_fields(fields)
+
+    def split(self, text: str) -> tuple[str, ...]:
+        """A record's fields."""
+        return split_fields(text, self._field_delimiter, len(self.columns))
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether fields are looked at at all."""
+        return bool(self._rules) or self._function is not None
+
+    def check_fields(self, fields: tuple[str, ...]) -> Verdict:
+        """Look at the fields of a record; errors as for `check`."""
         for index, name, rule in self._rules:
             if (wrong := rule(fields[index])) is not None:
                 return Verdict(fields, f"{name}: {wrong}")

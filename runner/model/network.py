@@ -56,6 +56,9 @@ class Network(keras.Model):
 
     vocab_size: V. embedding_dim: d. rnn_units: H. layers: number of LSTM layers. dropout_rate: in [0, 1).
     rnn_initializer: name of a Keras initializer, for the LSTM input kernels.
+    slots: of a table, how many ids each slot has, in the order of the ids (see `runner.data.schema`): a token is only
+    ever one of its slot, and the loss normalises over that. any_order: with each token the network reads the slot
+    that is filled next, so that fields may come in any order.
     use_kernels: run the LSTM layers on the CPU kernels; None: if TensorFlow sees no GPU.
     """
 
@@ -69,9 +72,15 @@ class Network(keras.Model):
         dropout_rate: float,
         rnn_initializer: str = "glorot_uniform",
         seed: int = 0,
+        slots: Sequence[int] | None = None,
+        any_order: bool = False,
         use_kernels: bool | None = None,
     ) -> None:
         super().__init__(name="network")
+        if slots is not None and sum(slots) != vocab_size:
+            raise ValueError(f"slots of {sum(slots)} ids do not make a vocabulary of {vocab_size}")
+        if any_order and slots is None:
+            raise ValueError("any_order needs slots")
         if use_kernels is None:
             use_kernels = not tf.config.get_visible_devices("GPU")
         self.vocab_size = vocab_size
@@ -80,9 +89,14 @@ class Network(keras.Model):
         self.dropout_rate = dropout_rate
         self.rnn_initializer = rnn_initializer
         self.seed = seed
-        seeds = iter(np.random.SeedSequence(seed).generate_state(2 + 2 * layers).tolist())
+        self.slots = None if slots is None else tuple(slots)
+        seeds = iter(np.random.SeedSequence(seed).generate_state(2 + 2 * layers + any_order).tolist())
         initializer = _initializer("uniform", next(seeds))
         self.embedding = keras.layers.Embedding(vocab_size, embedding_dim, initializer, name="embedding")
+        self.next_slot = None
+        if self.slots is not None and any_order:
+            initializer = _initializer("uniform", next(seeds))
+            self.next_slot = keras.layers.Embedding(len(self.slots), embedding_dim, initializer, name="next_slot")
         self.lstms = [
             TimeMajorLSTM(
                 rnn_units,
@@ -100,6 +114,8 @@ class Network(keras.Model):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the weights; the constructor calls this, so that they exist from the start."""
         self.embedding.build(input_shape)
+        if self.next_slot is not None:
+            self.next_slot.build(input_shape)
         width = self.embedding_dim
         for lstm in self.lstms:
             lstm.build((None, None, width))
@@ -107,37 +123,57 @@ class Network(keras.Model):
         self.dense.build((None, width))
         self.built = True
 
-    def logits(self, ids: tf.Tensor, dropout_keys: tf.Tensor | None = None) -> tf.Tensor:
+    def logits(
+        self, ids: tf.Tensor, dropout_keys: tf.Tensor | None = None, targets: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Logits for training, ids (B, T) int32 -> (T*B, V): row t*B + b is position t of example b.
 
         dropout_keys (B, T) uint32: a random number for each position (see runner.model.dropout); None: no
-        dropout.
+        dropout. targets (B, T): what follows each id, of which an `any_order` network reads the slot; None: the next
+        of `ids`, and the end after the last.
         """
-        return self.dense(kernels.flatten_time(self.hidden(ids, dropout_keys)))
+        return self.dense(kernels.flatten_time(self.hidden(ids, dropout_keys, targets)))
 
     def loss_sums(
         self, ids: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, dropout_keys: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Summed cross-entropy and right predictions of a batch; all arguments (B, T)."""
         return loss_sums(
-            kernels.flatten_time(self.hidden(ids, dropout_keys)),
+            kernels.flatten_time(self.hidden(ids, dropout_keys, targets)),
             _tensor(self.dense.kernel),
             _tensor(self.dense.bias),
             tf.reshape(tf.transpose(targets), [-1]),
             tf.reshape(tf.transpose(weights), [-1]),
+            *([] if self.slots is None else [self.slots_of_tokens()]),
         )
 
-    def hidden(self, ids: tf.Tensor, dropout_keys: tf.Tensor | None = None) -> tf.Tensor:
+    def hidden(
+        self, ids: tf.Tensor, dropout_keys: tf.Tensor | None = None, targets: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """What the dense layer reads, (T, B, H), after the last dropout; arguments as for `logits`."""
         keys = None if dropout_keys is None else tf.transpose(dropout_keys)
-        x = kernels.embed(_tensor(self.embedding.embeddings), tf.transpose(ids))
+        if targets is None:
+            targets = tf.concat([ids[:, 1:], tf.zeros_like(ids[:, :1])], axis=1)
+        x = self.embed(tf.transpose(ids), tf.transpose(targets))
         x = self._drop(x, keys, 0, self.embedding_dim)
         for index, lstm in enumerate(self.lstms, start=1):
             x = self._drop(lstm(x), keys, index, self.rnn_units)
         return x
 
+    def embed(self, ids: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """What the first layer reads before dropout: ids and what follows them, (T, B) -> (T, B, d)."""
+        x = kernels.embed(_tensor(self.embedding.embeddings), ids)
+        if self.next_slot is not None:
+            x += kernels.embed(_tensor(self.next_slot.embeddings), tf.gather(self.slots_of_tokens(), targets))
+        return x
+
+    def slots_of_tokens(self) -> tf.Tensor:
+        """The slot of every token, (V) int32."""
+        assert self.slots is not None
+        return tf.constant(np.repeat(np.arange(len(self.slots), dtype=np.int32), self.slots))
+
     def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:  # noqa: ARG002  Keras passes it
-        """Logits (B, T, V) of ids (B, T), batch-major. No dropout: it needs keys (see `logits`)."""
+        """Logits (B, T, V) of ids (B, T), batch-major, of all slots. No dropout: it needs keys (see `logits`)."""
         return tf.transpose(self.dense(self.hidden(ids)), (1, 0, 2))
 
     def initial_state(self, batch_size: int | tf.Tensor) -> State:
@@ -149,15 +185,31 @@ class Network(keras.Model):
         """The first layer's inputs for every token, (V, 4H): looked up, they spare a step one product."""
         return self.lstms[0].inputs(_tensor(self.embedding.embeddings))
 
-    def step(self, ids: tf.Tensor, state: State, token_inputs: tf.Tensor | None = None) -> tuple[tf.Tensor, State]:
+    def slot_inputs(self) -> tf.Tensor | None:
+        """What the slot that is filled next adds to `token_inputs`, (slots, 4H); None: the network does not read it."""
+        if self.next_slot is None:
+            return None
+        return tf.matmul(_tensor(self.next_slot.embeddings), self.lstms[0].tensors()[0])
+
+    def step(
+        self,
+        ids: tf.Tensor,
+        state: State,
+        token_inputs: tf.Tensor | None = None,
+        next_slots: tf.Tensor | None = None,
+        slot_inputs: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, State]:
         """Read one token per record, ids (B): the logits (B, V) of the next token, and the next state.
 
-        token_inputs: the table of `token_inputs()`, for who takes many steps.
+        next_slots (B): for an `any_order` network, the slots of the next tokens. token_inputs, slot_inputs: the
+        tables of these names, for who takes many steps.
         """
         if token_inputs is None:
             inputs = self.lstms[0].inputs(tf.gather(_tensor(self.embedding.embeddings), ids))
         else:
             inputs = tf.gather(token_inputs, ids)
+        if self.next_slot is not None:
+            inputs += tf.gather(self.slot_inputs() if slot_inputs is None else slot_inputs, next_slots)
         next_state = []
         for index, (lstm, (h, c)) in enumerate(zip(self.lstms, state, strict=True)):
             h, c = lstm.step(inputs if index == 0 else lstm.inputs(next_state[-1][0]), h, c)
@@ -174,6 +226,8 @@ class Network(keras.Model):
             "dropout_rate": self.dropout_rate,
             "rnn_initializer": self.rnn_initializer,
             "seed": self.seed,
+            **({} if self.slots is None else {"slots": list(self.slots)}),
+            **({} if self.next_slot is None else {"any_order": True}),
         }
 
     get_config = config
@@ -208,6 +262,8 @@ class Network(keras.Model):
 
     def _named_variables(self) -> dict[str, keras.Variable]:
         named = {"embedding": self.embedding.embeddings}
+        if self.next_slot is not None:
+            named["next_slot"] = self.next_slot.embeddings
         for lstm in self.lstms:
             named[f"{lstm.name}/kernel"] = lstm.cell.kernel
             named[f"{lstm.name}/recurrent_kernel"] = lstm.cell.recurrent_kernel

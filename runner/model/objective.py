@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -23,9 +24,16 @@ class Softmax(NamedTuple):
     right: tf.Tensor
 
 
-def softmax(hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf.Tensor) -> Softmax:
-    """hidden (N, H), kernel (H, V), bias (V), targets (N) int32."""
+def softmax(
+    hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf.Tensor, slots: tf.Tensor | None = None
+) -> Softmax:
+    """hidden (N, H), kernel (H, V), bias (V), targets (N) int32.
+
+    slots (V): the slot of each token; only those of its target's slot then take part in a position's softmax.
+    """
     logits = tf.matmul(hidden, kernel) + bias
+    if slots is not None:
+        logits = tf.where(slots == tf.gather(slots, targets)[:, tf.newaxis], logits, -np.inf)
     largest = tf.reduce_max(logits, axis=1)  # vectorised on the CPU, where an argmax is not
     of_targets = tf.gather(logits, targets, batch_dims=1)
     with tf.control_dependencies([of_targets]):  # so that the logits can become the exponentials where they lie
@@ -36,7 +44,14 @@ def softmax(hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf.T
 
 
 @tf.custom_gradient
-def loss_sums(hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> Any:
+def loss_sums(
+    hidden: tf.Tensor,
+    kernel: tf.Tensor,
+    bias: tf.Tensor,
+    targets: tf.Tensor,
+    weights: tf.Tensor,
+    slots: tf.Tensor | None = None,
+) -> Any:
     """Sums over positions of weight x cross-entropy, and of weight x (the target has the largest logit).
 
     Logits are hidden kernel + bias; the gradient passes over (N, V) fewer times than that of separate operations.
@@ -51,7 +66,7 @@ def loss_sums(hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf
     so that weights and normalization go to the narrow matrices, and the products with Y are a segment sum and
     a gather. dlogits itself is never made.
     """
-    exponentials, row_sums, losses, right = softmax(hidden, kernel, bias, targets)
+    exponentials, row_sums, losses, right = softmax(hidden, kernel, bias, targets, slots)
 
     def gradient(dloss: tf.Tensor, dright: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
         del dright  # a count has no gradient
@@ -65,7 +80,7 @@ def loss_sums(hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, targets: tf
         dkernel -= tf.transpose(tf.math.unsorted_segment_sum(scale_rows(hidden, w), targets, classes))
         dbias = tf.linalg.matvec(exponentials, w_normal, transpose_a=True)
         dbias -= tf.math.unsorted_segment_sum(w, targets, classes)
-        return dhidden, dkernel, dbias, None, None
+        return dhidden, dkernel, dbias, None, None, *([] if slots is None else [None])
 
     return (tf.reduce_sum(losses * weights), tf.reduce_sum(right * weights)), gradient
 

@@ -16,32 +16,30 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from runner.data.automaton import NEVER, Automaton, Paths
 from runner.errors import ConfigError
 from runner.model.choice import check_choice
+from runner.model.chooser import Chooser, Rules, make_chooser
 from runner.model.dropout import mix_bits_tensor
 from runner.model.network import Network
-
-Chooser = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-"""From logits (B, V) and numbers u (B) in [0, 1) to token ids (B), by the inverse of the CDF at u."""
 
 BATCH_SIZE = 256
 STEPS_AT_ONCE = 32
 """Steps between two looks at what has ended."""
 
-_TOP_CANDIDATES = 128  # nucleus sampling sorts all logits only when this many do not reach top_p
-_BLOCK = 32
 _LARGEST_TABLE_BYTES = 1 << 26
 _GOLDEN_RATIO = 0x9E3779B9
 
 
-class _Slots(NamedTuple):
-    """The records in the making, one a slot (B). `records`: their numbers; from n on a slot is idle."""
+class _Lanes(NamedTuple):
+    """The records in the making, one a lane (B). `records`: their numbers; from n on a lane is idle."""
 
     records: Any
     keys: Any  # (B, 2)
     positions: Any
     ids: Any  # the token last written; end_id before the first
-    state: Any
+    places: Any  # states of the automaton; 0 without one
+    state: Any  # of the network
 
 
 class Sampler:
@@ -51,8 +49,11 @@ class Sampler:
     (0: always the most likely token), cut to the `top_k` largest, then to the smallest set of the most likely
     tokens whose probabilities reach `top_p`.
 
+    With an `automaton`, only tokens are drawn that it allows and after which a record can still end within
+    `max_length`; all of the above is then about these. So no record is cut.
+
     Raises:
-        ConfigError: a setting is out of range.
+        ConfigError: a setting is out of range, or the automaton has no record of at most `max_length` tokens.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Sampler:
         top_k: int | None = None,
         top_p: float = 1.0,
         batch_size: int = BATCH_SIZE,
+        automaton: Automaton | None = None,
     ) -> None:
         check_choice(temperature, top_k, top_p)
         _check(
@@ -74,15 +76,20 @@ class Sampler:
                 f"token ids must be below the vocabulary's size {network.vocab_size}": (
                     0 <= end_id < network.vocab_size
                 ),
+                "a network that reads the next slot needs an automaton that has slots": network.next_slot is None
+                or (automaton is not None and automaton.slots is not None),
             }
         )
         self.network = network
         self.end_id = end_id
         self.max_length = max_length
         self.batch_size = batch_size
-        self._run = _compile_steps(
-            network, end_id, max_length, make_chooser(network.vocab_size, temperature, top_k, top_p)
-        )
+        self._start = 0 if automaton is None else automaton.start
+        self._paths = None if automaton is None else Paths(automaton, end_id)
+        self._check_lengths(((),))
+        rules = None if self._paths is None else Rules.of(self._paths)
+        chooser = make_chooser(network.vocab_size, temperature, top_k, top_p)
+        self._run = _compile_steps(network, end_id, max_length, chooser, rules, self._start)
 
     def batches(
         self, n: int, *, seed: int = 0, first: int = 0, prompts: Sequence[Sequence[int]] = ((),)
@@ -92,19 +99,19 @@ class Sampler:
         A record starts with its prompt: `prompts` has one for all, or one for each.
 
         Raises:
-            ConfigError: a prompt is too long, or holds what is no token of a text.
+            ConfigError: a prompt is too long, holds what is no token of a text, or begins no record of the automaton.
         """
         self.check_prompts(prompts)
         forced = tf.constant(_padded(prompts))
-        slots = self._first_slots(min(self.batch_size, n), seed, first)
-        begun = len(slots.keys)
+        lanes = self._first_lanes(min(self.batch_size, n), seed, first)
+        begun = len(lanes.keys)
         parts: dict[int, list[int]] = {}
         yielded = 0
         while yielded < n:
-            most = STEPS_AT_ONCE * len(slots.keys) + 1
+            most = STEPS_AT_ONCE * len(lanes.keys) + 1
             rows = np.arange(first + begun, first + begun + most, dtype=np.uint64)
-            slots, begun, tokens, owners = self._run(slots, begun, n, tf.constant(row_keys(seed, rows)), forced)
-            begun, records = int(begun), slots.records.numpy()
+            lanes, begun, tokens, owners = self._run(lanes, begun, n, tf.constant(row_keys(seed, rows)), forced)
+            begun, records = int(begun), lanes.records.numpy()
             _collect(parts, tokens.numpy(), owners.numpy(), n)
             working = set(records.tolist())
             ready: list[list[int]] = []
@@ -114,7 +121,7 @@ class Sampler:
             if ready:
                 yield ready
             if 2 * np.count_nonzero(records < n) <= len(records):
-                slots = _without_idle(slots, np.flatnonzero(records < n))
+                lanes = _without_idle(lanes, np.flatnonzero(records < n))
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
         """Raise ConfigError for a prompt that no record of this sampler can start with."""
@@ -130,14 +137,30 @@ class Sampler:
                 ),
             }
         )
+        self._check_lengths(prompts)
 
-    def _first_slots(self, count: int, seed: int, first: int) -> _Slots:
+    def _check_lengths(self, prompts: Sequence[Sequence[int]]) -> None:
+        """That a record of the automaton begins with each prompt, and is not too long."""
+        shortest = [] if self._paths is None else self._paths.shortest(prompts).tolist()
+        for prompt, length in zip(prompts, shortest, strict=False):
+            beginning = f" that begins with the tokens {list(prompt)}" if prompt else ""
+            _check(
+                {
+                    f"the automaton has no record{beginning}": length != NEVER,
+                    f"a record{beginning} has {length} tokens or more, but may have {self.max_length}": (
+                        length <= self.max_length
+                    ),
+                }
+            )
+
+    def _first_lanes(self, count: int, seed: int, first: int) -> _Lanes:
         rows = np.arange(first, first + count, dtype=np.uint64)
-        return _Slots(
+        return _Lanes(
             tf.range(count),
             tf.constant(row_keys(seed, rows)),
             tf.zeros(count, tf.int32),
             tf.fill([count], self.end_id),
+            tf.fill([count], self._start),
             self.network.initial_state(count),
         )
 
@@ -160,82 +183,26 @@ def uniform(keys: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
 
 
-def make_chooser(vocab_size: int, temperature: float, top_k: int | None, top_p: float) -> Chooser:
-    """The function that draws tokens: see `Chooser` and, for the settings, `Sampler`."""
-
-    def choose_sorted(logits: tf.Tensor, u: tf.Tensor, candidates: int) -> tf.Tensor:
-        values, ids = tf.math.top_k(logits, candidates)
-        if top_k is None:
-            mass = tf.exp(values - tf.reduce_logsumexp(logits, axis=1, keepdims=True))
-        else:
-            mass = tf.nn.softmax(values)
-        before = tf.cumsum(mass, axis=1, exclusive=True)
-        rank = _inverse_cdf(tf.where(before < top_p, mass, 0.0), u)
-        return tf.gather(ids, rank, batch_dims=1)
-
-    def choose(logits: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
-        if temperature == 0:
-            return tf.argmax(logits, axis=1, output_type=tf.int32)
-        logits = logits / temperature
-        if top_k is not None:
-            return choose_sorted(logits, u, min(top_k, vocab_size))
-        if top_p == 1:
-            return _inverse_cdf(tf.nn.softmax(logits), u)
-        if vocab_size <= _TOP_CANDIDATES:
-            return choose_sorted(logits, u, vocab_size)
-        reached = tf.reduce_sum(tf.math.top_k(tf.nn.softmax(logits), _TOP_CANDIDATES).values, axis=1)
-        return tf.cond(
-            tf.reduce_min(reached) > top_p,
-            lambda: choose_sorted(logits, u, _TOP_CANDIDATES),
-            lambda: choose_sorted(logits, u, vocab_size),
-        )
-
-    return choose
-
-
-def _inverse_cdf(mass: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
-    """The first index (B) at which the cumulative sum of mass (B, n) exceeds u times its total.
-
-    TensorFlow's cumulative sum is slow: of many numbers only the sums of blocks are summed up, then one block.
-    """
-    count = mass.shape[1]
-    assert count is not None
-    if count <= 4 * _BLOCK:
-        cumulative = tf.cumsum(mass, axis=1)
-        return _first_above(cumulative, u * cumulative[:, -1])
-    blocks = tf.reshape(tf.pad(mass, [[0, 0], [0, -count % _BLOCK]]), (-1, -(-count // _BLOCK), _BLOCK))
-    sums = tf.reduce_sum(blocks, axis=2)
-    cumulative = tf.cumsum(sums, axis=1)
-    target = u * cumulative[:, -1]
-    block = _first_above(cumulative, target)
-    inside = tf.cumsum(tf.gather(blocks, block, batch_dims=1), axis=1)
-    rest = target - tf.gather(tf.cumsum(sums, axis=1, exclusive=True), block, batch_dims=1)
-    # Rounding must not lead to an index without mass, before the block's first or behind its last.
-    rest = tf.clip_by_value(rest, 0.0, inside[:, -1] * (1 - 2.0**-22))
-    return tf.minimum(block * _BLOCK + _first_above(inside, rest), count - 1)
-
-
-def _first_above(ascending: tf.Tensor, bound: tf.Tensor) -> tf.Tensor:
-    """The first index (B) at which ascending (B, n) exceeds its bound (B)."""
-    return tf.reduce_sum(tf.cast(ascending <= bound[:, tf.newaxis], tf.int32), axis=1)
-
-
-def _compile_steps(network: Network, end_id: int, max_length: int, choose: Chooser) -> Callable[..., Any]:
+def _compile_steps(
+    network: Network, end_id: int, max_length: int, choose: Chooser, rules: Rules | None, start: int
+) -> Callable[..., Any]:
     """A compiled function that takes STEPS_AT_ONCE steps, fewer when all records are done.
 
-    From slots, the number of the next record, how many there are, the keys of the next records (M, 2) and the
-    prompts (1 or n, L), padded by -1, it makes the next slots, the next number, and the token and the record that
-    every slot wrote at every step, (steps, B) each.
+    From lanes, the number of the next record, how many there are, the keys of the next records (M, 2) and the
+    prompts (1 or n, L), padded by -1, it makes the next lanes, the next number, and the token and the record that
+    every lane wrote at every step, (steps, B) each.
     """
     table_bytes = 16 * network.vocab_size * network.rnn_units
     token_inputs = network.token_inputs() if table_bytes <= _LARGEST_TABLE_BYTES else None
+    slot_inputs = network.slot_inputs()
 
     @tf.function(
         autograph=False,
         input_signature=[
-            _Slots(
+            _Lanes(
                 tf.TensorSpec([None], tf.int32),
                 tf.TensorSpec([None, 2], tf.uint32),
+                tf.TensorSpec([None], tf.int32),
                 tf.TensorSpec([None], tf.int32),
                 tf.TensorSpec([None], tf.int32),
                 [(tf.TensorSpec([None, network.rnn_units]),) * 2 for _ in network.lstms],
@@ -246,47 +213,56 @@ def _compile_steps(network: Network, end_id: int, max_length: int, choose: Choos
             tf.TensorSpec([None, None], tf.int32),
         ],
     )
-    def run(slots: _Slots, begun: tf.Tensor, n: tf.Tensor, new_keys: tf.Tensor, forced: tf.Tensor) -> Any:
+    def run(lanes: _Lanes, begun: tf.Tensor, n: tf.Tensor, new_keys: tf.Tensor, forced: tf.Tensor) -> Any:
         last_prompt, last_position = tf.unstack(tf.shape(forced) - 1)
         first_new = begun
 
-        def step(t: Any, slots: _Slots, begun: tf.Tensor, tokens: tf.TensorArray, owners: tf.TensorArray) -> Any:
-            records, keys, positions, ids, state = slots
-            logits, state = network.step(ids, state, token_inputs)
+        def step(t: Any, lanes: _Lanes, begun: tf.Tensor, tokens: tf.TensorArray, owners: tf.TensorArray) -> Any:
+            records, keys, positions, ids, places, state = lanes
+            next_slots = None if rules is None or rules.slots is None else tf.gather(rules.slots, places)
+            logits, state = network.step(ids, state, token_inputs, next_slots, slot_inputs)
+            u = uniform(keys, positions)
+            if rules is None:
+                drawn = choose(logits, u)
+            else:
+                drawn = rules.choose(choose, logits, u, places, max_length - 1 - positions)
             prompt = tf.stack([tf.minimum(records, last_prompt), tf.minimum(positions, last_position)], axis=1)
             prescribed = tf.gather_nd(forced, prompt)
-            ids = tf.where(prescribed >= 0, prescribed, choose(logits, uniform(keys, positions)))
+            ids = tf.where(prescribed >= 0, prescribed, drawn)
+            if rules is not None:
+                places = rules.follow(places, ids)
             tokens, owners = tokens.write(t, ids), owners.write(t, records)
             positions += 1
             ended = tf.logical_or(tf.equal(ids, end_id), positions >= max_length)
             successors = begun + tf.cumsum(tf.cast(ended, tf.int32), exclusive=True)
             goes_on = tf.cast(tf.logical_not(ended), network.compute_dtype)[:, tf.newaxis]
-            slots = _Slots(
+            lanes = _Lanes(
                 tf.where(ended, successors, records),
                 tf.where(ended[:, tf.newaxis], tf.gather(new_keys, successors - first_new), keys),
                 tf.where(ended, 0, positions),
                 tf.where(ended, end_id, ids),
+                tf.where(ended, start, places),
                 [(h * goes_on, c * goes_on) for h, c in state],
             )
-            return t + 1, slots, begun + tf.reduce_sum(tf.cast(ended, tf.int32)), tokens, owners
+            return t + 1, lanes, begun + tf.reduce_sum(tf.cast(ended, tf.int32)), tokens, owners
 
         def column() -> tf.TensorArray:
             return tf.TensorArray(tf.int32, size=0, dynamic_size=True, element_shape=(None,))
 
-        _, slots, begun, tokens, owners = tf.while_loop(
-            lambda t, slots, *_: (t < STEPS_AT_ONCE) & tf.reduce_any(slots.records < n),
+        _, lanes, begun, tokens, owners = tf.while_loop(
+            lambda t, lanes, *_: (t < STEPS_AT_ONCE) & tf.reduce_any(lanes.records < n),
             step,
-            (0, slots, begun, column(), column()),
+            (0, lanes, begun, column(), column()),
         )
-        return slots, begun, tokens.stack(), owners.stack()
+        return lanes, begun, tokens.stack(), owners.stack()
 
     return run
 
 
 def _collect(parts: dict[int, list[int]], tokens: np.ndarray, owners: np.ndarray, n: int) -> None:
-    """Add what the slots wrote, (steps, B), to the records that it belongs to, below n."""
+    """Add what the lanes wrote, (steps, B), to the records that it belongs to, below n."""
     tokens, owners = tokens.T.ravel(), owners.T.ravel()
-    starts = np.flatnonzero(np.diff(owners, prepend=-1))  # A slot's steps on one record are side by side.
+    starts = np.flatnonzero(np.diff(owners, prepend=-1))  # A lane's steps on one record are side by side.
     written = tokens.tolist()
     stops = [*starts[1:].tolist(), len(written)]
     for record, start, stop in zip(owners[starts].tolist(), starts.tolist(), stops, strict=True):
@@ -294,8 +270,8 @@ def _collect(parts: dict[int, list[int]], tokens: np.ndarray, owners: np.ndarray
             parts.setdefault(record, []).extend(written[start:stop])
 
 
-def _without_idle(slots: _Slots, working: np.ndarray) -> _Slots:
-    return tf.nest.map_structure(lambda values: tf.gather(values, working), slots)
+def _without_idle(lanes: _Lanes, working: np.ndarray) -> _Lanes:
+    return tf.nest.map_structure(lambda values: tf.gather(values, working), lanes)
 
 
 def _padded(prompts: Sequence[Sequence[int]]) -> np.ndarray:

@@ -93,30 +93,34 @@ class Layer(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The embedding, whose rows `ids` (T, B) of `vocab_size` were taken: `delta` (T, B, d) is their gradient.
+    """Embeddings that are added up: of table k with `sizes[k]` rows, rows `ids[k]` (T, B) were taken.
 
-    As a layer, it multiplies one-hot vectors.
+    `delta` (T, B, d) is the gradient of the rows, the same for all tables. As a layer, they multiply one-hot vectors.
     """
 
-    ids: tf.Tensor
+    ids: tuple[tf.Tensor, ...]
     delta: tf.Tensor
-    vocab_size: int
+    sizes: tuple[int, ...]
 
     def is_narrow(self) -> tf.Tensor:
         return tf.constant(False)
 
     def grams(self) -> tuple[tf.Tensor, tf.Tensor]:
-        ids = tf.transpose(self.ids)
-        return tf.cast(ids[:, :, tf.newaxis] == ids[:, tf.newaxis], self.delta.dtype), gram_matrices(self.delta)
+        rows = [tf.transpose(ids) for ids in self.ids]
+        same = [tf.cast(ids[:, :, tf.newaxis] == ids[:, tf.newaxis], self.delta.dtype) for ids in rows]
+        return tf.add_n(same), gram_matrices(self.delta)
 
     def square(self, b: tf.Tensor) -> tf.Tensor:
-        delta, ids = self.delta[:, b], self.ids[:, b]
-        rows = tf.math.unsorted_segment_sum(delta, tf.unique(ids).idx, tf.size(ids))
-        return _with_margin(rows, tf.norm(delta, axis=1))
+        delta = self.delta[:, b]
+        rows = [tf.math.unsorted_segment_sum(delta, tf.unique(ids[:, b]).idx, tf.size(ids[:, b])) for ids in self.ids]
+        return _with_margin(tf.concat(rows, axis=0), len(self.ids) ** 0.5 * tf.norm(delta, axis=1))
 
     def weighted_sums(self, factors: tf.Tensor) -> list[tf.Tensor]:
         delta = kernels.flatten_time(self.delta * factors[:, tf.newaxis])
-        return [tf.math.unsorted_segment_sum(delta, tf.reshape(self.ids, [-1]), self.vocab_size)]
+        return [
+            tf.math.unsorted_segment_sum(delta, tf.reshape(ids, [-1]), size)
+            for ids, size in zip(self.ids, self.sizes, strict=True)
+        ]
 
 
 def clipped_sum(
@@ -143,7 +147,7 @@ def clipped_sum(
             return x
         return x * dropout_mask(keys, layer, width(x), network.dropout_rate, x.dtype)
 
-    x = drop(kernels.embed(tf.convert_to_tensor(network.embedding.embeddings), ids), 0)
+    x = drop(network.embed(ids, targets), 0)
     forwards = []
     for index, lstm in enumerate(network.lstms, start=1):
         kernel, recurrent, bias = lstm.tensors()
@@ -153,7 +157,8 @@ def clipped_sum(
 
     kernel, bias = tf.convert_to_tensor(network.dense.kernel), tf.convert_to_tensor(network.dense.bias)
     flat_targets = tf.reshape(targets, [-1])
-    exponentials, row_sums, losses, right = softmax(kernels.flatten_time(x), kernel, bias, flat_targets)
+    slots = None if network.slots is None else network.slots_of_tokens()
+    exponentials, row_sums, losses, right = softmax(kernels.flatten_time(x), kernel, bias, flat_targets, slots)
     # The gradient of a position's loss, times its row sum: weight and row sum are left to narrower operands.
     positions = tf.stack([tf.range(tf.size(targets)), flat_targets], axis=1)
     # Where the exponentials lie: tf.tensor_scatter_nd_sub would copy them.
@@ -167,7 +172,10 @@ def clipped_sum(
         delta = kernels.backward(cache, drop(dx, index))
         products.append(Layer(x, h, delta, tf.ones_like(weights)))
         dx = tf.reshape(tf.matmul(kernels.flatten_time(delta), kernel, transpose_b=True), tf.shape(x))
-    products.append(Table(ids, drop(dx, 0), network.vocab_size))
+    tables, sizes = (ids,), (network.vocab_size,)
+    if network.slots is not None and network.next_slot is not None:
+        tables, sizes = (ids, tf.gather(slots, targets)), (network.vocab_size, len(network.slots))
+    products.append(Table(tables, drop(dx, 0), sizes))
 
     squares = tf.add_n([_squared_norms(product) for product in products])
     norms = tf.sqrt(tf.maximum(squares, 0))

@@ -24,9 +24,9 @@ from runner.report.distributions import (
     find_associations,
     frequent_values,
 )
-from runner.report.real import RealRecords, find_copies
+from runner.report.real import RealRecords, find_copies, texts_of
 from runner.report.synthetic import SyntheticRecords
-from runner.report.table import Column, Layout, Rows, find_columns, find_layout, spread
+from runner.report.table import Column, Layout, Rows, TableLayout, find_columns, find_layout, spread, spread_records
 
 if TYPE_CHECKING:
     from runner.report.usefulness import Usefulness
@@ -77,7 +77,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Quality:
-    """All that was compared. `fields_share`: synthetic records with the right number of fields; None of texts.
+    """All that was compared. `fields_share`: synthetic records with the right number of fields; None of texts and tables.
 
     `looked_at`: synthetic, training and holdout records whose fields or texts were compared; copies are looked for
     among all.
@@ -124,51 +124,58 @@ class Quality:
         return _mean_number(_differences(self.training_associations, self.holdout_associations))
 
 
-def choose_layout(config: JobConfig, real: RealRecords, target: str | None) -> Layout | None:
+def choose_layout(config: JobConfig, real: RealRecords, target: str | None) -> Layout | TableLayout | None:
     """The fields of the run's records, None of plain text; `generation.fields` names those of one text column.
 
     Raises:
         ConfigError: `target` is none of them, or free text.
         DataError: hardly any record has as many fields as `generation.fields`.
     """
-    layout = find_layout(
-        real.training, config.data.field_delimiter, config.data.columns or config.generation.fields, config.data.uri
-    )
+    if real.schema is not None:
+        layout = TableLayout.of(real.schema)
+    else:
+        names = config.data.columns or config.generation.fields
+        layout = find_layout(real.training, config.data.field_delimiter, names, config.data.uri)
     if target is None:
         return layout
     if layout is None:
         raise ConfigError(f"--target {target}: the run's records are plain text, without fields to choose from")
     if target not in layout.names:
         raise ConfigError(f"--target {target}: no such column; the run's records have {', '.join(layout.names)}")
-    columns = find_columns(layout.names, layout.split(spread(real.training, _most_records(layout))))
+    columns = _columns(layout, layout.split(spread_records(real.training, _most_records(layout))))
     if columns[layout.names.index(target)].kind == "text":
         raise ConfigError(f"--target {target}: this column is free text; choose one of numbers or of categories")
     return layout
 
 
 def compare_records(
-    config: JobConfig, real: RealRecords, synthetic: SyntheticRecords, layout: Layout | None, target: str | None
+    config: JobConfig,
+    real: RealRecords,
+    synthetic: SyntheticRecords,
+    layout: Layout | TableLayout | None,
+    target: str | None,
 ) -> Quality:
     """Compare. Counts only, whatever the texts hold: no figure is ever not a number."""
-    copies = find_copies(config, real, [*synthetic.texts, *real.holdout])
-    mine, unseen = copies[: len(synthetic.texts)], copies[len(synthetic.texts) :]
-    texts = [spread(each, _most_records(layout)) for each in (synthetic.texts, real.training, real.holdout)]
+    made = texts_of(synthetic.records)
+    copies = find_copies(config, real, [*made, *texts_of(real.holdout)])
+    mine, unseen = copies[: len(made)], copies[len(made) :]
+    texts = [spread_records(each, _most_records(layout)) for each in (synthetic.records, real.training, real.holdout)]
     mine_rows, seen_rows, unseen_rows = [layout.split(each) if layout else [] for each in texts]
-    columns = find_columns(layout.names, seen_rows) if layout else []
-    wrong = synthetic.left_out / (len(synthetic.texts) + synthetic.left_out)
+    columns = _columns(layout, seen_rows) if layout else []
+    wrong = synthetic.left_out / (len(made) + synthetic.left_out)
     associations = _associations(columns, seen_rows, mine_rows, unseen_rows) if mine_rows else [None] * 3
     return Quality(
         columns=tuple(_compare_columns(columns, mine_rows, seen_rows, unseen_rows))
         if layout
         else tuple(_compare_texts(*texts)),
-        synthetic_records=len(synthetic.texts),
+        synthetic_records=len(made),
         looked_at=(len(texts[0]), len(texts[1]), len(texts[2])),
         synthetic_source=synthetic.source,
         fields=len(columns) if layout else None,
-        fields_share=(1 - wrong) * len(mine_rows) / len(texts[0]) if layout else None,
+        fields_share=(1 - wrong) * len(mine_rows) / len(texts[0]) if isinstance(layout, Layout) else None,
         synthetic_copies=float(mine.mean()),
         holdout_copies=float(unseen.mean()) if unseen.size else None,
-        distinct_share=len(set(synthetic.texts)) / len(synthetic.texts),
+        distinct_share=len(set(made)) / len(made),
         training_associations=associations[0],
         synthetic_associations=associations[1],
         holdout_associations=associations[2],
@@ -189,7 +196,12 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     return sum(there) / len(there) if there else None
 
 
-def _most_records(layout: Layout | None) -> int:
+def _columns(layout: Layout | TableLayout, rows: Rows) -> Sequence[Column]:
+    """What the columns hold: as the schema says, or by their values."""
+    return layout.columns if isinstance(layout, TableLayout) else find_columns(layout.names, rows)
+
+
+def _most_records(layout: Layout | TableLayout | None) -> int:
     """Of either kind, the records whose fields are looked at: so few that time and memory are bounded."""
     return max(FEWEST_RECORDS, MOST_CELLS // len(layout.names)) if layout else MOST_CELLS
 
@@ -267,7 +279,7 @@ def _range_bars(column: Column, mine: Sequence[str], seen: Sequence[str]) -> Bar
     for numbers in samples:
         counts = np.bincount(np.searchsorted(inner, numbers[~np.isnan(numbers)], "right"), minlength=edges.size - 1)
         shares.append([*(counts / max(1, numbers.size)), float(np.isnan(numbers).sum() / max(1, numbers.size))])
-    labels = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges.tolist())]
+    labels = [f"{column.show(low)} to {column.show(high)}" for low, high in pairwise(edges.tolist())]
     if max(part[-1] for part in shares) > 0:
         labels.append("no number")
     training, synthetic = (tuple(map(float, part[: len(labels)])) for part in shares)

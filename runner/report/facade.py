@@ -7,14 +7,17 @@ from dataclasses import asdict
 from typing import Any
 
 from runner.config import JobConfig
+from runner.data.schema.field_tokenizer import FieldTokenizer
+from runner.data.tokenizer import from_files
 from runner.errors import ConfigError, DataError, JobFailedError, RunNotFoundError, TokenizerError
 from runner.privacy.report import PAGE_FILE
 from runner.privacy.statement import read_statement
 from runner.report.compare import Quality, choose_layout, compare_records
 from runner.report.found import Found
 from runner.report.real import RealRecords, read_real_records
-from runner.report.synthetic import MOST_RECORDS, draw_records, read_records
+from runner.report.synthetic import MOST_RECORDS, draw_records, read_records, read_table
 from runner.run_directory import RunDirectory
+from runner.storage import read_published
 from runner.train.checkpoint import newest_checkpoint
 from runner.train.history import read_history
 from runner.train.series import source_files
@@ -61,6 +64,8 @@ def report_run(
         if synthetic_uri is None:
             wanted = count or min(real.training_records, MOST_RECORDS)
             synthetic = draw_records(directory.folder.child("model"), wanted)
+        elif real.schema is not None:
+            synthetic = read_table(synthetic_uri, real.schema)
         else:
             columns = config.generation.fields or config.data.columns or (config.data.text_column,)
             synthetic = read_records(synthetic_uri, columns, config.data.field_delimiter)
@@ -165,6 +170,11 @@ def _read_statement(directory: RunDirectory, config: JobConfig) -> tuple[dict[st
 
 def _read_real(directory: RunDirectory, config: JobConfig) -> RealRecords:
     checkpoint = newest_checkpoint(directory.folder.child("checkpoints"))
+    schema = None
+    if config.fields is not None:
+        tokenizer = from_files(read_published(directory.folder.child("tokenizer")))
+        assert isinstance(tokenizer, FieldTokenizer)
+        schema = tokenizer.schema
     return read_real_records(
-        config, source_files(config, directory), checkpoint.state["tokens"] if checkpoint else None
+        config, source_files(config, directory), checkpoint.state["tokens"] if checkpoint else None, schema
     )

@@ -68,7 +68,7 @@ def page(found: Found) -> str:
         distances=_distance_plot(quality) if quality else "",
         differences=_difference_plot(quality) if quality else "",
         largest_differences=_largest_differences(quality) if quality else [],
-        samples=[visible(text, SAMPLE_CHARACTERS) for text in found.synthetic.texts[:SAMPLES]]
+        samples=[visible(text, SAMPLE_CHARACTERS) for text in found.synthetic.samples(SAMPLES)]
         if found.synthetic
         else [],
         version=version("runner"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -14,9 +15,10 @@ from runner.config import JobConfig, parse_job
 from runner.data.fields import join_fields
 from runner.errors import ConfigError, JobStoppedError
 from runner.generation.drive import CONTINUES, drive_generation, read_summary
-from runner.generation.output import check_absent, check_output, is_folder, write_records
+from runner.generation.output import check_absent, check_output, is_folder, table_in_words, to_jsonl, write_records
 from runner.generation.prompts import check_prompts, read_prompts
 from runner.generation.records import Generated, RecordMaker, SamplingSettings
+from runner.generation.rows import learned_schema
 from runner.generation.shards import Generation, claim_folder
 from runner.generation.training_records import fingerprint_records, hash_records
 from runner.generation.validators import Validator
@@ -116,11 +118,14 @@ def _here(
     if launch.dry_run:
         plan = plan_generation(config, request.output or "-", generation.to_dict(), "local", environment={})
         return plan.to_dict(), plan.to_yaml().rstrip()
-    training = hash_records(config.data, reading_version(directory)) if settings.not_in_training else None
-    maker = RecordMaker(load_model(directory.folder.child("model")), settings, training)
+    model = load_model(directory.folder.child("model"))
+    training = None
+    if settings.not_in_training:
+        training = hash_records(config.data, reading_version(directory), learned_schema(model))
+    maker = RecordMaker(model, settings, training)
     generated = _make(maker, settings.records, quiet=launch.quiet)
     answer: dict[str, Any] = {
-        "records": len(generated.rows),
+        "records": generated.table.num_rows,
         "left_out": sum(generated.invalid.values()),
         "invalid": generated.invalid,
         "repeated": generated.repeated,
@@ -129,7 +134,10 @@ def _here(
     }
     if request.output is not None:
         write_records(request.output, generated, overwrite=request.overwrite)
-        return answer, f"{len(generated.rows):,} records in {request.output}"
+        return answer, f"{generated.table.num_rows:,} records in {request.output}"
+    if config.fields is not None:
+        answer["rows"] = [json.loads(line) for line in to_jsonl(generated.table).splitlines()]
+        return answer, table_in_words(generated.table)
     answer["texts"] = [join_fields(row, config.data.field_delimiter or "") for row in generated.rows]
     return answer, ""
 

@@ -21,8 +21,9 @@ from dataclasses import dataclass, replace
 from runner.config import JobConfig
 from runner.data.examples import TokenSet
 from runner.data.files import NOTES, PassedOver, SourceFile, passed_over
-from runner.data.prepare import check_vocabulary, find_tokens, prepare_tokens, token_key, token_lengths
-from runner.data.records import Survey, survey_records
+from runner.data.prepare import check_vocabulary, find_tokens, prepare_tokens, survey_job, token_key
+from runner.data.survey import Survey
+from runner.data.table import list_names
 from runner.errors import (
     DataError,
     JobCrashedError,
@@ -108,7 +109,9 @@ def check_job(config: JobConfig, *, begins: bool = True, directory: RunDirectory
     files = source_files(config, directory)
     key = token_key(config, files)
     tokens = find_tokens(token_cache(config, patient=False), key)
-    survey = None if tokens else survey_records(config.data, files, token_lengths(config))
+    survey = None if tokens else survey_job(config, files)
+    if survey is not None and survey.left_out:
+        log.warning("columns that fields does not have are left out: %s", list_names(survey.left_out))
     checked = CheckedJob(config, key, tokens, survey, files)
     if tokens is not None:
         _check_enough(config, tokens.examples, "examples")

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.data.batches import ROW_STEPS, Batch, BatchPlan, is_empty, load_batch, pad_alike
+from runner.data.batches import ROW_STEPS, Batch, BatchPlan, FieldOrder, is_empty, load_batch, pad_alike
 from runner.data.examples import Examples
 
 AHEAD = 4
 """Batches loaded before they are asked for."""
+DROPOUT, FIELD_ORDER, VALIDATION_FIELD_ORDER = 1 << 63, 1 << 62, 1 << 61
+"""Added to the seed, below 2^32: what is drawn with it for a step is not what else is drawn with the seed."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class Share:
 class Feed:
     """Makes a worker's shares. `replicas` are the worker's own, of `total_replicas`.
 
-    `noise`, for the worker with the first replica of a private run: from the step of the run to its noise.
+    `noise`, for the worker with the first replica of a private run: from the step of the run to its noise. `fields`
+    (V,), to train on a table's fields in any order: see `FieldOrder`. Training orders are those of the step, validation
+    orders the same in every epoch.
     """
 
     examples: Examples
@@ -44,6 +48,7 @@ class Feed:
     replicas: Sequence[int]
     total_replicas: int
     noise: Callable[[int], NDArray[np.float32]] | None = None
+    fields: NDArray[np.int32] | None = None
 
     def training(self, epoch: int, first_step: int) -> Iterator[Share]:
         """The rest of an epoch, from a step on."""
@@ -55,18 +60,32 @@ class Feed:
         return _ahead(self._validation_share, range(self.plan.validation_steps))
 
     def _training_share(self, epoch: int, step: int) -> Share:
-        # The seed's high bit keeps dropout apart from the orders that are drawn with the seed.
         total_step = epoch * self.plan.training_steps + step
-        key = (1 << 63 | self.plan.seed, total_step)
-        share = self._share(step, self.plan.training_positions(epoch, step), key)
+        share = self._share(
+            step,
+            self.plan.training_positions(epoch, step),
+            (DROPOUT | self.plan.seed, total_step),
+            (FIELD_ORDER | self.plan.seed, total_step),
+        )
         return share if self.noise is None else replace(share, noise=self.noise(total_step))
 
     def _validation_share(self, step: int) -> Share:
-        return self._share(step, self.plan.validation_positions(step), (0, 0))
+        order = (VALIDATION_FIELD_ORDER | self.plan.seed, step)
+        return self._share(step, self.plan.validation_positions(step), (0, 0), order)
 
-    def _share(self, step: int, positions: NDArray[np.int64], key: tuple[int, int]) -> Share:
+    def _share(
+        self, step: int, positions: NDArray[np.int64], dropout: tuple[int, int], order: tuple[int, int]
+    ) -> Share:
         batches = [
-            load_batch(self.examples, positions, replica, self.total_replicas, key, skip_empty=self._is_private)
+            load_batch(
+                self.examples,
+                positions,
+                replica,
+                self.total_replicas,
+                dropout,
+                skip_empty=self._is_private,
+                field_order=None if self.fields is None else FieldOrder(self.fields, order),
+            )
             for replica in self.replicas
         ]
         # A plain batch has as many rows as the next; a Poisson batch has not.

@@ -11,7 +11,8 @@ from typing import Any
 
 from runner.data.examples import TokenSet
 from runner.data.files import PassedOver
-from runner.data.records import Survey
+from runner.data.survey import Survey
+from runner.data.table import list_names
 from runner.train.facade import CheckedJob
 from runner.train.private_run import planned_epsilon
 
@@ -28,10 +29,14 @@ def describe_check(checked: CheckedJob) -> dict[str, Any]:
         found["files_after_max_records"] = len(checked.left)
     if tokens is not None:
         found |= _describe_tokens(tokens)
+    elif survey is not None and config.fields is not None:
+        found |= {"rows": survey.found.rows, "records": survey.records}
     elif survey is not None:
         found |= _describe_survey(survey, joined=config.data.columns is not None)
-    if config.examples.packing == "stream":
-        del found["longer_records"]
+    if config.examples.packing == "stream" or config.fields is not None:
+        found.pop("longer_records", None)
+    if survey is not None and survey.left_out:
+        found["columns_left_out"] = list_names(survey.left_out)
     if checked.budget is not None:
         budget = checked.budget
         found |= {

@@ -22,6 +22,7 @@ import tensorflow as tf
 from runner.config import JobConfig
 from runner.data.batches import BatchPlan, PoissonPlan
 from runner.data.examples import Examples, TokenSet
+from runner.data.survey import columns_read
 from runner.data.tokenizer import from_files
 from runner.errors import DataError, OvertakenError, RunnerError, StorageError
 from runner.model.artifact import save_model
@@ -84,7 +85,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     folder = open_folder(task.tokens_uri)
     tokens = TokenSet.from_manifest(folder, read_manifest(folder))
     with strategy.scope():
-        network = build_network(config, tokens.vocab_size)
+        network = build_network(config, tokens)
         optimizer = build_optimizer(config)
         optimizer.build(network.trainable_variables)
         network.compile(optimizer=optimizer)
@@ -115,6 +116,9 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         if mine[0] == 0:
             weights = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
             noise = partial(draw_noise, ledger.key.for_noise(ledger.branch, conditions), count=weights)
+    fields = None
+    if network.next_slot is not None and tokens.slots is not None:
+        fields = tokens.slots.fields_of_tokens()
     loop = TrainingLoop(
         settings=settings,
         network=network,
@@ -128,7 +132,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
             mechanism=ledger.state.mechanism if ledger else None,
             seq_length=tokens.seq_length,
         ),
-        feed=Feed(Examples(tokens, config.data.cache_gib), plan, mine, replicas, noise),
+        feed=Feed(Examples(tokens, config.data.cache_gib), plan, mine, replicas, noise, fields),
         directory=directory,
         heartbeat=heartbeat,
         callbacks=make_callbacks(settings.callbacks, is_chief=is_chief),
@@ -182,6 +186,7 @@ def _conditions(config: JobConfig, identity: dict[str, Any], replicas: int, task
         "privacy": config.privacy.model_dump(
             mode="json", include={"noise_multiplier", "target_epsilon", "l2_norm_clip"}
         ),
+        **({"field_order": "random"} if config.examples.field_order == "random" else {}),  # as of runs begun without
         "replicas": replicas,
         "workers": task.workers,
         "threads": task.threads or os.cpu_count(),
@@ -197,17 +202,19 @@ def _cut_epochs(checkpoint: Checkpoint | None, ledger: RunLedger) -> list[tuple[
     return [(row["epoch"], row["steps"]) for row in rows if row["steps"] != ledger.state.mechanism.steps_per_epoch]
 
 
-def build_network(config: JobConfig, vocab_size: int) -> Network:
-    """The job's network with its initial weights, a function of `training.seed`."""
+def build_network(config: JobConfig, tokens: TokenSet) -> Network:
+    """The job's network for these tokens, with its initial weights, a function of `training.seed`."""
     model = config.model
     return Network(
-        vocab_size=vocab_size,
+        vocab_size=tokens.vocab_size,
         embedding_dim=model.embedding_dim,
         rnn_units=model.rnn_units,
         layers=model.layers,
         dropout_rate=model.dropout_rate,
         rnn_initializer=model.rnn_initializer,
         seed=config.training.seed,
+        slots=None if tokens.slots is None else tokens.slots.sizes,
+        any_order=tokens.slots is not None and config.examples.field_order == "random",
     )
 
 
@@ -258,7 +265,7 @@ def _leave_model(
         seq_length=tokens.seq_length,
         packing=tokens.packing,
         field_delimiter=config.data.field_delimiter,
-        columns=config.data.columns or (config.data.text_column,),
+        columns=columns_read(config.fields) if config.fields else config.data.columns or (config.data.text_column,),
         statement=statement,
         epoch=loop.progress.kept_epoch,
     )

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from runner.data.batches import BatchPlan, PoissonPlan
-from runner.data.examples import Examples
+from runner.data.examples import Examples, TokenSet
 from runner.data.tokenizer import ByteTokenizer
 from runner.privacy.noise import RunKey
 from runner.run_directory import RunDirectory
@@ -89,7 +89,8 @@ def read_noises(run: Path) -> Noises:
     from runner.train.worker import build_network
 
     config = RunDirectory(open_folder(str(run))).read_config()
-    weights = [build_network(config, ByteTokenizer.vocab_size).weights_dict()]
+    tokens = cast(TokenSet, SimpleNamespace(vocab_size=ByteTokenizer.vocab_size, slots=None))
+    weights = [build_network(config, tokens).weights_dict()]
     for checkpoint in sorted((run / "checkpoints").iterdir()):
         tensors = load_file(checkpoint / "tensors.safetensors")
         weights.append({name: tensors[f"weights/{name}"] for name in weights[0]})

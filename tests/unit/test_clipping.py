@@ -54,7 +54,7 @@ def draw_records(rows: int = 7, seed: int = 3, steps: int = SEQ_LENGTH, vocab: i
     return Records(ids, tokens[:, 1:], weights, keys)
 
 
-def make_network(layers: int = 1, dropout_rate: float = 0.0, **sizes: int) -> Network:
+def make_network(layers: int = 1, dropout_rate: float = 0.0, **sizes: Any) -> Network:
     """A network with weights large enough to matter everywhere, biases included."""
     sizes = {"vocab_size": VOCAB, "embedding_dim": EMBEDDING, "rnn_units": UNITS} | sizes
     network = Network(layers=layers, dropout_rate=dropout_rate, seed=1, **sizes)
@@ -85,12 +85,17 @@ def reference_gradients(network: Network, records: Records, scale: float = 1 / S
     embedding = keras.layers.Embedding(network.vocab_size, network.embedding_dim)
     lstms = [keras.layers.LSTM(network.rnn_units, return_sequences=True) for _ in network.lstms]
     dense = keras.layers.Dense(network.vocab_size)
+    slots = np.repeat(np.arange(len(network.slots or [])), network.slots or [])
+    tables = [embedding]
+    if network.next_slot is not None:
+        tables.append(keras.layers.Embedding(len(network.slots or []), network.embedding_dim))
     widths = [network.embedding_dim] + [network.rnn_units] * len(lstms)
-    embedding.build((None, None))
+    for table in tables:
+        table.build((None, None))
     for lstm, width in zip(lstms, widths, strict=False):
         lstm.build((None, None, width))
     dense.build((None, widths[-1]))
-    variables = [v for layer in (embedding, *lstms, dense) for v in layer.trainable_variables]
+    variables = [v for layer in (*tables, *lstms, dense) for v in layer.trainable_variables]
     for mine, theirs in zip(variables, network.trainable_variables, strict=True):
         assert mine.shape == theirs.shape
         mine.assign(theirs)
@@ -106,10 +111,16 @@ def reference_gradients(network: Network, records: Records, scale: float = 1 / S
         length = int(records.weights[row].sum())
         ids, targets, keys = (a[row : row + 1, : max(length, 1)] for a in (records.ids, records.targets, records.keys))
         with tf.GradientTape() as tape:
-            x = drop(embedding(ids), tf.constant(keys), 0)
+            x = embedding(ids)
+            if len(tables) > 1:
+                x += tables[1](slots[targets])
+            x = drop(x, tf.constant(keys), 0)
             for index, lstm in enumerate(lstms, start=1):
                 x = drop(lstm(x), tf.constant(keys), index)
-            losses = tf.cast(loss_of(targets, dense(x)), dtype)
+            logits = dense(x)
+            if network.slots is not None:
+                logits += np.where(slots == slots[targets][..., None], 0, -1e30)
+            losses = tf.cast(loss_of(targets, logits), dtype)
             loss = tf.reduce_sum(losses) * scale * (1 if length else 0)
         gradients = tape.gradient(loss, [variable.value for variable in variables])
         found.append(flat([tf.convert_to_tensor(gradient) for gradient in gradients]))

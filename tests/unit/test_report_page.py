@@ -124,10 +124,11 @@ def test_records_that_changed_are_not_compared(tmp_path: Path) -> None:
 def test_synthetic_files_are_read_as_generate_writes_them(tmp_path: Path, suffix: str) -> None:
     from runner.generation.output import write_records
     from runner.generation.records import Generated
+    from runner.generation.rows import text_table
 
     rows = [("a", "1"), ('quo"te', ""), ("ü\u2028", "x y"), ("two\nlines", "3")]
     path = str(tmp_path / f"synthetic file.{suffix}")
-    write_records(path, Generated(("one", "two"), rows, {}))
+    write_records(path, Generated(text_table(("one", "two"), rows), {}))
     assert read_records(path, ("one", "two"), "|").texts == tuple("|".join(row) for row in rows)
     assert read_records(path, ("two", "one"), "|").texts[0] == "1|a"
     with pytest.raises(DataError, match="has the columns one, two, but the run's records have one, three"):

@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 
 from runner.errors import ConfigError
+from runner.model.chooser import make_chooser
 from runner.model.network import Network
-from runner.model.sampling import STEPS_AT_ONCE, Sampler, make_chooser, row_keys, uniform
+from runner.model.sampling import STEPS_AT_ONCE, Sampler, row_keys, uniform
 
 END = 0
 VOCAB = 12

@@ -31,3 +31,7 @@ class Slots:
     def of_tokens(self) -> NDArray[np.int32]:
         """(V,): the slot of every id."""
         return np.repeat(np.arange(len(self.sizes), dtype=np.int32), self.sizes)
+
+    def fields_of_tokens(self) -> NDArray[np.int32]:
+        """(V,): the field of every id, -1 for the end."""
+        return np.repeat(np.array(self.fields, np.int32), self.sizes)
