@@ -10,7 +10,7 @@ the tenth largest; what is beyond is clipped to it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -115,6 +115,13 @@ def complete_field(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
         return CompleteField(field)
     if field.nullable is None:
         field = field.model_copy(update={"nullable": summary.nulls + summary.not_numbers > 0})
+    found = _complete(field, summary)
+    if summary.not_numbers and not found.rare and getattr(found.field, "outside", None) == "refuse":
+        return replace(found, field=found.field.model_copy(update={"outside": "null"}))
+    return found
+
+
+def _complete(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
     match field:
         case CategoryField():
             return _category(field, summary)
@@ -131,24 +138,25 @@ def complete_field(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
 
 
 def check_declared(
-    fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSummary], *, shows_values: bool = True
+    fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSummary], *, is_private: bool = False
 ) -> None:
     """Whether the values are what the fields say, where they refuse others.
 
     Raises:
-        DataError: a line for each column where they are not, with some of the values unless they are private.
+        DataError: a line for each column where they are not, with some of the values unless they are private. Of
+            private records nothing is found, not even that what is no number is to be null.
     """
     mistakes = [
         mistake
         for name, field in fields.items()
         if name in summaries and not isinstance(field, IdField)
-        for mistake in _undeclared_values(field, summaries[name], shows_values=shows_values)
+        for mistake in _undeclared_values(field, summaries[name], is_private=is_private)
     ]
     if mistakes:
         raise DataError(*mistakes)
 
 
-def _undeclared_values(field: FieldConfig, summary: ColumnSummary, *, shows_values: bool) -> Iterator[str]:
+def _undeclared_values(field: FieldConfig, summary: ColumnSummary, *, is_private: bool) -> Iterator[str]:
     key, missing = f"fields.{summary.name}", summary.nulls + summary.not_numbers
     if missing and getattr(field, "nullable", None) is False:
         what = "null" if summary.nulls else "not a number, or infinite"
@@ -156,9 +164,14 @@ def _undeclared_values(field: FieldConfig, summary: ColumnSummary, *, shows_valu
             f"column {summary.name}: {missing:,} of {summary.rows:,} values are {what}, but {key}.nullable is false; "
             "make it true"
         )
+    if is_private and summary.not_numbers and getattr(field, "outside", "refuse") == "refuse":
+        yield (
+            f"column {summary.name}: {summary.not_numbers:,} of {summary.rows:,} values are not a number, or infinite; "
+            f"set {key}.outside to null"
+        )
     if summary.outside and getattr(field, "outside", "refuse") == "refuse":
         instead = {"category": "rare or null", "boolean": ""}.get(field.kind, "clip or null")
-        examples = f", such as {', '.join(map(shortened, summary.outside_examples))}" if shows_values else ""
+        examples = f", such as {', '.join(map(shortened, summary.outside_examples))}" if not is_private else ""
         yield (
             f"column {summary.name}: {summary.outside:,} of {summary.rows:,} values are outside the schema{examples}; "
             "declare them" + (f", or set {key}.outside to {instead}" if instead else " as a category")

@@ -112,10 +112,10 @@ def _propose(summary: ColumnSummary) -> Proposal:
     field = found.field
     if isinstance(field, CategoryField):
         listed = field.values if field.values and len(field.values) <= MOST_LISTED else None
-        outside = "rare" if listed and found.rare else "refuse"
+        outside = ("rare" if found.rare else field.outside) if listed else "refuse"
         field = field.model_copy(update={"values": listed, "outside": outside})
     elif not found.clipped and hasattr(field, "outside"):
-        field = field.model_copy(update={"outside": "refuse"})
+        field = field.model_copy(update={"outside": "null" if summary.not_numbers else "refuse"})
     return Proposal(field, ", ".join(_notes(summary, found)))
 
 
