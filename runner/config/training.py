@@ -210,7 +210,7 @@ class PrivacyConfig(Section):
         default=None,
         ge=1e-6,
         le=1e9,
-        description="of fields: what is looked up in the records costs this; null: 5% of target_epsilon, where any is",
+        description="of fields: what is looked up in the records costs this; null: 20% of target_epsilon, where any is",
     )
     vocabulary: Literal["public", "private"] | None = Field(
         default=None,
