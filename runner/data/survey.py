@@ -143,7 +143,7 @@ def survey_table(
     if all(column.nulls == column.rows for name, column in columns.items() if fields[name].kind != "id"):
         raise _no_records(data, f"all {survey.found.rows} rows are null in all columns of fields")
     if known is None and is_private:
-        check_declared(fields, columns, shows_values=False)
+        check_declared(fields, columns, is_private=True)
         is_open = any(undeclared(field) for field in fields.values())
         known = None if is_open else Schema.of(fields, schema, declared(fields))
     elif known is None:

@@ -19,6 +19,8 @@ from runner.generation.language import CODE_POINTS, DEAD, CharacterLanguage, Lan
 from runner.generation.pieces import piece_spellings
 
 _SURROGATES = slice(0xD800, 0xE000)
+_PADDED = 5 << 18
+"""Code points of five first bytes: those of F4 are not all there."""
 
 
 class Alphabet(ABC):
@@ -69,49 +71,30 @@ class Utf8(Alphabet):
     def spell_language(self, language: CharacterLanguage) -> Language:
         """A character's bytes lead through states of their own, which characters with the same ends share."""
         tree = _ByteTree(language)
-        dead = len(tree.targets)
-        kinds = np.repeat(language.kind, np.diff(language.first, append=CODE_POINTS))
-        kinds[_SURROGATES] = dead
-        targets = np.concatenate([tree.targets, np.full((1, tree.targets.shape[1]), DEAD, np.int32)])
+        kinds = np.full(_PADDED, tree.dead)
+        kinds[:CODE_POINTS] = np.repeat(language.kind, np.diff(language.first, append=CODE_POINTS))
+        kinds[_SURROGATES] = tree.dead
         if self._escapes:
-            first, codes = {escaped[0] for escaped in self._escapes.values()}, list(self._escapes.items())
-            after = [(ord(escaped[1]), int(kinds[ord(character)])) for character, escaped in codes]
-            kinds[[ord(character) for character, _ in codes]] = dead
-            kinds[ord(first.pop())] = len(targets)
-            escape = np.full((1, 256), dead)
-            escape[0, [symbol for symbol, _ in after]] = [kind for _, kind in after]
-            targets = np.concatenate([targets, tree.add(escape, targets, 0)])
-        # What follows lead bytes: 64 code points, or 64 times what follows the next byte (RFC 3629, section 3).
-        padded = np.full(5 << 18, dead)
-        padded[:CODE_POINTS] = kinds
-        two, two_kind = _distinct_rows(padded.reshape(-1, 64))
-        none = two_kind[-1]
-        two_kind = two_kind.reshape(-1, 64)  # by code point >> 12
-        leads_of_two = two_kind.ravel()[2:32].copy()
-        two_kind[0, :32] = none  # Shorter sequences hold these.
-        three, three_kind = _distinct_rows(two_kind)
-        leads_of_three, four = three_kind[:16].copy(), three_kind.reshape(-1, 64).copy()
-        four[0, :16] = three_kind[-1]
-        targets_two = tree.add(two, targets, 0x80)
-        targets_three = tree.add(three, targets_two, 0x80)
-        targets_four = tree.add(four, targets_three, 0x80)
-        start = np.full((256, targets.shape[1]), DEAD, np.int32)
-        start[:128] = targets[kinds[:128]]
-        start[0xC2:0xE0] = targets_two[leads_of_two]
-        start[0xE0:0xF0] = targets_three[leads_of_three]
-        start[0xF0:0xF5] = targets_four
-        return tree.language(start, language.final)
+            after = {ord(escaped[1]): kinds[ord(character)] for character, escaped in self._escapes.items()}
+            kinds[list(map(ord, self._escapes))] = tree.dead
+            escape = np.full((1, 256), tree.dead)
+            escape[0, list(after)] = list(after.values())
+            (first,) = {escaped[0] for escaped in self._escapes.values()}
+            kinds[ord(first)] = len(tree.targets)
+            tree.targets = np.concatenate([tree.targets, tree.add(escape, tree.targets, 0)])
+        return tree.language(kinds, language.final)
 
 
 class _ByteTree:
     """Collects the states between characters' first bytes and the states that they lead to.
 
-    `targets` (C, S): where each class of characters leads.
+    `targets` (C, S): where each class of characters leads from each state; `dead` is a class that leads nowhere.
     """
 
     def __init__(self, language: CharacterLanguage) -> None:
-        self.targets = language.following.T.copy()
-        self._count = self.targets.shape[1]
+        self.dead = language.following.shape[1]
+        self.targets = np.pad(language.following.T, ((0, 1), (0, 0)), constant_values=DEAD)
+        self._count = len(language.final)
         self._rows: list[NDArray[np.int32]] = []
 
     def add(self, kinds: NDArray[Any], targets: NDArray[np.int32], first_byte: int) -> NDArray[np.int32]:
@@ -132,10 +115,24 @@ class _ByteTree:
             self._rows.append(rows)
         return added
 
-    def language(self, start: NDArray[np.int32], final: NDArray[np.bool_]) -> Language:
-        """`start` (256, S): where the first bytes of characters lead."""
+    def language(self, kinds: NDArray[np.int64], final: NDArray[np.bool_]) -> Language:
+        """All states, with `kinds` (code points) the class of each (RFC 3629, section 3)."""
+        # A byte behind the first stands for 64 code points, or for 64 times what the next one stands for.
+        two, by_64 = _distinct_rows(kinds.reshape(-1, 64))
+        leads_of_two = by_64[2:32].copy()
+        by_64[:32] = by_64[-1]  # Shorter sequences hold these.
+        three, by_4096 = _distinct_rows(by_64.reshape(-1, 64))
+        leads_of_three = by_4096[:16].copy()
+        by_4096[:16] = by_4096[-1]
+        targets_of_two = self.add(two, self.targets, 0x80)
+        targets_of_three = self.add(three, targets_of_two, 0x80)
+        start = np.full((256, len(final)), DEAD, np.int32)
+        start[:0x80] = self.targets[kinds[:0x80]]
+        start[0xC2:0xE0] = targets_of_two[leads_of_two]
+        start[0xE0:0xF0] = targets_of_three[leads_of_three]
+        start[0xF0:0xF5] = self.add(by_4096.reshape(-1, 64), targets_of_three, 0x80)
         following = np.concatenate([start.T, *self._rows])
-        return Language(following, np.concatenate([final, np.zeros(len(following) - len(final), bool)])).trimmed()
+        return Language(following, np.pad(final, (0, len(following) - len(final)))).trimmed()
 
 
 def _distinct_rows(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

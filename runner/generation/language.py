@@ -19,7 +19,7 @@ DEAD = -1
 """Where no text of the language goes on. As an index it is the last row: see `Language.after`."""
 
 CODE_POINTS = 0x110000
-MOST_STATES = 20_000
+MOST_STATES = 15_000
 """Of one rule: a larger one is left to the validator."""
 MOST_SYMBOLS = 1 << 21
 """Of all allowed values of a column together."""

@@ -31,6 +31,8 @@ COLUMNS: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
     "moment": (pa.timestamp("ms", "Europe/Berlin"), st.sampled_from([MOMENT, MOMENT.replace(second=0)])),
     "text": (pa.string(), st.text(max_size=2)),
     "written": (pa.string(), st.integers(-9, 99).map(str)),
+    "gaps": (pa.string(), st.sampled_from(["", "7", "8.50", "9.25", "10"])),
+    "imported": (pa.string(), st.sampled_from(["", "2001-01-01", "2024-02-29"])),
     "category": (pa.dictionary(pa.int8(), pa.string()), st.sampled_from(["a", "b"])),
     "boolean": (pa.bool_(), st.booleans()),
     "bytes": (pa.binary(), st.sampled_from([b"x", b"yz"])),
@@ -55,8 +57,9 @@ def plain(summary: ColumnSummary) -> Any:
     ends = {str(kind): (e.least.tolist(), e.largest.tolist(), e.places.tolist()) for kind, e in summary.ends.items()}
     sample = summary.sample.trimmed()
     return (
-        (summary.rows, summary.nulls, summary.not_numbers, summary.outside, summary.outside_examples, summary.longest),
-        ends if summary.values else None,
+        (summary.rows, summary.nulls, summary.not_numbers, summary.empty, summary.longest),
+        (summary.outside, summary.outside_examples),
+        ends if summary.filled else None,
         None if counts is None else (counts[0].to_pylist(), counts[1].tolist()),
         (sample.keys.tolist(), sample.values.to_pylist()),
     )

@@ -7,7 +7,7 @@ from itertools import product
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runner.generation.alphabet import Alphabet, Characters, Utf8
@@ -44,6 +44,12 @@ def language_of(pattern: str, alphabet: Alphabet = WRITTEN[1]) -> Language:
 
 @settings(max_examples=60, deadline=None)
 @given(pattern=patterns)
+@example(r"(?s:a$.*)")
+@example(r"(?sm:a$.*^K?)")
+@example(r"(?s:.*\B.*)")
+@example(r"\B")
+@example(r"(?a:K\b)(?u:\B)é|a{1,2}\Z\n?")
+@example("(?i:k){2}|(?i:[^k])")
 def test_it_holds_the_short_texts_that_python_matches_and_no_others(pattern: str) -> None:
     language = language_of(pattern, WRITTEN[0])
     found = [text for text in SHORT_TEXTS if holds(language, WRITTEN[0].spell(text))]

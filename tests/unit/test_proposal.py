@@ -96,6 +96,19 @@ def test_a_column_gets_the_kind_of_its_type_and_values(
     assert list(entry.items()) == [*expected.items(), *([] if expected["kind"] == "id" else [("nullable", False)])]
 
 
+def test_empty_texts_among_numbers_are_nulls() -> None:
+    entry = proposed([*(str(row // 6) for row in ORDER), "", "", ""])
+    assert entry.values == {"kind": "integer", "range": [1, 98], "outside": "clip", "nullable": True}
+    assert entry.note == "101 distinct, 12 rows beyond the range, taken as its ends, 3 rows empty, taken as null"
+    assert proposed(repeated("1", "2", "")).values["values"] == ["", "1", "2"]
+    assert proposed([""] * ROWS).values == {"kind": "category", "values": [""], "nullable": False}
+    told = summary(pa.array(["7", "", "12"]), 2, field=IntegerField(kind="integer", range=(0, 9)))
+    assert (told.outside_examples, told.empty, [str(kind) for kind in told.ends]) == (("12",), 1, ["int64", "double"])
+    field = IntegerField(kind="integer", range=(0, 12), nullable=False)
+    with pytest.raises(DataError, match=r"1 of 3 values are empty, but fields\.x\.nullable is false"):
+        complete({"x": field}, {"x": summary(pa.array(["7", "", "12"]), field=field)})
+
+
 def test_nulls_are_said() -> None:
     for values in (["a", None], [True, None], [7.0, None], [date(2024, 2, 29), None]):
         assert proposed(repeated(*values)).values["nullable"] is True
