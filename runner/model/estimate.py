@@ -38,17 +38,26 @@ def group_tokens(
 ) -> NDArray[np.int64]:
     """(tokens,): the group of each token, by noisy `counts`.
 
-    order: a number for each token, whose neighbours are alike: groups are stretches with about as many records each.
-    None: the most frequent tokens are groups of their own, all others one.
+    order: a number for each token, whose neighbours are alike: groups are stretches with about as many records each;
+    tokens that have NaN, such as null, are a group of their own. None: the most frequent tokens are groups of their
+    own, all others one.
 
     >>> group_tokens(np.array([50, 1, 2, 40]), 1.0, 3, None).tolist()
     [0, 2, 2, 1]
     >>> group_tokens(np.array([50, 1, 2, 40]), 1.0, 2, np.arange(4)).tolist()
     [0, 1, 1, 1]
+    >>> group_tokens(np.array([50, 1, 2, 40]), 1.0, 3, np.array([0, 1, 2, np.nan])).tolist()
+    [0, 1, 1, 2]
     """
     tokens = len(counts)
     if tokens <= most:
         return np.arange(tokens)
+    if order is not None and (apart := np.isnan(order)).any():
+        inside = ~apart
+        groups = np.zeros(tokens, np.int64)
+        groups[inside] = group_tokens(counts[inside], sigma, max(most - 1, 1), order[inside])
+        groups[apart] = groups.max() + 1
+        return groups
     shares = token_shares(counts, sigma)
     groups = np.full(tokens, most - 1)
     if order is None:

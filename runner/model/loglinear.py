@@ -185,9 +185,26 @@ def draw_evenly(weights: NDArray[np.float64], count: int, generator: np.random.G
     return np.minimum(np.searchsorted(ascending, places, side="right"), len(weights) - 1)
 
 
-def _cells(pool: NDArray[np.integer], table: KnownTable) -> NDArray[np.int64]:
-    """(N,): each row's cell of a table, flat."""
-    return np.ravel_multi_index([pool[:, column] for column in table.columns], table.shares.shape)
+def cap_weights(weights: NDArray[np.float64], count: int, most: float) -> NDArray[np.float64]:
+    """Weights with which `draw_evenly` takes no row of `count` more often than `most`, as near to these as can be.
+
+    >>> cap_weights(np.array([0.7, 0.2, 0.1]), 2, 1.0).tolist()
+    [0.5, 0.3333333333333333, 0.16666666666666666]
+    """
+    expected = weights / weights.sum() * count
+    is_full = np.zeros(len(weights), bool)
+    while (over := (expected > most) & ~is_full).any():
+        is_full |= over
+        rest = expected[~is_full].sum()
+        expected[is_full] = most
+        expected[~is_full] *= (count - most * is_full.sum()) / rest if rest > 0 else 0
+    return expected / count
+
+
+def _cells(pool: NDArray[np.integer], table: KnownTable) -> NDArray[np.integer]:
+    """(N,): each row's cell of a table, flat; in few bytes, because there may be thousands of tables."""
+    cells = np.ravel_multi_index([pool[:, column] for column in table.columns], table.shares.shape)
+    return cells.astype(np.min_scalar_type(table.shares.size))
 
 
 def _solve(
