@@ -209,8 +209,8 @@ class RecordMaker:
         return self._model.known if is_wanted else None
 
     def _take(self, known: KnownTables, groups: NDArray[np.int32], n: int, number: int) -> list[int]:
-        """Which n of valid draws have together the shares that are known, each once at most."""
-        weights = cap_weights(known.weigh(groups), n, 1.0)
+        """Which n of valid draws have together the shares that are known; each twice at most."""
+        weights = cap_weights(known.weigh(groups), n, 1.0 if self.settings.unique else 2.0)
         generator = np.random.Generator(np.random.Philox(key=[self.settings.seed, number]))
         return draw_evenly(weights, n, generator).tolist()
 

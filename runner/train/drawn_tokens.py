@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runner.config import JobConfig
 from runner.data.batches import BatchPlan
@@ -91,3 +92,10 @@ def tokenizer_of(tokens: TokenSet) -> FieldTokenizer:
     tokenizer = from_files(read_published(tokens.folder))
     assert isinstance(tokenizer, FieldTokenizer)
     return tokenizer
+
+
+def log_shares(examples: Examples) -> NDArray[np.float32]:
+    """(V,): the logarithm of each token's share of the first draws, which are in no order."""
+    rows = examples.rows(np.arange(min(examples.tokens.examples, RECORDS_A_SHARD)))
+    counts = np.bincount(np.concatenate(rows), minlength=examples.tokens.vocab_size) + 0.5
+    return np.log(counts / counts.sum()).astype(np.float32)
