@@ -41,13 +41,14 @@ TIMES = [pa.time32("s"), pa.time32("ms"), pa.time64("us"), pa.time64("ns")]
 DURATIONS = [pa.duration(unit) for unit in ("s", "ms", "us", "ns")]
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=8)
 RESOLUTIONS = ["hour", "minute", "second", "millisecond", "microsecond", "nanosecond"]
+OUTSIDE = st.sampled_from(["refuse", "clip"])
 EPOCH = dt.datetime(1970, 1, 1)
 LEAST_YEAR, LAST_YEAR = 1700, 2250
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A field with a column that it has all values of. `found`: what only records say of it."""
+    """A field with a column that it has all values of."""
 
     field: FieldConfig
     column: pa.Array
@@ -81,8 +82,8 @@ def categories(draw: Draw) -> Drawn:
     texts = [text for text in dict.fromkeys(to_texts(column).to_pylist()) if text is not None]
     if not texts:
         return draw(categories())
-    more = {"rare": draw(st.sampled_from(["refuse", "rare"]))}
-    field = CategoryField(kind="category", values=tuple(texts), nullable=nullable, outside=more["rare"])
+    outside = draw(st.sampled_from(["refuse", "rare"]))
+    field = CategoryField(kind="category", values=tuple(texts), nullable=nullable, outside=outside)
     return Drawn(field, as_dictionary(draw, column) if not isinstance(kind, pa.BaseExtensionType) else column)
 
 
@@ -162,7 +163,7 @@ def numbers(draw: Draw) -> Drawn:
     exact = [Decimal(each).scaleb(-decimals) for each in units]
     nullable, values = with_nulls(draw, exact)
     bounds = tuple(Decimal(each * step).scaleb(-decimals) for each in (low, high))
-    more: dict[str, Any] = {"nullable": nullable, "bins": draw(st.integers(2, 200))}
+    more: dict[str, Any] = {"nullable": nullable, "bins": draw(st.integers(2, 200)), "outside": draw(OUTSIDE)}
     if whole:
         field: FieldConfig = IntegerField(kind="integer", range=(int(bounds[0]), int(bounds[1])), **more)
     else:
@@ -189,7 +190,7 @@ def dates(draw: Draw) -> Drawn:
     found = listed(draw, days)
     nullable, values = with_nulls(draw, found)
     ends = min(*found, draw(days)), max(*found, draw(days)) if draw(st.booleans()) else max(found)
-    field = DateField(kind="date", range=ends, nullable=nullable)
+    field = DateField(kind="date", range=ends, nullable=nullable, outside=draw(OUTSIDE))
     if kind == pa.string():
         values = [None if value is None else value.isoformat() for value in values]
     return Drawn(field, as_dictionary(draw, pa.array(values, kind)))
@@ -215,7 +216,9 @@ def moments(draw: Draw) -> Drawn:
     # Bounds are told to the microsecond.
     low = EPOCH + dt.timedelta(microseconds=min(ticks) * 10**6 // units)
     high = EPOCH + dt.timedelta(microseconds=-(-max(ticks) * 10**6 // units))
-    field = DatetimeField(kind="datetime", range=(low, high), resolution=RESOLUTIONS[place], nullable=nullable)
+    field = DatetimeField(
+        kind="datetime", range=(low, high), resolution=RESOLUTIONS[place], nullable=nullable, outside=draw(OUTSIDE)
+    )
     return Drawn(field, as_dictionary(draw, pa.array(values, pa.int64()).cast(kind)))
 
 
