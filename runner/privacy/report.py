@@ -37,6 +37,7 @@ PAGE_FILE = "privacy.md"
 SOFTWARE = ("runner", "tensorflow", "keras", "numpy", "dp-accounting")
 
 UNIT = "one record: the text of one row"
+UNIT_OF_A_TABLE = "one record: one row of the table"
 ADJACENCY = "zero-out: one record replaced by an empty one in its place; the number and order of records are public"
 SAMPLER = "Poisson: every training record joins every step on its own, with the same probability"
 COVERED = (
@@ -87,7 +88,7 @@ def privacy_report(
         "run": config.name,
         "run_id": state.run_id,
         "setting": "central differential privacy: the trainer is trusted with the records, the model's readers are not",
-        "unit": UNIT,
+        "unit": UNIT if config.fields is None else UNIT_OF_A_TABLE,
         "adjacency": ADJACENCY,
         "sampler": SAMPLER,
         "mechanism": asdict(mechanism) | {"sampling_probability": mechanism.sampling_probability},

@@ -244,11 +244,16 @@ def draw_bits(name: str, rows: NDArray[np.int64], seed: int) -> NDArray[np.uint6
 
 
 def read_as(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Mask]:
-    """A column's values as a plain type that texts are written as, and which texts are no such value: null then."""
+    """A column's values as a plain type that texts are written as, and which texts are no such value: null then.
+
+    Empty texts are null: CSV has no other word for it.
+    """
     values = plain_values(column)
     if not is_text(values.type) or is_text(kind):
         return values, np.zeros(len(column), bool)
     texts = to_texts(values)
+    if pc.any(empty := pc.equal(texts, "")).as_py():
+        texts = pc.if_else(empty, pa.scalar(None, texts.type), texts)
     try:
         return texts.cast(kind), np.zeros(len(column), bool)
     except pa.ArrowException:

@@ -7,6 +7,9 @@ Values that fewer than `min_count` records have become one rare value. A range g
 the tenth largest; what is beyond is clipped to it.
 """
 
+# pyarrow.compute makes its functions when it is imported, out of sight of type checkers.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -16,6 +19,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types
 
@@ -114,7 +118,7 @@ def complete_field(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
     if isinstance(field, IdField):
         return CompleteField(field)
     if field.nullable is None:
-        field = field.model_copy(update={"nullable": summary.nulls + summary.not_numbers > 0})
+        field = field.model_copy(update={"nullable": count_missing(field, summary) > 0})
     found = _complete(field, summary)
     if summary.not_numbers and not found.rare and getattr(found.field, "outside", None) == "refuse":
         return replace(found, field=found.field.model_copy(update={"outside": "null"}))
@@ -157,9 +161,9 @@ def check_declared(
 
 
 def _undeclared_values(field: FieldConfig, summary: ColumnSummary, *, is_private: bool) -> Iterator[str]:
-    key, missing = f"fields.{summary.name}", summary.nulls + summary.not_numbers
+    key, missing = f"fields.{summary.name}", count_missing(field, summary)
     if missing and getattr(field, "nullable", None) is False:
-        what = "null" if summary.nulls else "not a number, or infinite"
+        what = "null" if summary.nulls else "empty" if summary.empty else "not a number, or infinite"
         yield (
             f"column {summary.name}: {missing:,} of {summary.rows:,} values are {what}, but {key}.nullable is false; "
             "make it true"
@@ -176,6 +180,12 @@ def _undeclared_values(field: FieldConfig, summary: ColumnSummary, *, is_private
             f"column {summary.name}: {summary.outside:,} of {summary.rows:,} values are outside the schema{examples}; "
             "declare them" + (f", or set {key}.outside to {instead}" if instead else " as a category")
         )
+
+
+def count_missing(field: FieldConfig, summary: ColumnSummary) -> int:
+    """Values that are taken as null: nulls, floats that are no number, and empty texts where there should be one."""
+    is_read = isinstance(field, IntegerField | NumberField | DateField | DatetimeField)
+    return summary.nulls + summary.not_numbers + (summary.empty if is_read else 0)
 
 
 def shortened(value: str) -> str:
@@ -196,7 +206,7 @@ def reading_of(field: FieldConfig, summary: ColumnSummary) -> pa.DataType:
         "datetime": lambda kind: types.is_date(kind) or types.is_timestamp(kind),
     }[field.kind]
     found = next((kind for kind in summary.ends if accepts(kind)), None)
-    if found is None and not summary.values:
+    if found is None and not summary.filled:
         found = {"integer": pa.int64(), "number": pa.float64()}.get(field.kind, pa.timestamp("s"))
     if found is None:
         article = "an" if field.kind == "integer" else "a"
@@ -255,7 +265,7 @@ def _measured(field: Measured, summary: ColumnSummary) -> CompleteField:
     scale = kind.scale if types.is_decimal(kind) else 0
     if field.range is not None:
         low, high = field.range
-    elif ends is not None and summary.values:
+    elif ends is not None and summary.filled:
         low, high = (_plain(end, scale) for end in (ends.least[-1], ends.largest[0]))
     else:
         low = high = 0
@@ -268,7 +278,7 @@ def _measured(field: Measured, summary: ColumnSummary) -> CompleteField:
     numbers, counts = _numbers(summary, kind)
     units = _units(numbers, scale, decimals, summary.name)
     bounds = _units(np.asarray([low, high]), 0, decimals, summary.name)
-    if found and ends is not None and summary.values:
+    if found and ends is not None and summary.filled:
         bounds = _units(np.asarray([ends.least[-1], ends.largest[0]]), scale, decimals, summary.name)
         low, high = (_plain(end, decimals) for end in bounds.tolist())
     if not found and field.outside != "clip":
@@ -323,7 +333,7 @@ def _found_moments(kind: pa.DataType, summary: ColumnSummary) -> tuple[datetime,
     """The range of a column of dates or moments, cut down to microseconds at its ends, and what it was found by."""
     _check_enough(summary)
     ends = summary.ends.get(kind)
-    if ends is None or not summary.values:
+    if ends is None or not summary.filled:
         none = np.zeros(0, np.int64)
         return EPOCH, EPOCH, Ends(none, none, none)
     if types.is_date(kind):
@@ -344,9 +354,9 @@ def _clipping(field: DateField | DatetimeField) -> dict[str, str]:
 
 def _check_enough(summary: ColumnSummary) -> None:
     """Whether the tenth smallest and the tenth largest value are a range."""
-    if 0 < summary.values < 2 * ENDS:
+    if 0 < summary.filled < 2 * ENDS:
         raise DataError(
-            f"column {summary.name} has {summary.values} values, too few to find a range that gives none of them away; "
+            f"column {summary.name} has {summary.filled} values, too few to find a range that gives none of them away; "
             f"declare fields.{summary.name}.range"
         )
 
@@ -366,9 +376,15 @@ def _largest(ends: Ends, kind: pa.DataType) -> float:
 def _numbers(summary: ColumnSummary, kind: pa.DataType) -> Counts:
     """The distinct numbers, in units of the type, and their weights."""
     values, counts = summary.counts() or summary.sampled()
-    if not is_numeric(plain_type(summary.kind)):
-        values = written_types(values).get(kind, pa.array([], pa.int64()))
-    return values.to_numpy(), counts
+    if is_numeric(plain_type(summary.kind)):
+        return values.to_numpy(), counts
+    filled = pc.not_equal(values, "")
+    read = written_types(values.filter(filled)).get(kind)
+    return (
+        (np.zeros(0, np.int64), counts[:0])
+        if read is None
+        else (read.to_numpy(), counts[filled.to_numpy(zero_copy_only=False)])
+    )
 
 
 def _units(numbers: NDArray[Any], scale: int, decimals: int, name: str) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from runner.config import FieldConfig, undeclared
 from runner.data.schema.category import CategoryCodec
 from runner.data.schema.codec import Codec
-from runner.data.schema.completion import complete_field, declared
+from runner.data.schema.completion import complete_field, count_missing, declared
 from runner.data.schema.found import ColumnSummary
 from runner.data.schema.identifier import IdCodec
 from runner.data.schema.number import NumberCodec
@@ -112,7 +112,7 @@ def _values(codec: Codec) -> str:
 
 def _count(field: FieldConfig, summary: ColumnSummary, *, is_private: bool) -> dict[str, int]:
     """By what becomes of them, the records that do not come back as they are; `null`: with those that are null."""
-    counts = {"null": summary.nulls + summary.not_numbers}
+    counts = {"null": count_missing(field, summary)}
     if (outside := getattr(field, "outside", None)) is not None and summary.outside:
         counts[outside] = counts.get(outside, 0) + summary.outside
     if is_private or field.kind == "id":  # What is bought is not looked up beside that.

@@ -91,7 +91,10 @@ class Declared:
             numbers, low, high = np.rint(numbers * unit), np.ceil(low * unit - SLACK), np.floor(high * unit + SLACK)
         elif self.step is not None:
             numbers, low, high = numbers // self.step, low // self.step, high // self.step
-        return ~((numbers >= low) & (numbers <= high))  # Those that are no number, too.
+        outside = ~((numbers >= low) & (numbers <= high))  # Those that are no number, too.
+        if not is_numeric(self.kind):
+            outside &= pc.not_equal(distinct, "").to_numpy(zero_copy_only=False)  # They are null.
+        return outside
 
     def to_texts(self, distinct: pa.Array) -> pa.Array:
         """Counted values as the texts that a job lists."""

@@ -126,7 +126,7 @@ def _kind_of(summary: ColumnSummary) -> FieldConfig:
     if (made := _key(summary)) is not None:
         return IdField(kind="id", made=made)
     written = next(iter(summary.ends), None) if types.is_uint64(plain) or _is_string(plain) else plain
-    if written is not None and is_numeric(written) and summary.values >= 2 * ENDS and not _is_large(summary, written):
+    if written is not None and is_numeric(written) and summary.filled >= 2 * ENDS and not _is_large(summary, written):
         counted = summary.counts()
         if written is plain or types.is_temporal(written) or not (counted and len(counted[0]) <= MOST_LISTED):
             return _measured_kind(written, summary)
@@ -150,8 +150,11 @@ def _measured_kind(kind: pa.DataType, summary: ColumnSummary) -> FieldConfig:
 def _key(summary: ColumnSummary) -> Literal["sequence", "uuid"] | None:
     """By what the keys of a column are to be made; None where it holds none."""
     values, counts = summary.counts() or summary.sampled()
-    rows = int(counts.sum())
     plain = plain_type(summary.kind)
+    if summary.empty:
+        filled = pc.not_equal(values, "")
+        values, counts = values.filter(filled), counts[filled.to_numpy(zero_copy_only=False)]
+    rows = int(counts.sum())
     if len(values) < DISTINCT * rows or rows < 2 * ENDS:
         return None
     if pa.int64() in summary.ends and summary.counted_type == TEXT:
@@ -225,6 +228,8 @@ def _notes(summary: ColumnSummary, found: CompleteField) -> Iterator[str]:
         yield f"up to {summary.longest:,} bytes"
     if summary.nulls:
         yield f"{_rows(summary.nulls)} null"
+    if summary.empty and not isinstance(found.field, CategoryField | TextField | IdField):
+        yield f"{_rows(summary.empty)} empty, taken as null"
     if summary.not_numbers:
         yield f"{_rows(summary.not_numbers)} not a number or infinite, taken as null"
 

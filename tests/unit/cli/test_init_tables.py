@@ -129,7 +129,7 @@ def test_init_refuses_a_file_that_cannot_be_read(run: Run, here: Path) -> None:
 def test_init_says_when_not_all_rows_were_read(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_look, "MOST_ROWS", 500)
     write_table(here / "people", {"age": PEOPLE["age"], "sex": PEOPLE["sex"]})
-    write_table(here / "people", {"age": [1] * ROWS, "sex": ["x"] * ROWS}, "b")
+    write_table(here / "people", {"age": [1] * ROWS, "sex": ["x"] * 100 + ["y"] * 300}, "b")
     assert "2 fields, by the first 500 of 800 rows" in run("init", "job.yaml", "--data", "people/").out
     text = (here / "job.yaml").read_text()
     assert "values: [Female, Male, x]" in text
