@@ -127,7 +127,9 @@ class NumberField(_NumericField):
         if self.range is not None and self.decimals is not None:
             largest = max(abs(Decimal(repr(bound))) for bound in self.range)
             if largest.scaleb(self.decimals) > LARGEST_UNITS:
-                raise ValueError(f"{largest:f} with {self.decimals} decimals has over 18 digits; keep fewer decimals")
+                raise ValueError(
+                    f"{largest.normalize():f} with {self.decimals} decimals has over 18 digits; keep fewer decimals"
+                )
         return self
 
 
@@ -165,7 +167,7 @@ class TextField(FieldSection):
         default=None, min_length=1, max_length=1_000_000, description="tokenizer char: the characters to know"
     )
     vocab_size: int = Field(default=1000, ge=4, le=1_000_000, description="largest number of its token ids")
-    max_tokens: int = Field(default=100, ge=1, le=16_384, description="longer texts are cut")
+    max_tokens: int = Field(default=100, ge=1, le=4096, description="longer texts are cut")
 
     @model_validator(mode="after")
     def _alphabet_is_for_char(self) -> TextField:
@@ -200,6 +202,10 @@ FieldConfig: TypeAlias = Annotated[
     | Annotated[IdField, Tag("id")],
     Discriminator(_kind_of),
 ]
+
+
+BOUGHT = ("values", "decimals", "resolution")
+"""What noisy histograms of private records can tell of what is left open."""
 
 
 def undeclared(field: FieldConfig) -> tuple[str, ...]:

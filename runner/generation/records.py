@@ -28,7 +28,7 @@ from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.texts import to_texts
 from runner.errors import JobFailedError
 from runner.generation.grammar import compile_grammar
-from runner.generation.rows import Record, Rows, make_rows
+from runner.generation.rows import Record, Rows, learned_schema, make_rows
 from runner.generation.validators import Validator
 from runner.model.artifact import TrainedModel
 from runner.model.choice import check_choice
@@ -121,7 +121,9 @@ class RecordMaker:
         from runner.model.sampling import Sampler
 
         self.settings = settings
-        self.validator = Validator(settings.validation, model.columns, model.field_delimiter)
+        learned = learned_schema(model)
+        columns = model.columns if learned is None else learned.names
+        self.validator = Validator(settings.validation, columns, model.field_delimiter)
         self._training = training
         self._model = model
         is_table = isinstance(model.tokenizer, FieldTokenizer)

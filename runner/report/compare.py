@@ -10,20 +10,25 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from runner.config import JobConfig
 from runner.errors import ConfigError
 from runner.report.closeness import Closeness, measure_closeness
+from runner.report.discriminator import Discriminator, measure_discriminator
 from runner.report.distributions import (
     Associations,
     column_distance,
     find_associations,
     frequent_values,
 )
+from runner.report.fidelity import Fidelity, measure_fidelity
+from runner.report.inference import Inference, attack_records
+from runner.report.rare import RareValues, find_rare_values
 from runner.report.real import RealRecords, find_copies, texts_of
 from runner.report.synthetic import SyntheticRecords
 from runner.report.table import Column, Layout, Rows, TableLayout, find_columns, find_layout, spread, spread_records
@@ -77,7 +82,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Quality:
-    """All that was compared. `fields_share`: synthetic records with the right number of fields; None of texts and tables.
+    """All that was compared. `fields_share`: synthetic records with the right number of fields; None of texts and of
+    tables. `fidelity` and what follows are None of plain texts, and where there are too few records.
 
     `looked_at`: synthetic, training and holdout records whose fields or texts were compared; copies are looked for
     among all.
@@ -95,7 +101,11 @@ class Quality:
     training_associations: Associations | None
     synthetic_associations: Associations | None
     holdout_associations: Associations | None
+    fidelity: Fidelity | None
+    discriminator: Discriminator | None
     closeness: Closeness | None
+    rare: RareValues | None
+    inference: Inference | None
     usefulness: Usefulness | None
 
     @property
@@ -179,7 +189,11 @@ def compare_records(
         training_associations=associations[0],
         synthetic_associations=associations[1],
         holdout_associations=associations[2],
+        fidelity=_measure_fidelity(layout, texts) if layout and mine_rows else None,
+        discriminator=measure_discriminator(columns, mine_rows, seen_rows, unseen_rows) if layout else None,
         closeness=measure_closeness(columns, mine_rows, seen_rows, unseen_rows) if layout else None,
+        rare=find_rare_values(columns, mine_rows, seen_rows, unseen_rows) if layout and mine_rows else None,
+        inference=attack_records(columns, mine_rows, seen_rows, unseen_rows) if layout else None,
         usefulness=_measure_usefulness(columns, target, mine_rows, seen_rows, unseen_rows)
         if layout and target
         else None,
@@ -204,6 +218,20 @@ def _columns(layout: Layout | TableLayout, rows: Rows) -> Sequence[Column]:
 def _most_records(layout: Layout | TableLayout | None) -> int:
     """Of either kind, the records whose fields are looked at: so few that time and memory are bounded."""
     return max(FEWEST_RECORDS, MOST_CELLS // len(layout.names)) if layout else MOST_CELLS
+
+
+def _measure_fidelity(layout: Layout | TableLayout, samples: Sequence[Any]) -> Fidelity:
+    """Of synthetic, training and holdout records: the rows of a table as they are, those of texts as texts."""
+    synthetic, training, holdout = (_table(layout, sample) for sample in samples)
+    return measure_fidelity(training, holdout if holdout.num_rows else None, synthetic)
+
+
+def _table(layout: Layout | TableLayout, records: Any) -> pa.Table:
+    if isinstance(layout, TableLayout):
+        return records.select(layout.names)
+    rows = layout.split(records)
+    columns = zip(*rows, strict=True) if rows else [()] * len(layout.names)
+    return pa.table([pa.array(column, pa.large_string()) for column in columns], list(layout.names))
 
 
 def _measure_usefulness(

@@ -21,6 +21,9 @@ from runner.report.table import Records, spread
 from runner.storage import Folder
 
 MOST_RECORDS = 5_000
+"""Texts that are generated or read."""
+MOST_ROWS = 20_000
+"""Rows of a table: as many as there are real ones to compare with."""
 SEED = 0
 
 log = logging.getLogger(__name__)
@@ -78,7 +81,7 @@ def read_records(uri: str, columns: Sequence[str], delimiter: str | None) -> Syn
         ConfigError: the file's suffix is not known.
         DataError: there is no such file, it cannot be read, has other columns, or holds no record.
     """
-    rows = _read_rows(uri, columns, frozenset())
+    rows = _read_rows(uri, columns, frozenset(), MOST_RECORDS)
     return SyntheticRecords(tuple(join_fields([row[name] for name in columns], delimiter or "") for row in rows), uri)
 
 
@@ -89,7 +92,7 @@ def read_table(uri: str, schema: Schema) -> SyntheticRecords:
     Raises:
         ConfigError, DataError: as for `read_records`, or a value is none of its column's type.
     """
-    rows = list(_read_rows(uri, schema.learned.names, frozenset(codec.name for codec in schema.codecs)))
+    rows = list(_read_rows(uri, schema.learned.names, frozenset(codec.name for codec in schema.codecs), MOST_ROWS))
     is_csv = uri.endswith(".csv")
     columns: list[pa.Array] = []
     for field in schema.learned:
@@ -101,8 +104,8 @@ def read_table(uri: str, schema: Schema) -> SyntheticRecords:
     return SyntheticRecords((), uri, table=pa.table(columns, schema=schema.learned))
 
 
-def _read_rows(uri: str, columns: Sequence[str], optional: frozenset[str]) -> Iterator[Row]:
-    """Of a file's rows, `MOST_RECORDS` evenly spaced ones. columns: those that it must have; `optional` ones it may."""
+def _read_rows(uri: str, columns: Sequence[str], optional: frozenset[str], most: int) -> Iterator[Row]:
+    """Of a file's rows, `most` evenly spaced ones. columns: those that it must have; `optional` ones it may."""
     if not uri.endswith(SUFFIXES):
         raise ConfigError(f"--synthetic {uri}: the file must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     table = open_table(uri, patient=False)
@@ -118,5 +121,5 @@ def _read_rows(uri: str, columns: Sequence[str], optional: frozenset[str]) -> It
     table.check_columns((), names)
     for note in table.notes:
         log.warning("%s: %s", uri, note)
-    chosen = set(spread(range(count), MOST_RECORDS))
+    chosen = set(spread(range(count), most))
     return (row for number, (_, row) in enumerate(table.rows()) if number in chosen)

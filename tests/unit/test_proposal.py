@@ -68,6 +68,10 @@ def repeated(*values: Any) -> list[Any]:
             {"kind": "datetime", "range": ["2001-01-01T07:30:00", "2024-02-29T00:00:00"], "resolution": "minute"},
         ),
         (repeated(time(7), time(8)), pa.time32("s"), {"kind": "category", "values": ["07:00:00", "08:00:00"]}),
+        # What is no text cannot be learned letter by letter.
+        ([time(row // 60, row % 60) for row in ORDER], None, {"kind": "id"}),
+        ((ORDER.astype(np.uint64) // 2 + 1) << 53, None, {"kind": "id"}),
+        (ORDER // 2 * 10**18 / 7, None, {"kind": "id"}),
         # Few numbers in a text are codes. Many are numbers, unless they are written in another way than numbers are.
         (repeated("1", "2"), None, {"kind": "category", "values": ["1", "2"]}),
         (repeated(*DAYS), None, {"kind": "date", "range": DAYS}),

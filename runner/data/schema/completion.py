@@ -9,8 +9,8 @@ the tenth largest; what is beyond is clipped to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -22,7 +22,6 @@ from pyarrow import types
 from runner.config.fields import (
     LARGEST_UNITS,
     MOST_VALUES,
-    BooleanField,
     CategoryField,
     DateField,
     DatetimeField,
@@ -61,7 +60,8 @@ class CompleteField:
 
     `reading`: of numbers, dates and moments, the type as which the column's values, or its texts, are taken. `rare`:
     there is a rare value. `values` and `counts`, of integers and numbers: the distinct values in units of
-    10^-decimals, within the range, and their weights; `frequent`: those that are values of their own. `texts`: of a
+    10^-decimals, within the range, and their weights; `frequent`: those that are values of their own. With `edges`,
+    which bound parts of the range (one more than `counts`), these are the weights of the parts instead. `texts`: of a
     text, a sample to train its tokenizer on. `rare_records`, `clipped` and `rounded` count the records that do not come
     back as they were.
     """
@@ -71,11 +71,20 @@ class CompleteField:
     rare: bool = False
     values: NDArray[np.int64] | None = None
     counts: NDArray[np.int64] | None = None
+    edges: NDArray[np.int64] | None = None
     frequent: tuple[int, ...] = ()
     texts: pa.Array | None = None
     rare_records: int = 0
     clipped: int = 0
     rounded: int = 0
+
+
+def declared(fields: Mapping[str, FieldConfig]) -> dict[str, CompleteField]:
+    """Every field as a private job declares it: nothing of the records is in it."""
+    return {
+        name: CompleteField(field, rare=isinstance(field, CategoryField) and field.outside == "rare")
+        for name, field in fields.items()
+    }
 
 
 def complete(fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSummary]) -> dict[str, CompleteField]:
@@ -84,6 +93,7 @@ def complete(fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSu
     Raises:
         DataError: a column's values are not what its field says, or do not tell what is open.
     """
+    check_declared(fields, summaries)
     found: dict[str, CompleteField] = {}
     mistakes: list[str] = []
     for name, field in fields.items():
@@ -103,9 +113,15 @@ def complete_field(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
     """One of them."""
     if isinstance(field, IdField):
         return CompleteField(field)
-    _check_declared(field, summary)
     if field.nullable is None:
         field = field.model_copy(update={"nullable": summary.nulls + summary.not_numbers > 0})
+    found = _complete(field, summary)
+    if summary.not_numbers and not found.rare and getattr(found.field, "outside", None) == "refuse":
+        return replace(found, field=found.field.model_copy(update={"outside": "null"}))
+    return found
+
+
+def _complete(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
     match field:
         case CategoryField():
             return _category(field, summary)
@@ -121,21 +137,44 @@ def complete_field(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
             return CompleteField(field)
 
 
-def _check_declared(field: FieldConfig, summary: ColumnSummary) -> None:
-    """Whether the values are what a field says, where it refuses others."""
-    missing = summary.nulls + summary.not_numbers
+def check_declared(
+    fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSummary], *, is_private: bool = False
+) -> None:
+    """Whether the values are what the fields say, where they refuse others.
+
+    Raises:
+        DataError: a line for each column where they are not, with some of the values unless they are private. Of
+            private records nothing is found, not even that what is no number is to be null.
+    """
+    mistakes = [
+        mistake
+        for name, field in fields.items()
+        if name in summaries and not isinstance(field, IdField)
+        for mistake in _undeclared_values(field, summaries[name], is_private=is_private)
+    ]
+    if mistakes:
+        raise DataError(*mistakes)
+
+
+def _undeclared_values(field: FieldConfig, summary: ColumnSummary, *, is_private: bool) -> Iterator[str]:
+    key, missing = f"fields.{summary.name}", summary.nulls + summary.not_numbers
     if missing and getattr(field, "nullable", None) is False:
         what = "null" if summary.nulls else "not a number, or infinite"
-        raise DataError(
-            f"column {summary.name}: {missing:,} of {summary.rows:,} values are {what}, but "
-            f"fields.{summary.name}.nullable is false; make it true"
+        yield (
+            f"column {summary.name}: {missing:,} of {summary.rows:,} values are {what}, but {key}.nullable is false; "
+            "make it true"
         )
-    outside: str | None = getattr(field, "outside", "refuse")
-    if summary.outside and outside == "refuse":
-        instead = "" if isinstance(field, BooleanField) else f", or set fields.{summary.name}.outside"
-        raise DataError(
-            f"column {summary.name}: {summary.outside:,} of {summary.rows:,} values are outside the schema, such as "
-            f"{', '.join(map(shortened, summary.outside_examples))}; declare them{instead}"
+    if is_private and summary.not_numbers and getattr(field, "outside", "refuse") == "refuse":
+        yield (
+            f"column {summary.name}: {summary.not_numbers:,} of {summary.rows:,} values are not a number, or infinite; "
+            f"set {key}.outside to null"
+        )
+    if summary.outside and getattr(field, "outside", "refuse") == "refuse":
+        instead = {"category": "rare or null", "boolean": ""}.get(field.kind, "clip or null")
+        examples = f", such as {', '.join(map(shortened, summary.outside_examples))}" if not is_private else ""
+        yield (
+            f"column {summary.name}: {summary.outside:,} of {summary.rows:,} values are outside the schema{examples}; "
+            "declare them" + (f", or set {key}.outside to {instead}" if instead else " as a category")
         )
 
 
@@ -168,7 +207,7 @@ def reading_of(field: FieldConfig, summary: ColumnSummary) -> pa.DataType:
     return found
 
 
-def decimals_of(ends: Ends, width: float, largest: float) -> int:
+def decimals_of(ends: Ends, width: float, largest: float = 0.0) -> int:
     """How many places after the point are kept of numbers whose range is so wide.
 
     `largest`: of floats, the largest one: they tell only 2^53 units apart; 0 for other numbers.
