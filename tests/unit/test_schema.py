@@ -186,7 +186,7 @@ def test_a_table_too_wide_for_its_automaton_is_refused_before_it_is_trained_on(m
         (
             "{kind: boolean, nullable: false}",
             pa.array([None, True]),
-            "column c: 1 values are null, but fields.c.nullable is false",
+            "column c: a value is null, but fields.c.nullable is false",
         ),
         ("{kind: text}", pa.array([b"\xff"]), "column c: a value is outside valid UTF-8"),
     ],
