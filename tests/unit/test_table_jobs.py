@@ -126,20 +126,26 @@ def test_a_field_that_makes_no_sense_is_refused_by_its_key(field: str, line: str
 def test_a_private_table_declares_what_would_be_looked_up() -> None:
     private = {"privacy": {"enabled": True, "noise_multiplier": 1.0}}
     parsed(**private)
-    fields = """
-    a: {kind: category}
-    b: {kind: number, range: [0, 1]}
-    c: {kind: datetime}
+    unknowable = """
+    a: {kind: integer}
+    b: {kind: number, decimals: 2}
+    c: {kind: datetime, resolution: minute}
     d: {kind: text, tokenizer: sentencepiece}
     e: {kind: text, tokenizer: char}
     f: {kind: boolean}
     g: {kind: id}
     """
-    (line,) = refusal(table(fields, **private))
+    (line,) = refusal(table(unknowable, **private))
     assert line.endswith(
-        "would be looked up in the private records; declare fields.a.values, fields.b.decimals, fields.c.range, "
-        "fields.c.resolution, fields.d.tokenizer, fields.e.alphabet"
+        "declare fields.a.range, fields.b.range, fields.c.range, fields.d.tokenizer, fields.e.alphabet"
     )
+    countable = """
+    a: {kind: category}
+    b: {kind: number, range: [0, 1]}
+    c: {kind: datetime, range: [2020-01-01, 2020-12-31]}
+    """
+    (line,) = refusal(table(countable, **private))
+    assert "declare fields.a.values, fields.b.decimals, fields.c.resolution" in line
 
 
 @pytest.mark.parametrize("name", read_document(FIELDS))

@@ -1,7 +1,7 @@
 """Intervals of a decimal tree: where the range of a number is cut, and the digits that are left inside a part.
 
 >>> plan_intervals(17, 90, bins=8, mass=None)
-Intervals(starts=array([15, 20, 30, 40, 50, 60, 70, 80, 90]), widths=array([ 5, 10, 10, 10, 10, 10, 10, 10,  1]))
+Intervals(starts=array([ 0, 20, 30, 40, 50, 60, 70, 80]), widths=array([20, 10, 10, 10, 10, 10, 10, 20]))
 
 A part is 1, 2 or 5 times a power of ten wide and starts at a multiple of its width, so what follows inside is the
 number's own decimal digits: peaks at round numbers stay where they are.
