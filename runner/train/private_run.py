@@ -151,7 +151,8 @@ def buy_schema(
         CorruptError: what is stored does not verify.
     """
     assert config.fields is not None
-    (release,) = RunLedger.open(directory.folder).state.releases
+    releases = RunLedger.open(directory.folder).state.releases
+    release = next(release for release in releases if release.name == SCHEMA)
     columns = plan_table(config.data, files, columns_read(config.fields)).schema
     released = released_once(
         directory.folder.child(PRIVATE_FOLDER),
