@@ -70,6 +70,12 @@ def report_of(directory: RunDirectory, **options: Any) -> tuple[dict[str, Any], 
     return answer, directory.folder.read("report.html").decode()
 
 
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page says the same of a small model as of a large one."""
+    monkeypatch.setattr("runner.report.discriminator.TREES", 5)
+
+
 Compare = Callable[..., tuple[dict[str, Any], Text]]
 
 
@@ -377,15 +383,20 @@ def test_a_run_without_an_epoch_has_nothing_to_report(tmp_path: Path) -> None:
     assert not directory.folder.exists("report.html")
 
 
-def test_a_hundred_columns_are_all_in_the_table_and_some_are_drawn(compare: Compare) -> None:
+def test_a_hundred_columns_are_all_in_the_table_and_some_are_drawn(
+    compare: Compare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.report.fidelity.MOST_PAIRS", 300)
+    monkeypatch.setattr("runner.report.fidelity.MOST_TRIPLES", 500)
     draw = random.Random(2)
     texts = [",".join(f"{draw.gauss(0, 1):.2f}" for _ in range(100)) for _ in range(120)]
     answer, page = compare(texts, texts[:60])
     assert len(answer["quality"]["columns"]) == 100
     assert page.tags.count("svg") == 3 + 24 + 1 + 1
     assert "The first 30 columns are looked at" in page.text
-    assert answer["quality"]["accuracy"]["triples_of_all"] == [10_000, 161_700]
-    assert "10,000 of 161,700 triples, drawn at random" in page.text
+    assert answer["quality"]["accuracy"]["triples_of_all"] == [500, 161_700]
+    assert "300 of 4,950 pairs" in page.text
+    assert "500 of 161,700 triples, drawn at random" in page.text
 
 
 def test_more_columns_take_no_more_time_and_the_page_says_what_is_left_out(
