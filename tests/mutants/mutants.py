@@ -20,11 +20,11 @@ MUTANTS: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {}
 """By name: what puts the fault in, and which tests should notice."""
 
 
-def mutant(*tests: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Register a fault and the promise tests that are run against it."""
+def mutant(*tests: str, file: str = "test_promises.py") -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Register a fault and the promise tests, of a file in `tests/promises/`, that are run against it."""
 
     def register(apply: Callable[[], None]) -> Callable[[], None]:
-        MUTANTS[apply.__name__] = (apply, tests)
+        MUTANTS[apply.__name__] = (apply, tuple(f"{file}::{test}" for test in tests))
         return apply
 
     return register
@@ -346,6 +346,58 @@ def records_that_are_not_finite_are_let_in() -> None:
         return products
 
     clipping._without_non_finite = faulty
+
+
+# Tables
+
+
+@mutant(
+    "test_04_emptying_a_row_whose_tokens_share_a_slot_moves_the_sum_by_at_most_the_clip",
+    file="test_table_promises.py",
+)
+def positions_of_one_slot_have_norms_of_their_own() -> None:
+    from runner.privacy import products
+
+    squared_norms = products.squared_norms
+
+    def faulty(product: Any) -> Any:
+        leave_mark()
+        import tensorflow as tf
+
+        if getattr(product, "slots", None) is None:
+            return squared_norms(product)
+        inputs, deltas = product.grams()
+        return tf.linalg.trace(inputs * deltas)
+
+    products.squared_norms = faulty
+
+
+@mutant("test_04_every_weight_of_a_table_s_network_is_in_the_norm", file="test_table_promises.py")
+def the_embedding_of_the_next_slot_is_not_clipped() -> None:
+    from runner.privacy.products import Table
+
+    grams = Table.grams
+
+    def faulty(self: Table) -> Any:
+        leave_mark()
+        return grams(self._replace(ids=self.ids[:1]))
+
+    Table.grams = faulty
+
+
+@mutant("test_03_an_order_of_fields_depends_on_no_record", file="test_table_promises.py")
+def the_order_of_fields_depends_on_what_is_in_the_batch() -> None:
+    import numpy as np
+
+    from runner.data import batches
+
+    shuffle_fields = batches.shuffle_fields
+
+    def faulty(ids: Any, fields: Any, order: Any) -> Any:
+        leave_mark()
+        return shuffle_fields(ids, fields, np.roll(order, np.count_nonzero(ids[:, 1]), axis=1))
+
+    batches.shuffle_fields = faulty
 
 
 from tests.mutants import looked_up  # noqa: E402, F401 - it registers more of them
