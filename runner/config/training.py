@@ -118,6 +118,20 @@ class ModelConfig(Section):
     ] = Field(default="glorot_uniform", description="Keras initializer of the LSTM input weights")
 
 
+class ScheduleConfig(Section):
+    """How the learning rate changes over the planned steps: epochs x steps of an epoch."""
+
+    name: Literal["constant", "cosine"] = Field(
+        default="cosine", description="after the warm-up: constant, or along half a cosine down to the final rate"
+    )
+    warmup: float = Field(
+        default=0.05, ge=0, lt=1, description="share of the planned steps in which the rate rises to learning_rate"
+    )
+    final: float = Field(
+        default=0.0, ge=0, le=1, description="cosine: the rate at the end, as a share of learning_rate"
+    )
+
+
 class OptimizerConfig(Section):
     """The optimizer, with Keras's own defaults beside the learning rate."""
 
@@ -130,6 +144,9 @@ class OptimizerConfig(Section):
         ge=0,
         le=0.999999,
         description="validate and keep a moving average of the weights, of which a step keeps so much; null: none",
+    )
+    schedule: ScheduleConfig | None = Field(
+        default=None, description="how the learning rate changes over the run; null: it does not"
     )
 
 
