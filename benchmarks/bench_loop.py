@@ -36,8 +36,9 @@ from runner.storage import Folder, open_folder
 from runner.train.feed import Feed
 from runner.train.heartbeat import Heartbeat, LogFile
 from runner.train.loop import TrainingLoop
+from runner.train.optimizer import build_optimizer
 from runner.train.step import StepSums, TrainingStep
-from runner.train.worker import build_network, build_optimizer
+from runner.train.worker import build_network
 
 VOCAB, LENGTH, BATCH = 2000, 100, 64
 
@@ -77,7 +78,7 @@ def make_side(root: Path, steps: int) -> Side:
         environment={},
     )
     tokens = write_tokens(open_folder(str(root / "tokens")), steps * BATCH)
-    network, optimizer = build_network(config, tokens), build_optimizer(config)
+    network, optimizer = build_network(config, tokens), build_optimizer(config.training.optimizer, steps)
     optimizer.build(network.trainable_variables)
     network.compile(optimizer=optimizer)
     step = TrainingStep(network, optimizer, tf.distribute.get_strategy())

@@ -1,10 +1,11 @@
 """Time the private optimizer step against the project's own step without privacy.
 
-    .venv/bin/python benchmarks/bench_private.py [--rounds 20] [--batch 256 ...]
+    .venv/bin/python benchmarks/bench_private.py [--rounds 20] [--batch 256 ...] [--slots 2,5,40,150 [--any-order]]
 
 Both run plain SGD on the same batch in one process, in turns; figures are medians. The private step clips every
 record, and its noise is drawn as in a run: in a thread, while the step before computes. Peak memory is that of two
-processes, one for each side. The last line is one JSON object.
+processes, one for each side. With --slots (see bench_train.py) a third side is the private step of a network that is
+told of no slots. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -23,7 +24,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from bench_train import LEARNING_RATE, Step, make_batch, make_network, measure, parse_arguments, project_step
+from bench_train import (
+    LEARNING_RATE,
+    Step,
+    make_batch,
+    make_network,
+    measure,
+    parse_arguments,
+    project_step,
+    without_slots,
+)
 
 from runner.data.batches import Batch
 from runner.privacy.accountant import Mechanism
@@ -52,7 +62,12 @@ def private_step(sizes: argparse.Namespace, batch: Batch) -> Step:
     return run
 
 
+def one_softmax_step(sizes: argparse.Namespace, batch: Batch) -> Step:
+    return private_step(without_slots(sizes), batch)
+
+
 SIDES = {"private": private_step, "plain": project_step}
+SIDES_OF_TABLES = SIDES | {"one_softmax": one_softmax_step}
 
 
 def peak_mib(side: str) -> float:
@@ -63,16 +78,17 @@ def peak_mib(side: str) -> float:
 
 
 def main() -> None:
-    sizes = parse_arguments(__doc__, alone=list(SIDES))
+    sizes = parse_arguments(__doc__, alone=list(SIDES_OF_TABLES))
     batch = make_batch(sizes)
+    sides = SIDES_OF_TABLES if sizes.slots else SIDES
     if sizes.alone:
-        step = SIDES[sizes.alone](sizes, batch)
+        step = sides[sizes.alone](sizes, batch)
         for turn in range(MEMORY_STEPS):
             step(turn)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
-    memory = {side: peak_mib(side) for side in SIDES}
-    times = measure({side: make(sizes, batch) for side, make in SIDES.items()}, sizes.rounds)
+    memory = {side: peak_mib(side) for side in sides}
+    times = measure({side: make(sizes, batch) for side, make in sides.items()}, sizes.rounds)
     medians = {side: statistics.median(values) * 1e3 for side, values in times.items()}
     pairs = [private / plain for private, plain in zip(times["private"], times["plain"], strict=True)]
     result = {
@@ -84,6 +100,13 @@ def main() -> None:
         "plain_peak_mib": round(memory["plain"]),
         "memory_ratio": round(memory["private"] / memory["plain"], 3),
     }
+    if "one_softmax" in sides:
+        pairs = [one / private for one, private in zip(times["one_softmax"], times["private"], strict=True)]
+        result |= {
+            "one_softmax_ms": round(medians["one_softmax"], 1),
+            "vs_one_softmax": round(statistics.median(pairs), 3),
+            "one_softmax_peak_mib": round(memory["one_softmax"]),
+        }
     shown = {name: value for name, value in vars(sizes).items() if name != "alone"}
     print(json.dumps({**result, **shown, "cpus": os.cpu_count(), "load": os.getloadavg()[0]}))
 

@@ -1,9 +1,13 @@
 """Time one optimizer step: the project's, a keras.layers.LSTM step, and the reference kernels where they are.
 
     .venv/bin/python benchmarks/bench_train.py [--rounds 20]
+    .venv/bin/python benchmarks/bench_train.py --slots 2,5,40,150 [--any-order]     # a table
 
 All run plain SGD on the same batch in one process, in turns; figures are medians. The last line is one JSON
 object. The project's step also computes the accuracy and takes any batch shape; the other two do neither.
+
+With --slots, the records are rows of a table, a token of each slot and the end, and the project's step is timed against
+the same step of a network that is told of no slots: one softmax over all ids.
 """
 
 from __future__ import annotations
@@ -39,15 +43,15 @@ def main() -> None:
     sizes = parse_arguments(__doc__)
     batch = make_batch(sizes)
     ids, targets = tf.constant(batch.inputs), tf.constant(batch.targets)
-    steps = {
-        "step": project_step(sizes, batch),
-        "keras": keras_step(sizes, ids, targets),
-        "reference": reference_step(sizes, ids, targets),
-    }
+    steps = {"step": project_step(sizes, batch), "one_softmax": None, "keras": None, "reference": None}
+    if sizes.slots:
+        steps["one_softmax"] = project_step(without_slots(sizes), batch)
+    else:
+        steps |= {"keras": keras_step(sizes, ids, targets), "reference": reference_step(sizes, ids, targets)}
     times = measure({name: step for name, step in steps.items() if step}, sizes.rounds)
     medians = {name: statistics.median(values) * 1e3 for name, values in times.items()}
     result: dict[str, Any] = {f"{name}_ms": round(medians[name], 1) if name in medians else None for name in steps}
-    for name in ("keras", "reference"):
+    for name in ("one_softmax", "keras", "reference"):
         result[f"vs_{name}"] = round(medians[name] / medians["step"], 3) if name in medians else None
     result["min_ms"] = {name: round(min(values) * 1e3, 1) for name, values in times.items()}
     print(json.dumps({**result, **vars(sizes), "cpus": os.cpu_count(), "load": os.getloadavg()[0]}))
@@ -64,13 +68,39 @@ def parse_arguments(description: str | None, alone: Sequence[str] = ()) -> argpa
     parser.add_argument("--length", type=int, default=100, help="positions per example")
     parser.add_argument("--batch", type=int, default=64, help="examples per step")
     parser.add_argument("--dropout", type=float, default=0.2)
+    parser.add_argument("--slots", help="sizes of a table's slots: 2,5,150, or 100x10 for ten of a hundred ids")
+    parser.add_argument("--any-order", action="store_true", help="with --slots: the network reads the next slot")
     if alone:
         parser.add_argument("--alone", choices=alone, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    sizes = parser.parse_args()
+    if sizes.slots:
+        parts = [[int(number) for number in part.split("x")] for part in sizes.slots.split(",")]
+        sizes.slots = [1, *(part[0] for part in parts for _ in range(part[1] if len(part) > 1 else 1))]
+        sizes.vocab, sizes.length = sum(sizes.slots), len(sizes.slots)
+    return sizes
+
+
+def without_slots(sizes: argparse.Namespace) -> argparse.Namespace:
+    return argparse.Namespace(**{**vars(sizes), "slots": None, "any_order": False})
+
+
+def make_rows(sizes: argparse.Namespace) -> Batch:
+    """A logical batch of a table's records: a random id of each slot, and the end."""
+    random = np.random.default_rng(0)
+    firsts = np.cumsum([0, *sizes.slots[:-1]])
+    ids = firsts + random.integers(0, sizes.slots, (sizes.batch, sizes.length))
+    return Batch(
+        inputs=ids.astype(np.int32),
+        targets=np.roll(ids, -1, axis=1).astype(np.int32),
+        weights=np.ones(ids.shape, np.float32),
+        dropout_keys=random.integers(0, 2**32, ids.shape, dtype=np.uint32),
+    )
 
 
 def make_batch(sizes: argparse.Namespace) -> Batch:
     """A logical batch of full-length examples of random ids, with some repeated often."""
+    if sizes.slots:
+        return make_rows(sizes)
     random = np.random.default_rng(0)
     shape = (sizes.batch, sizes.length)
     return Batch(
@@ -88,6 +118,8 @@ def make_network(sizes: argparse.Namespace) -> Network:
         rnn_units=sizes.units,
         layers=sizes.layers,
         dropout_rate=sizes.dropout,
+        slots=sizes.slots,
+        any_order=sizes.any_order,
     )
 
 

@@ -15,8 +15,6 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple, TextIO
 
-from rich.cells import cell_len, set_cell_size
-
 from runner.errors import ConfigError
 
 GAP = "  "
@@ -79,6 +77,8 @@ def side_by_side(columns: Sequence[Column], width: int) -> str:
       9  m
      41
     """
+    from rich.cells import cell_len  # A moment, which --help does not need.
+
     parts: list[list[list[str]]] = [[]]
     used = 0
     for column in columns:
@@ -93,6 +93,8 @@ def side_by_side(columns: Sequence[Column], width: int) -> str:
 
 def _aligned(column: Column) -> list[str]:
     """The name and the values, all of the same width in cells."""
+    from rich.cells import cell_len, set_cell_size
+
     texts = [visible(text).replace("\n", "\\n").replace("\t", "\\t") for text in (column.name, *column.values)]
     widest = min(MOST_CELLS, max(map(cell_len, texts)))
     texts = [text if cell_len(text) <= widest else f"{set_cell_size(text, widest - 1)}…" for text in texts]

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from runner.config import JobConfig, parse_job
 from runner.data.importing import import_records
+from runner.data.tokenizer import ByteTokenizer
 from runner.errors import DataError, JobFailedError, RunnerError, StorageError
 from runner.generation.drive import SUMMARY
 from runner.generation.records import Generated, SamplingSettings
@@ -167,6 +168,7 @@ class Model:
     """Stands in for a model and its description."""
 
     digest = "model"
+    tokenizer = ByteTokenizer()
     columns = ("text",)
     field_delimiter = None
 

@@ -27,6 +27,7 @@ from runner.train.feed import Feed, Share
 from runner.train.heartbeat import Heartbeat
 from runner.train.history import EpochRow, from_csv
 from runner.train.loop import TrainingLoop
+from runner.train.optimizer import build_optimizer
 from runner.train.progress import Ending, weights_digest
 from runner.train.step import StepSums, TrainingStep
 
@@ -117,10 +118,10 @@ class LoopRun:
         """Train until the end, or until so many steps of this process are done."""
         self.training |= training
         job = {"name": "loop", "data": {"uri": "nowhere"}, "training": {"optimizer": {"name": "sgd"}} | self.training}
+        job["training"]["optimizer"] = {"learning_rate": 0.5} | job["training"]["optimizer"]
         settings = parse_job(job, environment={}).training
         network = Network(vocab_size=5, embedding_dim=2, rnn_units=3, layers=1, dropout_rate=0, seed=1)
-        average = settings.optimizer.ema_momentum
-        optimizer = keras.optimizers.SGD(0.5, name="sgd", use_ema=average is not None, ema_momentum=average or 0.99)
+        optimizer = build_optimizer(settings.optimizer, settings.epochs * STEPS)
         optimizer.build(network.trainable_variables)
         network.compile(optimizer=optimizer)
         self.loop = TrainingLoop(

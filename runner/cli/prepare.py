@@ -70,9 +70,12 @@ def init(
     from runner.templates import commented_yaml, job_values
 
     data: dict[str, Any] = {"uri": data_uri, "field_delimiter": field_delimiter}
-    look = None
+    look, unseen = None, None
     if field_delimiter is None:
-        look = _look_at_table(data, columns, private=template == "private")
+        try:
+            look = _look_at_table(data, columns, private=template == "private")
+        except StorageError as error:  # The job may be for machines that reach it.
+            unseen = str(error)
     if columns is not None and look is None:
         data["columns"] = list(columns)
     values = job_values(name, data, template)
@@ -93,10 +96,10 @@ def init(
     lines = [f"wrote {path}; `runner submit {path}` trains it"]
     if look is not None:
         told |= {"fields": len(look.fields), "rows": look.rows, "left_out": list(look.left_out)}
-        lines = [
-            *look.in_lines(),
-            f"wrote {path}; `runner validate {path}` checks it, `runner submit {path}` trains it",
-        ]
+        lines += look.in_lines()
+    if unseen is not None:
+        told["not_looked_at"] = unseen
+        lines.append(f"the records were not looked at: {unseen}")
     answer(as_json, told, "\n".join(lines))
 
 

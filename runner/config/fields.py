@@ -43,6 +43,13 @@ def _moment(value: Any) -> Any:
     raise ValueError(f"{value!r} is no moment; write it as 2024-12-31 or 2024-12-31T23:59:59")
 
 
+def _to_its_end(bounds: Any) -> Any:
+    """A last day that is no moment is in the range until it ends."""
+    if isinstance(bounds, (list, tuple)) and len(bounds) == 2 and isinstance(bounds[1], str) and len(bounds[1]) == 10:
+        return (bounds[0], f"{bounds[1]}T23:59:59.999999")
+    return bounds
+
+
 Written = Annotated[str, Field(max_length=40)]
 Day = Annotated[date, BeforeValidator(_day, json_schema_input_type=Written)]
 Moment = Annotated[datetime, BeforeValidator(_moment, json_schema_input_type=Written)]
@@ -127,7 +134,9 @@ class NumberField(_NumericField):
         if self.range is not None and self.decimals is not None:
             largest = max(abs(Decimal(repr(bound))) for bound in self.range)
             if largest.scaleb(self.decimals) > LARGEST_UNITS:
-                raise ValueError(f"{largest:f} with {self.decimals} decimals has over 18 digits; keep fewer decimals")
+                raise ValueError(
+                    f"{largest.normalize():f} with {self.decimals} decimals has over 18 digits; keep fewer decimals"
+                )
         return self
 
 
@@ -147,8 +156,8 @@ class DatetimeField(FieldSection):
     """A moment: a day and a time of day."""
 
     kind: Literal["datetime"] = Field(description="a day and a time of day")
-    range: Annotated[tuple[Moment, Moment], AfterValidator(_ordered)] | None = Field(
-        default=None, description="[first, last]; of columns with a time zone in UTC; null: as found"
+    range: Annotated[tuple[Moment, Moment], BeforeValidator(_to_its_end), AfterValidator(_ordered)] | None = Field(
+        default=None, description="[first, last], a last day to its end; in UTC where there is a zone; null: as found"
     )
     resolution: Resolution | None = Field(default=None, description="the smallest part that is kept; null: as found")
     outside: Literal["refuse", "null", "clip"] = Field(
@@ -165,7 +174,7 @@ class TextField(FieldSection):
         default=None, min_length=1, max_length=1_000_000, description="tokenizer char: the characters to know"
     )
     vocab_size: int = Field(default=1000, ge=4, le=1_000_000, description="largest number of its token ids")
-    max_tokens: int = Field(default=100, ge=1, le=16_384, description="longer texts are cut")
+    max_tokens: int = Field(default=100, ge=1, le=4096, description="longer texts are cut")
 
     @model_validator(mode="after")
     def _alphabet_is_for_char(self) -> TextField:
@@ -200,6 +209,10 @@ FieldConfig: TypeAlias = Annotated[
     | Annotated[IdField, Tag("id")],
     Discriminator(_kind_of),
 ]
+
+
+BOUGHT = ("values", "decimals", "resolution")
+"""What noisy histograms of private records can tell of what is left open."""
 
 
 def undeclared(field: FieldConfig) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from runner.config.document import write_document
-from runner.config.fields import FieldConfig, undeclared
+from runner.config.fields import BOUGHT, FieldConfig, undeclared
 from runner.config.generation import GenerationConfig
 from runner.config.kubernetes import KubernetesConfig
 from runner.config.section import ColumnName, Section
@@ -120,13 +120,21 @@ class JobConfig(Section):
                 "privacy.enabled needs examples.seq_length of 2 or more: an emptied record must show as one"
             )
         if self.fields is not None:
-            left = [f"fields.{name}.{key}" for name, field in self.fields.items() for key in undeclared(field)]
-            if left:
+            left = [(name, key) for name, field in self.fields.items() for key in undeclared(field)]
+            if unknowable := [f"fields.{name}.{key}" for name, key in left if key not in BOUGHT]:
+                raise ValueError(
+                    "privacy.enabled: what is null would be looked up in the private records, and no noisy counts "
+                    f"tell it; declare {', '.join(unknowable)}"
+                )
+            if left and self.privacy.schema_epsilon is None and self.privacy.target_epsilon is None:
                 raise ValueError(
                     "privacy.enabled: what is null would be looked up in the private records; declare "
-                    f"{', '.join(left)}"
+                    f"{', '.join(f'fields.{name}.{key}' for name, key in left)}, or set privacy.schema_epsilon to what "
+                    "it may cost"
                 )
             return
+        if self.privacy.schema_epsilon is not None:
+            raise ValueError("privacy.schema_epsilon: it pays for what is looked up for fields; leave it out")
         tokenizer = self.tokenizer
         made_from_records = tokenizer.uri is None and (
             tokenizer.kind == "sentencepiece" or (tokenizer.kind == "char" and tokenizer.alphabet is None)

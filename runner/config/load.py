@@ -103,9 +103,10 @@ def _as_path(words: Sequence[str]) -> list[str]:
     kind: Any = JobConfig
     path: list[str] = []
     for word in words:
-        section = _section_of(kind)
-        path.append(word if section is None else word.lower())
-        kind = _item_kind(kind) if section is None else _kinds_of(section).get(path[-1], Any)
+        sections = _sections_of(kind)
+        path.append(word.lower() if sections else word)
+        inner = [_kinds_of(section).get(path[-1], Any) for section in sections]
+        kind = inner[0] if inner else _item_kind(kind)
     return path
 
 

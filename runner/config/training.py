@@ -118,6 +118,20 @@ class ModelConfig(Section):
     ] = Field(default="glorot_uniform", description="Keras initializer of the LSTM input weights")
 
 
+class ScheduleConfig(Section):
+    """How the learning rate changes over the planned steps: epochs x steps of an epoch."""
+
+    name: Literal["constant", "cosine"] = Field(
+        default="cosine", description="after the warm-up: constant, or along half a cosine down to the final rate"
+    )
+    warmup: float = Field(
+        default=0.05, ge=0, lt=1, description="share of the planned steps in which the rate rises to learning_rate"
+    )
+    final: float = Field(
+        default=0.0, ge=0, le=1, description="cosine: the rate at the end, as a share of learning_rate"
+    )
+
+
 class OptimizerConfig(Section):
     """The optimizer, with Keras's own defaults beside the learning rate."""
 
@@ -130,6 +144,9 @@ class OptimizerConfig(Section):
         ge=0,
         le=0.999999,
         description="validate and keep a moving average of the weights, of which a step keeps so much; null: none",
+    )
+    schedule: ScheduleConfig | None = Field(
+        default=None, description="how the learning rate changes over the run; null: it does not"
     )
 
 
@@ -206,6 +223,12 @@ class PrivacyConfig(Section):
     max_epsilon: float | None = Field(
         default=None, gt=0, le=1e9, description="never pass this epsilon, earlier runs on the same files included"
     )
+    schema_epsilon: float | None = Field(
+        default=None,
+        ge=1e-6,
+        le=1e9,
+        description="of fields: what is looked up in the records costs this; null: 20% of target_epsilon, where any is",
+    )
     vocabulary: Literal["public", "private"] | None = Field(
         default=None,
         description="public: tokenizer.uri was made without these records; private: accept a vocabulary made from them",
@@ -226,6 +249,9 @@ class PrivacyConfig(Section):
             raise ValueError("enabled needs noise_multiplier, or target_epsilon to find it")
         if self.noise_multiplier is not None and self.target_epsilon is not None:
             raise ValueError("noise_multiplier and target_epsilon exclude each other; set one to null")
+        part, whole = self.schema_epsilon, self.target_epsilon
+        if part is not None and whole is not None and part >= whole:
+            raise ValueError(f"schema_epsilon {part:g} is a part of target_epsilon {whole:g}; give less than that")
         if self.noise_multiplier == 0 and self.max_epsilon is not None:
             raise ValueError(f"noise_multiplier 0 gives no privacy: max_epsilon {self.max_epsilon:g} cannot be kept")
         return self

@@ -9,15 +9,16 @@ The first million rows are read. Of private records none is: the fields follow f
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runner.config import DataConfig
-from runner.data.files import list_files
+from runner.data.files import in_parallel, list_files
+from runner.data.records import read_with_fields
+from runner.data.schema.found import ColumnSummary
 from runner.data.schema.proposal import Proposal, propose, propose_unseen
-from runner.data.survey import count_by_column
 from runner.data.table import list_names
 from runner.data.texts import is_text
-from runner.data.units import plan_table
+from runner.data.units import TablePlan, Unit, plan_table
 from runner.errors import DataError
 
 MOST_ROWS = 1_000_000
@@ -35,7 +36,7 @@ class FirstLook:
     def in_lines(self) -> Iterator[str]:
         """What was done, and what was not, for a person."""
         if not self.rows:
-            yield f"{len(self.fields)} fields by the columns' types; no value was read: declare first what each asks for"
+            yield f"{len(self.fields)} fields, by types alone: no value was read; declare first what they ask for"
         elif self.rows < self.all_rows:
             yield f"{len(self.fields)} fields, by the first {self.rows:,} of {self.all_rows:,} rows"
         else:
@@ -65,5 +66,25 @@ def look_at(data: DataConfig, columns: Sequence[str] | None = None, *, private: 
     left_out = plan.left_out if columns is None else ()
     if private:
         return FirstLook(propose_unseen(plan.schema), 0, all_rows, left_out)
-    found = count_by_column(data.model_copy(update={"max_records": MOST_ROWS}), plan)
-    return FirstLook(propose(plan.schema, found.columns), found.rows, all_rows, left_out)
+    return FirstLook(propose(plan.schema, _count(data, plan)), min(all_rows, MOST_ROWS), all_rows, left_out)
+
+
+def _count(data: DataConfig, plan: TablePlan) -> dict[str, ColumnSummary]:
+    """What is in each column, of the first `MOST_ROWS` rows."""
+    empty = {column.name: ColumnSummary.of(column.name, None, column.type) for column in plan.schema}
+
+    def look(unit: Unit) -> dict[str, ColumnSummary]:
+        found, row = dict(empty), unit.first_row
+        for _, columns in read_with_fields(data, unit, plan.schema):
+            for name, column in zip(plan.schema.names, columns, strict=True):
+                found[name] = found[name].add(column, row)
+            row += len(columns[0])
+        return found
+
+    units = [
+        replace(unit, stop=min(unit.stop, unit.start + MOST_ROWS - unit.first_row))
+        for unit in plan.units
+        if unit.first_row < MOST_ROWS
+    ]
+    parts = in_parallel(look, units)
+    return {name: sum((part[name] for part in parts), summary) for name, summary in empty.items()}

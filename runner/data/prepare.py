@@ -65,6 +65,8 @@ def token_key(config: JobConfig, files: tuple[SourceFile, ...]) -> str:
     if config.fields is not None:
         parts["fields"] = [[name, field.model_dump(mode="json")] for name, field in config.fields.items()]
         parts["examples"] = None
+        if config.privacy.enabled:
+            parts["private"] = True  # Others' tokens are made of exact counts.
     version = max(file.version for file in files)
     if version > 1 and (config.data.columns is not None or config.data.max_records is not None):
         parts["reading"] = version  # Other jobs have the records that they had in version 1.
@@ -73,6 +75,16 @@ def token_key(config: JobConfig, files: tuple[SourceFile, ...]) -> str:
     if config.data.since is not None:
         parts["tokenizer of"] = read_manifest(_earlier_tokenizer(config))["files"]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def bought_key(key: str, release: str) -> str:
+    """The name of tokens that were made with a schema that was bought: of `key`, and of the release's SHA-256."""
+    return f"{key}-{release[:16]}"
+
+
+def is_made_from(tokens_key: str, config: JobConfig, files: tuple[SourceFile, ...]) -> bool:
+    """Whether tokens of this key are of the job's records."""
+    return tokens_key.split("-")[0] == token_key(config, files)
 
 
 def find_tokens(cache: Folder, key: str) -> TokenSet | None:
@@ -95,7 +107,7 @@ def survey_job(config: JobConfig, files: tuple[SourceFile, ...]) -> Survey:
     """Read the job's records once; errors as for `survey_records` and `survey_table`."""
     if config.fields is None:
         return survey_records(config.data, files, token_lengths(config))
-    return survey_table(config.data, files, config.fields, _earlier_schema(config))
+    return survey_table(config.data, files, config.fields, _earlier_schema(config), is_private=config.privacy.enabled)
 
 
 def token_lengths(config: JobConfig) -> TokenLengths:

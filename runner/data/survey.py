@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from runner.config import DataConfig, FieldConfig
+from runner.config import DataConfig, FieldConfig, undeclared
 from runner.data.files import READERS, SourceFile
 from runner.data.records import most_records, read_with_fields
 from runner.data.schema import Schema
-from runner.data.schema.completion import complete
+from runner.data.schema.completion import check_declared, complete, declared
 from runner.data.schema.found import ColumnSummary
 from runner.data.texts import is_text, to_texts
 from runner.data.token_lengths import Certainty, LengthCount, TokenLengths
@@ -116,11 +116,17 @@ def survey_records(data: DataConfig, files: tuple[SourceFile, ...], lengths: Tok
 
 
 def survey_table(
-    data: DataConfig, files: tuple[SourceFile, ...], fields: Mapping[str, FieldConfig], known: Schema | None = None
+    data: DataConfig,
+    files: tuple[SourceFile, ...],
+    fields: Mapping[str, FieldConfig],
+    known: Schema | None = None,
+    *,
+    is_private: bool = False,
 ) -> Survey:
     """Read every row of a table once: count by column, and find what `fields` leaves open.
 
-    known: the schema of an earlier run, which these records must fit, too.
+    known: the schema of an earlier run, which these records must fit, too. is_private: nothing of the records may be in
+    the schema; there is none yet where `fields` leaves something open.
 
     Raises:
         DataError: naming the file, for a corrupt one, a missing column, one of another type or invalid UTF-8; naming
@@ -134,9 +140,13 @@ def survey_table(
     columns = survey.found.columns
     if not survey.found.rows:
         raise _no_records(data, "the files have no rows")
-    if all(column.nulls == column.rows for column in columns.values()):
+    if all(column.nulls == column.rows for name, column in columns.items() if fields[name].kind != "id"):
         raise _no_records(data, f"all {survey.found.rows} rows are null in all columns of fields")
-    if known is None:
+    if known is None and is_private:
+        check_declared(fields, columns, is_private=True)
+        is_open = any(undeclared(field) for field in fields.values())
+        known = None if is_open else Schema.of(fields, schema, declared(fields))
+    elif known is None:
         known = Schema.of(fields, schema, complete({name: fields[name] for name in schema.names}, columns))
     left_out = tuple(name for name in plan.left_out if name not in fields)
     return replace(survey, schema=known, left_out=left_out)

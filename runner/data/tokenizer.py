@@ -200,6 +200,11 @@ class SentencePieceTokenizer(Tokenizer):
     def to_files(self) -> dict[str, bytes]:
         return {SETTINGS_FILE: self._settings(field_delimiter=self.field_delimiter), MODEL_FILE: self.model}
 
+    @property
+    def escapes(self) -> dict[str, str]:
+        """How the characters are written that SentencePiece keeps for itself."""
+        return dict(_CODES) if self._escapes else {}
+
 
 def train_tokenizer(
     kind: str,

@@ -23,10 +23,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from runner.config import GenerationConfig
+from runner.data.automaton import Automaton
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.texts import to_texts
 from runner.errors import JobFailedError
-from runner.generation.rows import Record, Rows, make_rows
+from runner.generation.grammar import compile_grammar
+from runner.generation.rows import Record, Rows, learned_schema, make_rows
 from runner.generation.validators import Validator
 from runner.model.artifact import TrainedModel
 from runner.model.choice import check_choice
@@ -101,16 +103,27 @@ class Generated:
 class RecordMaker:
     """Makes records with one model and one set of settings.
 
-    `training`: the sorted hashes of the training records, for `not_in_training`.
+    `training`: the sorted hashes of the training records, for `not_in_training`. `masked`: no text is drawn that the
+    rules exclude, as far as `runner.generation.grammar` can say; else it is drawn and left out.
+
+    Raises:
+        ConfigError: no record keeps the rules, or none that a prompt begins.
     """
 
     def __init__(
-        self, model: TrainedModel, settings: SamplingSettings, training: NDArray[np.uint64] | None = None
+        self,
+        model: TrainedModel,
+        settings: SamplingSettings,
+        training: NDArray[np.uint64] | None = None,
+        *,
+        masked: bool = True,
     ) -> None:
         from runner.model.sampling import Sampler
 
         self.settings = settings
-        self.validator = Validator(settings.validation, model.columns, model.field_delimiter)
+        learned = learned_schema(model)
+        columns = model.columns if learned is None else learned.names
+        self.validator = Validator(settings.validation, columns, model.field_delimiter)
         self._training = training
         self._model = model
         is_table = isinstance(model.tokenizer, FieldTokenizer)
@@ -122,7 +135,7 @@ class RecordMaker:
             temperature=settings.temperature,
             top_k=settings.top_k,
             top_p=settings.top_p,
-            automaton=model.tokenizer.automaton() if isinstance(model.tokenizer, FieldTokenizer) else None,
+            automaton=_automaton(model, settings) if masked or is_table else None,
         )
 
     def make(
@@ -185,6 +198,12 @@ class RecordMaker:
                 known = are_in(self._training, [record.text for record in records])
             yield from zip(missing[drawn : drawn + len(records)], records, known, strict=True)
             drawn += len(records)
+
+
+def _automaton(model: TrainedModel, settings: SamplingSettings) -> Automaton | None:
+    if isinstance(model.tokenizer, FieldTokenizer):
+        return model.tokenizer.automaton()
+    return compile_grammar(settings.validation, model.columns, model.field_delimiter, model.tokenizer).automaton
 
 
 class _Tally:

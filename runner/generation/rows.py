@@ -18,7 +18,9 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from runner.data.schema import Codec, Schema
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.texts import row_texts, to_texts
 from runner.data.tokenizer import Tokenizer
@@ -87,7 +89,12 @@ class TableRows:
     """Records of a table. All that were read are held until it is made."""
 
     def __init__(self, tokenizer: FieldTokenizer, validator: Validator, seed: int) -> None:
-        self._tokenizer = tokenizer
+        schema = tokenizer.schema
+        learned = [
+            (codec, nullable) for codec, nullable in zip(schema.codecs, schema.nullable, strict=True) if codec.slots
+        ]
+        self._schema = schema
+        self._learned = FieldTokenizer(Schema(*zip(*learned, strict=True)))  # of the same tokens
         self._validator = validator
         self._seed = seed
         self._parts: list[pa.Table] = []
@@ -95,29 +102,29 @@ class TableRows:
 
     def read(self, batch: Sequence[Sequence[int]], first_draw: int) -> list[Record]:
         draws = np.arange(first_draw, first_draw + len(batch))
-        rows = pa.Table.from_struct_array(self._tokenizer.decode_batch(batch, draws, self._seed))
+        rows = pa.Table.from_struct_array(self._learned.decode_batch(batch, draws, self._seed))
         place = self._read
         self._parts.append(rows)
         self._read += len(batch)
-        texts = row_texts(rows.select(self._tokenizer.schema.learned.names).columns).to_pylist()
+        texts = row_texts(rows.columns).to_pylist()
         return [Record(text, place + i, partial(self._check, rows, i)) for i, text in enumerate(texts)]
 
     def to_table(self, kept: Sequence[Record], first: int) -> pa.Table:
-        schema = self._tokenizer.schema
-        table = pa.concat_tables([schema.arrow.empty_table(), *self._parts])
-        table = table.take(pa.array([record.place for record in kept], pa.int64()))
+        rows = pa.concat_tables([self._schema.learned.empty_table(), *self._parts])
+        rows = rows.take(pa.array([record.place for record in kept], pa.int64()))
         numbers = np.arange(first, first + len(kept))
-        for codec in schema.codecs:
-            if not codec.slots and codec.name in table.column_names:
-                place = table.column_names.index(codec.name)
-                try:
-                    made = codec.decode(None, numbers, self._seed)
-                except pa.ArrowException as error:
-                    raise ConfigError(
-                        f"fields.{codec.name}: {codec.type} is too small for the numbers of so many records: {error}"
-                    ) from None
-                table = table.set_column(place, schema.arrow.field(codec.name), made)
-        return table
+        made = {codec.name: codec for codec in self._schema.codecs if not codec.slots}
+        columns = [self._make(made[name], numbers) if name in made else rows[name] for name in self._schema.arrow.names]
+        return pa.table(columns, schema=self._schema.arrow)
+
+    def _make(self, codec: Codec, numbers: NDArray[np.int64]) -> pa.Array:
+        """A column that names the rows, by their numbers in the output."""
+        try:
+            return codec.decode(None, numbers, self._seed)
+        except pa.ArrowException as error:
+            raise ConfigError(
+                f"fields.{codec.name}: {codec.type} is too small for the numbers of so many records: {error}"
+            ) from None
 
     def _check(self, rows: pa.Table, place: int) -> Verdict:
         """The rules see a null as an empty text."""

@@ -35,7 +35,9 @@ from runner.generation.records import RecordMaker, SamplingSettings, hash_texts
 from runner.run_directory import GENERATION
 from runner.storage import Folder, shown_name
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+UNMASKED_VERSION = 1
+"""Folders of this version are gone on with as they were begun: what the rules exclude is drawn and left out."""
 DRAWS_PER_SHARD = 1 << 32
 READERS = 16
 SETTINGS_FILE = "settings.json"
@@ -48,7 +50,7 @@ class Generation:
     """All that the shards of a folder are a function of; but for `run_uri`, where the model is, and `actors`.
 
     `model`: the digest of the run's model. `training`: a fingerprint of the training records, where they matter.
-    `actors`: how many make shards; None: one for each core.
+    `actors`: how many make shards; None: one for each core. `version`: that of the folder.
     """
 
     run_uri: str
@@ -57,6 +59,7 @@ class Generation:
     rows_per_shard: int
     training: str | None = None
     actors: int | None = None
+    version: int = FORMAT_VERSION
 
     @property
     def shards(self) -> int:
@@ -69,7 +72,7 @@ class Generation:
         settings["validation"] = self.settings.validation.model_dump(mode="json", exclude={"actors"})
         settings["prompts"] = hashlib.sha256(_prompts_file(self.settings)).hexdigest()
         return {
-            "version": FORMAT_VERSION,
+            "version": self.version,
             "run_uri": self.run_uri,
             "model": self.model,
             "settings": settings,
@@ -114,7 +117,10 @@ def claim_folder(folder: Folder, generation: Generation) -> None:
         if (other := folder.find_file(but=ours)) is not None and not books.exists(SETTINGS_FILE):
             raise ConfigError(f"{folder.uri} holds other files, such as {shown_name(other)}: choose an empty folder")
         books.create(SETTINGS_FILE, settings)
-    there, here = _flat(_read_settings(folder)), _flat(generation.to_dict())
+    if (found := _read_settings(folder))["version"] == UNMASKED_VERSION:
+        generation = replace(generation, version=UNMASKED_VERSION)
+        settings = json.dumps(generation.to_dict(), indent=1).encode()
+    there, here = _flat(found), _flat(generation.to_dict())
     if different := sorted(name for name in there | here if there.get(name) != here.get(name)):
         first = different[0]
         raise ConfigError(
@@ -133,7 +139,7 @@ def read_generation(folder: Folder) -> Generation:
         prompts = tuple(json.loads(books.read(PROMPTS_FILE)))
     except ObjectNotFoundError as error:
         raise CorruptError(f"{folder.uri}: no generation here") from error
-    if values["version"] != FORMAT_VERSION:
+    if values["version"] not in (UNMASKED_VERSION, FORMAT_VERSION):
         raise CorruptError(f"{folder.uri}: written by another version of runner")
     settings: dict[str, Any] = values["settings"]
     validation = GenerationConfig.model_validate(settings["validation"])
@@ -144,6 +150,7 @@ def read_generation(folder: Folder) -> Generation:
         values["rows_per_shard"],
         values["training"],
         values["actors"],
+        values["version"],
     )
 
 

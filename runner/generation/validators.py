@@ -45,7 +45,7 @@ class Validator:
         self._rules = [
             (index, name, rule)
             for index, name in enumerate(self.columns)
-            for rule in _rules(config.columns.get(name, ColumnRule()))
+            for rule in value_rules(config.columns.get(name, ColumnRule()))
         ]
         self._name = config.validator or ""
         self._function = import_object(config.validator, "generation.validator") if config.validator else None
@@ -93,7 +93,7 @@ class Validator:
         )
 
 
-def _rules(rule: ColumnRule) -> list[Rule]:
+def value_rules(rule: ColumnRule) -> list[Rule]:
     """The rules of one column, each as a function."""
     found: list[Rule] = []
     if rule.pattern is not None:

@@ -10,6 +10,7 @@ Keras callbacks use `call`, which is batch-major; generation uses `initial_state
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -19,7 +20,7 @@ import tensorflow as tf
 from runner.errors import ConfigError, CorruptError
 from runner.model import kernels
 from runner.model.dropout import dropout_mask
-from runner.model.objective import loss_sums
+from runner.model.objective import loss_sums, loss_sums_by_slot
 
 State = Sequence[tuple[tf.Tensor, tf.Tensor]]
 """Per LSTM layer h and c, each (B, H)."""
@@ -90,12 +91,13 @@ class Network(keras.Model):
         self.rnn_initializer = rnn_initializer
         self.seed = seed
         self.slots = None if slots is None else tuple(slots)
-        seeds = iter(np.random.SeedSequence(seed).generate_state(2 + 2 * layers + any_order).tolist())
+        *others, for_slots = np.random.SeedSequence(seed).generate_state(3 + 2 * layers).tolist()
+        seeds = iter(others)
         initializer = _initializer("uniform", next(seeds))
         self.embedding = keras.layers.Embedding(vocab_size, embedding_dim, initializer, name="embedding")
         self.next_slot = None
         if self.slots is not None and any_order:
-            initializer = _initializer("uniform", next(seeds))
+            initializer = _initializer("uniform", for_slots)
             self.next_slot = keras.layers.Embedding(len(self.slots), embedding_dim, initializer, name="next_slot")
         self.lstms = [
             TimeMajorLSTM(
@@ -138,13 +140,13 @@ class Network(keras.Model):
         self, ids: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, dropout_keys: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Summed cross-entropy and right predictions of a batch; all arguments (B, T)."""
-        return loss_sums(
+        sums = loss_sums if self.slots is None else partial(loss_sums_by_slot, self.slots)
+        return sums(
             kernels.flatten_time(self.hidden(ids, dropout_keys, targets)),
             _tensor(self.dense.kernel),
             _tensor(self.dense.bias),
             tf.reshape(tf.transpose(targets), [-1]),
             tf.reshape(tf.transpose(weights), [-1]),
-            *([] if self.slots is None else [self.slots_of_tokens()]),
         )
 
     def hidden(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from runner.config import JobConfig
 from runner.data.batches import BatchPlan
 from runner.data.files import SourceFile
-from runner.data.prepare import token_key
+from runner.data.prepare import is_made_from
 from runner.data.records import read_records
 from runner.data.schema import Schema
 from runner.data.survey import count_rows, survey_records
@@ -62,7 +62,7 @@ def read_real_records(
     Raises:
         DataError: the records are gone, cannot be read, or are not those the run was trained on.
     """
-    if tokens_key is not None and token_key(config, files) != tokens_key:
+    if tokens_key is not None and not is_made_from(tokens_key, config, files):
         raise DataError(f"{config.data.uri}: the records or the tokenizer are not those that the run was trained on")
     columns = None if schema is None else schema.learned
     survey = survey_records(config.data, files) if columns is None else count_rows(config.data, files, columns)

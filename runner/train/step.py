@@ -251,11 +251,11 @@ def microbatch_that_fits(rows: int, bytes_per_row: int, memory_bytes: int) -> in
     return None if rows <= fitting else int(fitting)
 
 
-def activation_bytes(vocab_size: int, embedding_dim: int, rnn_units: int, layers: int, seq_length: int) -> int:
+def activation_bytes(logits: int, embedding_dim: int, rnn_units: int, layers: int, seq_length: int) -> int:
     """Roughly what one row of a physical batch takes in a training step.
 
-    Each position keeps logits and their gradient with one temporary, and for each layer input, mask, gates, cell
-    and output, and their gradients.
+    `logits`: those of a position, all ids or of a table the largest slot's. Each position keeps logits and their
+    gradient with one temporary, and for each layer input, mask, gates, cell and output, and their gradients.
     """
-    floats = 3 * vocab_size + 3 * embedding_dim + layers * 20 * rnn_units
+    floats = 3 * logits + 3 * embedding_dim + layers * 20 * rnn_units
     return int(np.dtype(np.float32).itemsize) * seq_length * floats

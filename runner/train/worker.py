@@ -10,12 +10,11 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -38,6 +37,7 @@ from runner.train.feed import Feed
 from runner.train.heartbeat import Heartbeat, LogFile
 from runner.train.keras_callbacks import make_callbacks
 from runner.train.loop import TrainingLoop
+from runner.train.optimizer import build_optimizer, check_rate_setters
 from runner.train.private_run import charge_again, settle
 from runner.train.progress import Ending
 from runner.train.series import first_weights
@@ -84,9 +84,11 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     heartbeat.report("preparing", "building the network")
     folder = open_folder(task.tokens_uri)
     tokens = TokenSet.from_manifest(folder, read_manifest(folder))
+    settings = config.training
+    planned_steps = settings.epochs * make_plan(config, tokens).training_steps
     with strategy.scope():
         network = build_network(config, tokens)
-        optimizer = build_optimizer(config)
+        optimizer = build_optimizer(settings.optimizer, planned_steps)
         optimizer.build(network.trainable_variables)
         network.compile(optimizer=optimizer)
     checkpoint = newest_checkpoint(directory.folder.child("checkpoints"))
@@ -96,22 +98,22 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         )
     replicas, mine = strategy.num_replicas_in_sync, local_replicas(strategy, task.rank, task.workers)
     microbatch_size = checkpoint.state["microbatch_size"] if checkpoint else choose_microbatch(config, tokens, replicas)
-    settings = config.training
     identity: dict[str, Any] = {"tokens": tokens.key, "microbatch_size": microbatch_size}
     ledger, noise = None, None
-    plan = BatchPlan(tokens.examples, settings.batch_size, settings.seed, settings.validation_split)
+    plan = make_plan(config, tokens)
     if config.privacy.enabled:
         ledger = RunLedger.open(directory.folder, writes=is_chief)
         if tf.config.get_visible_devices("GPU"):  # A repeated step must release the same numbers.
             tf.config.experimental.enable_op_determinism()
         conditions = fingerprint(
-            _conditions(config, identity, replicas, task) | {"cut_epochs": _cut_epochs(checkpoint, ledger)}
+            _conditions(config, identity, replicas, task, planned_steps)
+            | {"cut_epochs": _cut_epochs(checkpoint, ledger)}
         )
         ledger.begin(conditions, (checkpoint.state["branch"], checkpoint.step) if checkpoint else None)
         identity["branch"] = ledger.branch
         if is_chief and ledger.branch > 0:
             charge_again(config, ledger)
-        plan = PoissonPlan(**asdict(plan), key=ledger.key.for_sampling(ledger.branch))
+        plan = make_plan(config, tokens, ledger.key.for_sampling(ledger.branch))
         ledger.check_sampler(plan)
         if mine[0] == 0:
             weights = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
@@ -119,6 +121,8 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     fields = None
     if network.next_slot is not None and tokens.slots is not None:
         fields = tokens.slots.fields_of_tokens()
+    callbacks = make_callbacks(settings.callbacks, is_chief=is_chief)
+    check_rate_setters(settings.optimizer, callbacks)
     loop = TrainingLoop(
         settings=settings,
         network=network,
@@ -135,7 +139,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         feed=Feed(Examples(tokens, config.data.cache_gib), plan, mine, replicas, noise, fields),
         directory=directory,
         heartbeat=heartbeat,
-        callbacks=make_callbacks(settings.callbacks, is_chief=is_chief),
+        callbacks=callbacks,
         epoch_callback=(
             import_object(settings.epoch_callback, "training.epoch_callback") if settings.epoch_callback else None
         ),
@@ -174,19 +178,28 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     return ending
 
 
-def _conditions(config: JobConfig, identity: dict[str, Any], replicas: int, task: WorkerTask) -> dict[str, Any]:
-    """All that a private step's sum depends on besides weights and batch, down to its last bit."""
+def _conditions(
+    config: JobConfig, identity: dict[str, Any], replicas: int, task: WorkerTask, planned_steps: int
+) -> dict[str, Any]:
+    """All that a private step's sum depends on besides weights and batch, down to its last bit.
+
+    Settings that a run begun earlier did not know are left out where they change nothing, so that it goes on.
+    """
     training = config.training
+    has_schedule = training.optimizer.schedule is not None
     return {
         **identity,
         "model": config.model.model_dump(mode="json"),
         "training": training.model_dump(
-            mode="json", include={"batch_size", "optimizer", "validation_split", "callbacks", "seed"}
+            mode="json",
+            include={"batch_size", "optimizer", "validation_split", "callbacks", "seed"},
+            exclude=None if has_schedule else {"optimizer": {"schedule"}},
         ),
+        **({"planned_steps": planned_steps} if has_schedule else {}),
         "privacy": config.privacy.model_dump(
             mode="json", include={"noise_multiplier", "target_epsilon", "l2_norm_clip"}
         ),
-        **({"field_order": "random"} if config.examples.field_order == "random" else {}),  # as of runs begun without
+        **({"field_order": "random"} if config.examples.field_order == "random" else {}),
         "replicas": replicas,
         "workers": task.workers,
         "threads": task.threads or os.cpu_count(),
@@ -200,6 +213,13 @@ def _cut_epochs(checkpoint: Checkpoint | None, ledger: RunLedger) -> list[tuple[
     its place in the plan are no longer those of a run that was not cut."""
     rows = checkpoint.state["progress"]["rows"] if checkpoint else []
     return [(row["epoch"], row["steps"]) for row in rows if row["steps"] != ledger.state.mechanism.steps_per_epoch]
+
+
+def make_plan(config: JobConfig, tokens: TokenSet, key: tuple[int, int] = (0, 0)) -> BatchPlan:
+    """The job's batches; `key`: of a private run's draws."""
+    settings = config.training
+    order = (tokens.examples, settings.batch_size, settings.seed, settings.validation_split)
+    return PoissonPlan(*order, key=key) if config.privacy.enabled else BatchPlan(*order)
 
 
 def build_network(config: JobConfig, tokens: TokenSet) -> Network:
@@ -218,19 +238,6 @@ def build_network(config: JobConfig, tokens: TokenSet) -> Network:
     )
 
 
-def build_optimizer(config: JobConfig) -> keras.optimizers.Optimizer:
-    """The job's optimizer."""
-    kinds: dict[str, Any] = {
-        "rmsprop": keras.optimizers.RMSprop,
-        "adam": keras.optimizers.Adam,
-        "sgd": keras.optimizers.SGD,
-    }
-    settings = config.training.optimizer
-    average = {} if settings.ema_momentum is None else {"use_ema": True, "ema_momentum": settings.ema_momentum}
-    # Keras numbers its own names by process, and a checkpoint has the variables by name.
-    return kinds[settings.name](settings.learning_rate, name=settings.name, **average)
-
-
 def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int) -> int | None:
     """The job's `microbatch_size`, or one whose activations fit this machine's memory.
 
@@ -240,7 +247,8 @@ def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int) -> int
         return config.training.microbatch_size
     model = config.model
     memory = memory_bytes() // (1 if tf.config.list_logical_devices("GPU") else replicas)
-    row = activation_bytes(tokens.vocab_size, model.embedding_dim, model.rnn_units, model.layers, tokens.seq_length)
+    logits = tokens.vocab_size if tokens.slots is None else max(tokens.slots.sizes)
+    row = activation_bytes(logits, model.embedding_dim, model.rnn_units, model.layers, tokens.seq_length)
     return microbatch_that_fits(-(-config.training.batch_size // replicas), row, memory)
 
 

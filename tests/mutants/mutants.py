@@ -346,3 +346,6 @@ def records_that_are_not_finite_are_let_in() -> None:
         return products
 
     clipping._without_non_finite = faulty
+
+
+from tests.mutants import looked_up  # noqa: E402, F401 - it registers more of them

@@ -31,6 +31,8 @@ COLUMNS: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
     "moment": (pa.timestamp("ms", "Europe/Berlin"), st.sampled_from([MOMENT, MOMENT.replace(second=0)])),
     "text": (pa.string(), st.text(max_size=2)),
     "written": (pa.string(), st.integers(-9, 99).map(str)),
+    "gaps": (pa.string(), st.sampled_from(["", "7", "8.50", "9.25", "10"])),
+    "imported": (pa.string(), st.sampled_from(["", "2001-01-01", "2024-02-29"])),
     "category": (pa.dictionary(pa.int8(), pa.string()), st.sampled_from(["a", "b"])),
     "boolean": (pa.bool_(), st.booleans()),
     "bytes": (pa.binary(), st.sampled_from([b"x", b"yz"])),
@@ -55,8 +57,9 @@ def plain(summary: ColumnSummary) -> Any:
     ends = {str(kind): (e.least.tolist(), e.largest.tolist(), e.places.tolist()) for kind, e in summary.ends.items()}
     sample = summary.sample.trimmed()
     return (
-        (summary.rows, summary.nulls, summary.not_numbers, summary.outside, summary.outside_examples, summary.longest),
-        ends if summary.values else None,
+        (summary.rows, summary.nulls, summary.not_numbers, summary.empty, summary.longest),
+        (summary.outside, summary.outside_examples),
+        ends if summary.filled else None,
         None if counts is None else (counts[0].to_pylist(), counts[1].tolist()),
         (sample.keys.tolist(), sample.values.to_pylist()),
     )
@@ -74,6 +77,10 @@ def test_sums_are_the_same_whatever_the_order_and_the_split(kind: str, data: st.
         patch.setattr(found, "SAMPLE_ROWS", 6)
         patch.setattr(found, "ENDS", 3)
         assert plain(summary(column, *cuts)) == plain(summary(column))
+        one_by_one = ColumnSummary.of("x", None, arrow)
+        for start, stop in zip([0, *cuts], [*cuts, len(column)], strict=True):
+            one_by_one = one_by_one.add(column.slice(start, stop - start), start)
+        assert plain(one_by_one) == plain(summary(column))
 
 
 @settings(max_examples=50)
@@ -105,6 +112,12 @@ def test_beyond_the_bounds_of_memory_the_sample_stands_for_the_rows(monkeypatch:
     sampled = np.repeat(values.to_numpy(), counts)
     for share in (0.3, 0.5, 0.9):
         assert (numbers <= np.quantile(sampled, share)).mean() == pytest.approx(share, abs=0.035)
+
+
+def test_long_texts_are_not_counted_beyond_the_bounds_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(found, "MOST_BYTES", 1_000)
+    assert summary(pa.array(["a" * 250, "b" * 250, "c" * 250, "d" * 250])).counts() is not None
+    assert summary(pa.array(["a" * 250, "b" * 250, "c" * 250, "d" * 251])).counts() is None
 
 
 def test_what_a_declaration_rules_out_is_counted_and_shown() -> None:

@@ -26,6 +26,7 @@ from tests.unit.test_found import COLUMNS, summary
 
 FIELD: TypeAdapter[Any] = TypeAdapter(FieldConfig)
 ROWS = 600
+MOSTLY_A = ["a"] * 500 + [f"b{row % 11}" for row in range(99)]
 DAYS = ["2001-01-01", "2024-02-29"]
 ORDER = np.random.default_rng(0).permutation(ROWS)
 
@@ -68,6 +69,15 @@ def repeated(*values: Any) -> list[Any]:
             {"kind": "datetime", "range": ["2001-01-01T07:30:00", "2024-02-29T00:00:00"], "resolution": "minute"},
         ),
         (repeated(time(7), time(8)), pa.time32("s"), {"kind": "category", "values": ["07:00:00", "08:00:00"]}),
+        (
+            ["a"] * 500 + [f"b{row % 11}" for row in range(99)],
+            None,
+            {"kind": "category", "values": ["a"], "outside": "rare"},
+        ),
+        # What is no text cannot be learned letter by letter.
+        ([time(row // 60, row % 60) for row in ORDER], None, {"kind": "id"}),
+        ((ORDER.astype(np.uint64) // 2 + 1) << 53, None, {"kind": "id"}),
+        (ORDER // 2 * 10**18 / 7, None, {"kind": "id"}),
         # Few numbers in a text are codes. Many are numbers, unless they are written in another way than numbers are.
         (repeated("1", "2"), None, {"kind": "category", "values": ["1", "2"]}),
         (repeated(*DAYS), None, {"kind": "date", "range": DAYS}),
@@ -90,6 +100,19 @@ def test_a_column_gets_the_kind_of_its_type_and_values(
 ) -> None:
     entry = proposed(values, kind).values
     assert list(entry.items()) == [*expected.items(), *([] if expected["kind"] == "id" else [("nullable", False)])]
+
+
+def test_empty_texts_among_numbers_are_nulls() -> None:
+    entry = proposed([*(str(row // 6) for row in ORDER), "", "", ""])
+    assert entry.values == {"kind": "integer", "range": [1, 98], "outside": "clip", "nullable": True}
+    assert entry.note == "101 distinct, 12 rows beyond the range, taken as its ends, 3 rows empty, taken as null"
+    assert proposed(repeated("1", "2", "")).values["values"] == ["", "1", "2"]
+    assert proposed([""] * ROWS).values == {"kind": "category", "values": [""], "nullable": False}
+    told = summary(pa.array(["7", "", "12"]), 2, field=IntegerField(kind="integer", range=(0, 9)))
+    assert (told.outside_examples, told.empty, [str(kind) for kind in told.ends]) == (("12",), 1, ["int64", "double"])
+    field = IntegerField(kind="integer", range=(0, 12), nullable=False)
+    with pytest.raises(DataError, match=r"1 of 3 values are empty, but fields\.x\.nullable is false"):
+        complete({"x": field}, {"x": summary(pa.array(["7", "", "12"]), field=field)})
 
 
 def test_nulls_are_said() -> None:

@@ -29,11 +29,13 @@ from runner.data.schema.codec import (
     Tokens,
     null_mask,
     plain_type,
+    take,
     texts_of,
     trace_states,
+    with_room,
 )
 from runner.data.schema.values import from_texts
-from runner.data.texts import TEXT, to_texts
+from runner.data.texts import TEXT
 from runner.errors import DataError
 
 
@@ -54,7 +56,7 @@ class CategoryCodec(Codec):
     ) -> None:
         """Raises DataError: values that the type does not have, or twice the same, or too many."""
         self.kind = "boolean" if boolean else "category"
-        self.name, self.type, self.nullable = name, _with_room(kind, len(values)), nullable
+        self.name, self.type, self.nullable = name, with_room(kind, len(values)), nullable
         self.rare = rare or outside == "rare"
         self.outside = "rare" if rare and outside == "refuse" else outside
         if len(values) > MOST_VALUES:
@@ -63,7 +65,7 @@ class CategoryCodec(Codec):
                 "take kind text, integer or id, or a larger min_count"
             )
         self._values = self._typed(values)
-        self._texts = to_texts(self._values)
+        self._texts = texts_of(self._values, name)
         self.values = tuple(self._texts.to_pylist())
         if (twice := find_repeat(self.values)) is not None:
             raise DataError(f"fields.{name}.values: {twice} is there twice, as {kind} sees it")
@@ -103,7 +105,7 @@ class CategoryCodec(Codec):
         if types.is_dictionary(self.type):
             indices = pa.array(places, self.type.index_type, mask=missing)
             return pa.DictionaryArray.from_arrays(indices, self._values, ordered=self.type.ordered)
-        return self._values.take(pa.array(places, pa.int32(), mask=missing))
+        return take(self._values, pa.array(places, pa.int32(), mask=missing))
 
     def states(self) -> tuple[State, ...]:
         drawn = dict.fromkeys(range(len(self.values)), DONE) | ({self.null_token: DONE} if self.nullable else {})
@@ -134,13 +136,6 @@ class CategoryCodec(Codec):
             outside=plain["outside"],
             boolean=plain["kind"] == "boolean",
         )
-
-
-def _with_room(kind: pa.DataType, values: int) -> pa.DataType:
-    """The type, with indices that count so many values where it is one of dictionaries."""
-    if types.is_dictionary(kind) and values > np.iinfo(kind.index_type.to_pandas_dtype()).max:
-        return pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
-    return kind
 
 
 def _reads(text: str, kind: pa.DataType) -> bool:

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types
 
+from runner.data.schema.values import from_texts
 from runner.data.texts import TEXT, NoTextError, is_text, to_texts
 from runner.errors import DataError
 
@@ -38,7 +39,7 @@ Mask: TypeAlias = NDArray[np.bool_]
 class Read(NamedTuple):
     """A column's values, whatever a codec reads them as, (n,); which are null, and which the schema does not have."""
 
-    values: NDArray[Any]
+    values: Any
     null: Mask
     strange: Mask
 
@@ -131,12 +132,15 @@ class Codec(ABC):
         where, count = f"column {self.name}", int(refused.sum())
         key = f"fields.{self.name}"
         if not (strange := refused & read.strange).any():
-            return f"{where}: {count:,} values are null, but {key}.nullable is false"
+            return f"{where}: {_many(count)} null, but {key}.nullable is false"
         example = column.filter(pa.array(strange)).slice(0, 1)
-        shown = to_texts(example)[0].as_py()
-        many = f"{count:,} values are" if count > 1 else "a value is"
+        shown = to_texts(example).cast(pa.large_binary())[0].as_py().decode(errors="backslashreplace")
         how = "; change that" if self.outside != "refuse" else f"; change that, or say in {key}.outside what to do"
-        return f"{where}: {many} outside {self.range_words()}, such as {shown!r:.200}{how}"
+        return f"{where}: {_many(count)} outside {self.range_words()}, such as {shown!r:.200}{how}"
+
+
+def _many(count: int) -> str:
+    return f"{count:,} values are" if count > 1 else "a value is"
 
 
 def trace_states(
@@ -178,7 +182,15 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 def plain_values(column: pa.Array) -> pa.Array:
     """A column without a dictionary."""
-    return column.dictionary_decode() if types.is_dictionary(column.type) else column
+    return take(column.dictionary, column.indices) if types.is_dictionary(column.type) else column
+
+
+def take(values: pa.Array, places: pa.Array) -> pa.Array:
+    """Values by their places, null for null. Arrow itself takes none of views."""
+    kind = values.type
+    if not (types.is_string_view(kind) or types.is_binary_view(kind)):
+        return values.take(places)
+    return values.cast(pa.large_string() if types.is_string_view(kind) else pa.large_binary()).take(places).cast(kind)
 
 
 def reading_type(kind: pa.DataType, written: pa.DataType) -> pa.DataType:
@@ -197,17 +209,28 @@ def type_of(text: str) -> pa.DataType:
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text))).field(0).type
 
 
+def with_room(kind: pa.DataType, values: int) -> pa.DataType:
+    """The type, with indices that count so many values where it is one of dictionaries."""
+    if types.is_dictionary(kind) and values - 1 > np.iinfo(kind.index_type.to_pandas_dtype()).max:
+        return pa.dictionary(pa.int64(), kind.value_type, kind.ordered)
+    return kind
+
+
 def typed(values: pa.Array, kind: pa.DataType) -> pa.Array:
     """Plain values as a type, which may be one of dictionaries, or of texts."""
     plain = plain_type(kind)
     if is_text(plain) and not is_text(values.type):
         values = to_texts(values)
-    values = values.cast(plain)
-    return pc.dictionary_encode(values).cast(kind) if types.is_dictionary(kind) else values
+    if not types.is_dictionary(kind):
+        return values.cast(plain)
+    return from_texts(to_texts(values.cast(plain)), kind)  # Of many types Arrow itself makes no dictionaries.
 
 
 def texts_of(column: pa.Array, name: str) -> pa.Array:
-    """Raises DataError: values that have no text."""
+    """The texts of categories; zero has one. Raises DataError: values that have no text."""
+    if types.is_floating(kind := column.type):
+        wide = column.cast(pa.float32()) if types.is_float16(kind) else column  # Of halves Arrow makes no sums.
+        column = pc.add(wide, pa.scalar(0.0, wide.type)).cast(kind)
     try:
         return to_texts(column)
     except NoTextError as error:
@@ -224,11 +247,16 @@ def draw_bits(name: str, rows: NDArray[np.int64], seed: int) -> NDArray[np.uint6
 
 
 def read_as(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Mask]:
-    """A column's values as a plain type that texts are written as, and which texts are no such value: null then."""
+    """A column's values as a plain type that texts are written as, and which texts are no such value: null then.
+
+    Empty texts are null: CSV has no other word for it.
+    """
     values = plain_values(column)
     if not is_text(values.type) or is_text(kind):
         return values, np.zeros(len(column), bool)
     texts = to_texts(values)
+    if pc.any(empty := pc.equal(texts, "")).as_py():
+        texts = pc.if_else(empty, pa.scalar(None, texts.type), texts)
     try:
         return texts.cast(kind), np.zeros(len(column), bool)
     except pa.ArrowException:

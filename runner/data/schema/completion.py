@@ -7,22 +7,25 @@ Values that fewer than `min_count` records have become one rare value. A range g
 the tenth largest; what is beyond is clipped to it.
 """
 
+# pyarrow.compute makes its functions when it is imported, out of sight of type checkers.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types
 
 from runner.config.fields import (
     LARGEST_UNITS,
     MOST_VALUES,
-    BooleanField,
     CategoryField,
     DateField,
     DatetimeField,
@@ -61,7 +64,8 @@ class CompleteField:
 
     `reading`: of numbers, dates and moments, the type as which the column's values, or its texts, are taken. `rare`:
     there is a rare value. `values` and `counts`, of integers and numbers: the distinct values in units of
-    10^-decimals, within the range, and their weights; `frequent`: those that are values of their own. `texts`: of a
+    10^-decimals, within the range, and their weights; `frequent`: those that are values of their own. With `edges`,
+    which bound parts of the range (one more than `counts`), these are the weights of the parts instead. `texts`: of a
     text, a sample to train its tokenizer on. `rare_records`, `clipped` and `rounded` count the records that do not come
     back as they were.
     """
@@ -71,11 +75,20 @@ class CompleteField:
     rare: bool = False
     values: NDArray[np.int64] | None = None
     counts: NDArray[np.int64] | None = None
+    edges: NDArray[np.int64] | None = None
     frequent: tuple[int, ...] = ()
     texts: pa.Array | None = None
     rare_records: int = 0
     clipped: int = 0
     rounded: int = 0
+
+
+def declared(fields: Mapping[str, FieldConfig]) -> dict[str, CompleteField]:
+    """Every field as a private job declares it: nothing of the records is in it."""
+    return {
+        name: CompleteField(field, rare=isinstance(field, CategoryField) and field.outside == "rare")
+        for name, field in fields.items()
+    }
 
 
 def complete(fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSummary]) -> dict[str, CompleteField]:
@@ -84,6 +97,7 @@ def complete(fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSu
     Raises:
         DataError: a column's values are not what its field says, or do not tell what is open.
     """
+    check_declared(fields, summaries)
     found: dict[str, CompleteField] = {}
     mistakes: list[str] = []
     for name, field in fields.items():
@@ -103,9 +117,15 @@ def complete_field(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
     """One of them."""
     if isinstance(field, IdField):
         return CompleteField(field)
-    _check_declared(field, summary)
     if field.nullable is None:
-        field = field.model_copy(update={"nullable": summary.nulls + summary.not_numbers > 0})
+        field = field.model_copy(update={"nullable": count_missing(field, summary) > 0})
+    found = _complete(field, summary)
+    if summary.not_numbers and not found.rare and getattr(found.field, "outside", None) == "refuse":
+        return replace(found, field=found.field.model_copy(update={"outside": "null"}))
+    return found
+
+
+def _complete(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
     match field:
         case CategoryField():
             return _category(field, summary)
@@ -121,22 +141,51 @@ def complete_field(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
             return CompleteField(field)
 
 
-def _check_declared(field: FieldConfig, summary: ColumnSummary) -> None:
-    """Whether the values are what a field says, where it refuses others."""
-    missing = summary.nulls + summary.not_numbers
+def check_declared(
+    fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSummary], *, is_private: bool = False
+) -> None:
+    """Whether the values are what the fields say, where they refuse others.
+
+    Raises:
+        DataError: a line for each column where they are not, with some of the values unless they are private. Of
+            private records nothing is found, not even that what is no number is to be null.
+    """
+    mistakes = [
+        mistake
+        for name, field in fields.items()
+        if name in summaries and not isinstance(field, IdField)
+        for mistake in _undeclared_values(field, summaries[name], is_private=is_private)
+    ]
+    if mistakes:
+        raise DataError(*mistakes)
+
+
+def _undeclared_values(field: FieldConfig, summary: ColumnSummary, *, is_private: bool) -> Iterator[str]:
+    key, missing = f"fields.{summary.name}", count_missing(field, summary)
     if missing and getattr(field, "nullable", None) is False:
-        what = "null" if summary.nulls else "not a number, or infinite"
-        raise DataError(
-            f"column {summary.name}: {missing:,} of {summary.rows:,} values are {what}, but "
-            f"fields.{summary.name}.nullable is false; make it true"
+        what = "null" if summary.nulls else "empty" if summary.empty else "not a number, or infinite"
+        yield (
+            f"column {summary.name}: {missing:,} of {summary.rows:,} values are {what}, but {key}.nullable is false; "
+            "make it true"
         )
-    outside: str | None = getattr(field, "outside", "refuse")
-    if summary.outside and outside == "refuse":
-        instead = "" if isinstance(field, BooleanField) else f", or set fields.{summary.name}.outside"
-        raise DataError(
-            f"column {summary.name}: {summary.outside:,} of {summary.rows:,} values are outside the schema, such as "
-            f"{', '.join(map(shortened, summary.outside_examples))}; declare them{instead}"
+    if is_private and summary.not_numbers and getattr(field, "outside", "refuse") == "refuse":
+        yield (
+            f"column {summary.name}: {summary.not_numbers:,} of {summary.rows:,} values are not a number, or infinite; "
+            f"set {key}.outside to null"
         )
+    if summary.outside and getattr(field, "outside", "refuse") == "refuse":
+        instead = {"category": "rare or null", "boolean": ""}.get(field.kind, "clip or null")
+        examples = f", such as {', '.join(map(shortened, summary.outside_examples))}" if not is_private else ""
+        yield (
+            f"column {summary.name}: {summary.outside:,} of {summary.rows:,} values are outside the schema{examples}; "
+            "declare them" + (f", or set {key}.outside to {instead}" if instead else " as a category")
+        )
+
+
+def count_missing(field: FieldConfig, summary: ColumnSummary) -> int:
+    """Values that are taken as null: nulls, floats that are no number, and empty texts where there should be one."""
+    is_read = isinstance(field, IntegerField | NumberField | DateField | DatetimeField)
+    return summary.nulls + summary.not_numbers + (summary.empty if is_read else 0)
 
 
 def shortened(value: str) -> str:
@@ -157,7 +206,7 @@ def reading_of(field: FieldConfig, summary: ColumnSummary) -> pa.DataType:
         "datetime": lambda kind: types.is_date(kind) or types.is_timestamp(kind),
     }[field.kind]
     found = next((kind for kind in summary.ends if accepts(kind)), None)
-    if found is None and not summary.values:
+    if found is None and not summary.filled:
         found = {"integer": pa.int64(), "number": pa.float64()}.get(field.kind, pa.timestamp("s"))
     if found is None:
         article = "an" if field.kind == "integer" else "a"
@@ -168,7 +217,7 @@ def reading_of(field: FieldConfig, summary: ColumnSummary) -> pa.DataType:
     return found
 
 
-def decimals_of(ends: Ends, width: float, largest: float) -> int:
+def decimals_of(ends: Ends, width: float, largest: float = 0.0) -> int:
     """How many places after the point are kept of numbers whose range is so wide.
 
     `largest`: of floats, the largest one: they tell only 2^53 units apart; 0 for other numbers.
@@ -216,7 +265,7 @@ def _measured(field: Measured, summary: ColumnSummary) -> CompleteField:
     scale = kind.scale if types.is_decimal(kind) else 0
     if field.range is not None:
         low, high = field.range
-    elif ends is not None and summary.values:
+    elif ends is not None and summary.filled:
         low, high = (_plain(end, scale) for end in (ends.least[-1], ends.largest[0]))
     else:
         low = high = 0
@@ -229,7 +278,7 @@ def _measured(field: Measured, summary: ColumnSummary) -> CompleteField:
     numbers, counts = _numbers(summary, kind)
     units = _units(numbers, scale, decimals, summary.name)
     bounds = _units(np.asarray([low, high]), 0, decimals, summary.name)
-    if found and ends is not None and summary.values:
+    if found and ends is not None and summary.filled:
         bounds = _units(np.asarray([ends.least[-1], ends.largest[0]]), scale, decimals, summary.name)
         low, high = (_plain(end, decimals) for end in bounds.tolist())
     if not found and field.outside != "clip":
@@ -284,7 +333,7 @@ def _found_moments(kind: pa.DataType, summary: ColumnSummary) -> tuple[datetime,
     """The range of a column of dates or moments, cut down to microseconds at its ends, and what it was found by."""
     _check_enough(summary)
     ends = summary.ends.get(kind)
-    if ends is None or not summary.values:
+    if ends is None or not summary.filled:
         none = np.zeros(0, np.int64)
         return EPOCH, EPOCH, Ends(none, none, none)
     if types.is_date(kind):
@@ -305,9 +354,9 @@ def _clipping(field: DateField | DatetimeField) -> dict[str, str]:
 
 def _check_enough(summary: ColumnSummary) -> None:
     """Whether the tenth smallest and the tenth largest value are a range."""
-    if 0 < summary.values < 2 * ENDS:
+    if 0 < summary.filled < 2 * ENDS:
         raise DataError(
-            f"column {summary.name} has {summary.values} values, too few to find a range that gives none of them away; "
+            f"column {summary.name} has {summary.filled} values, too few to find a range that gives none of them away; "
             f"declare fields.{summary.name}.range"
         )
 
@@ -327,9 +376,15 @@ def _largest(ends: Ends, kind: pa.DataType) -> float:
 def _numbers(summary: ColumnSummary, kind: pa.DataType) -> Counts:
     """The distinct numbers, in units of the type, and their weights."""
     values, counts = summary.counts() or summary.sampled()
-    if not is_numeric(plain_type(summary.kind)):
-        values = written_types(values).get(kind, pa.array([], pa.int64()))
-    return values.to_numpy(), counts
+    if is_numeric(plain_type(summary.kind)):
+        return values.to_numpy(), counts
+    filled = pc.not_equal(values, "")
+    read = written_types(values.filter(filled)).get(kind)
+    return (
+        (np.zeros(0, np.int64), counts[:0])
+        if read is None
+        else (read.to_numpy(), counts[filled.to_numpy(zero_copy_only=False)])
+    )
 
 
 def _units(numbers: NDArray[Any], scale: int, decimals: int, name: str) -> NDArray[np.int64]:

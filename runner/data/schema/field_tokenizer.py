@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from runner.data.automaton import Automaton
-from runner.data.schema.codec import DONE, UNUSED, Codec, State, Tokens
+from runner.data.schema.codec import DONE, UNUSED, Codec, State, Tokens, plain_type
 from runner.data.schema.schema import Schema, columns_of
 from runner.data.schema.slots import Slots
 from runner.data.schema.text import TextCodec
@@ -47,10 +47,11 @@ class FieldTokenizer(Tokenizer):
             self._first_slot[codec.name] = len(sizes)
             sizes += codec.slots
             fields += [number] * len(codec.slots)
-        self.slots = Slots(tuple(sizes), tuple(fields))
-        self.vocab_size = self.slots.vocab_size
+        slots = Slots(tuple(sizes), tuple(fields))
+        self.slots, self._sizes = slots, slots.sizes
+        self.vocab_size = slots.vocab_size
         self._starts = np.cumsum([0, *sizes[:-1]], dtype=np.int32)
-        self._slot_of = self.slots.of_tokens()
+        self._slot_of = slots.of_tokens()
         self._learned = {codec.name: codec for codec in schema.codecs if codec.slots}
 
     @property
@@ -101,7 +102,7 @@ class FieldTokenizer(Tokenizer):
         flat = np.fromiter(chain.from_iterable(batch), np.int64, int(lengths.sum()))
         slot, row = self._slot_of[flat], np.repeat(np.arange(count), lengths)
         local = (flat - self._starts[slot]).astype(np.int32)
-        by_slot = np.full((count, len(self.slots.sizes)), UNUSED, np.int32)
+        by_slot = np.full((count, len(self._sizes)), UNUSED, np.int32)
         by_slot[row, slot] = local
         numbers = np.arange(count) if rows is None else np.asarray(rows, np.int64)
         columns: list[pa.Array] = []
@@ -147,7 +148,7 @@ class FieldTokenizer(Tokenizer):
             after = base + len(states)
             for number, state in enumerate(states, base):
                 slot = self._first_slot[codec.name] + state.slot
-                ids = slice(self._starts[slot], self._starts[slot] + self.slots.sizes[slot])
+                ids = slice(self._starts[slot], self._starts[slot] + self._sizes[slot])
                 allowed[number, ids] = state.allowed
                 following[number, ids] = np.where(state.following == DONE, after, base + state.following)
                 slots[number] = slot
@@ -175,12 +176,12 @@ class FieldTokenizer(Tokenizer):
 
     def _given_tokens(self, codec: Codec, value: Any) -> list[tuple[int, int]]:
         """Slot and token of each of a given value's tokens."""
-        shown = f"{codec.name}={value}"
+        shown, kind = f"{codec.name}={value}", plain_type(codec.type)
         try:
-            column = pa.array([value], TEXT if isinstance(value, str) else codec.type)
-            column = from_texts(column, codec.type) if isinstance(value, str) else column
+            is_written = isinstance(value, str)
+            column = from_texts(pa.array([value], TEXT), kind) if is_written else pa.array([value], kind)
         except (ValueError, TypeError, pa.ArrowException):
-            raise ConfigError(f"{shown}: the value is no {codec.type}") from None
+            raise ConfigError(f"{shown}: the value is no {kind}") from None
         if codec.count_strange(column):
             raise ConfigError(f"{shown}: the value is outside {codec.range_words()}")
         tokens = codec.encode(column)[0]

@@ -39,6 +39,7 @@ MOST_BYTES = 32 << 20
 SAMPLE_ROWS = 32_768
 SAMPLE_CHARACTERS = 1_024
 """Texts in the sample are cut there."""
+NO_BOUND = np.uint64(2**64 - 1)
 ENDS = 10
 """So many of the smallest and of the largest values are kept: the last of them is no single record's."""
 EXAMPLES = 3
@@ -80,19 +81,29 @@ class Ends:
 
 @dataclass(frozen=True)
 class Sample:
-    """`SAMPLE_ROWS` values, those of the rows whose scrambled numbers are the smallest; more until it is trimmed."""
+    """`SAMPLE_ROWS` values, those of the rows whose scrambled numbers are the smallest; more until it is trimmed.
+
+    `bound`: rows of larger ones are not among them.
+    """
 
     keys: NDArray[np.uint64]
     values: pa.Array
+    bound: np.uint64 = NO_BOUND
 
     def __add__(self, other: Sample) -> Sample:
-        both = Sample(np.concatenate([self.keys, other.keys]), pa.concat_arrays([self.values, other.values]))
+        both = Sample(
+            np.concatenate([self.keys, other.keys]),
+            pa.concat_arrays([self.values, other.values]),
+            min(self.bound, other.bound),
+        )
         return both.trimmed() if len(both.keys) > 2 * SAMPLE_ROWS else both
 
     def trimmed(self) -> Sample:
         """The sample itself, in the order of the keys."""
         order = np.argsort(self.keys)[:SAMPLE_ROWS]
-        return Sample(self.keys[order], self.values.take(pa.array(order)))
+        keys = self.keys[order]
+        bound = keys[-1] if len(keys) == SAMPLE_ROWS else self.bound
+        return Sample(keys, self.values.take(pa.array(order)), bound)
 
 
 @dataclass(frozen=True)
@@ -100,8 +111,8 @@ class ColumnSummary:
     """Of the rows so far. `kind`: the column's type; `field`: its declaration in the job, None where there is none.
 
     `rows`, of which `nulls` are null and `not_numbers` NaN or infinite. `outside`: those that the declaration rules
-    out, with the first few by their texts. `longest`: bytes of a text. `ends`: of a column of numbers, dates or
-    moments; of texts, under each type as which all so far are written.
+    out, with the first few by their texts. `empty`: texts that are empty. `longest`: bytes of a text. `ends`: of a
+    column of numbers, dates or moments; of texts, under each type as which all so far are written.
     """
 
     name: str
@@ -112,6 +123,7 @@ class ColumnSummary:
     not_numbers: int = 0
     outside: int = 0
     outside_examples: tuple[str, ...] = ()
+    empty: int = 0
     longest: int = 0
     ends: dict[pa.DataType, Ends] = dataclasses.field(default_factory=dict)
     exact: Counts | None = None
@@ -138,6 +150,11 @@ class ColumnSummary:
     def values(self) -> int:
         """Rows that have a value."""
         return self.rows - self.nulls - self.not_numbers
+
+    @property
+    def filled(self) -> int:
+        """Those that are no empty texts."""
+        return self.values - self.empty
 
     @property
     def counted_type(self) -> pa.DataType:
@@ -170,8 +187,8 @@ class ColumnSummary:
             raise DataError(f"column {self.name} {error}") from None
 
     def __add__(self, other: ColumnSummary) -> ColumnSummary:
-        if not self.values or not other.values:
-            ends = self.ends if self.values else other.ends
+        if not self.filled or not other.filled:
+            ends = self.ends if self.filled else other.ends
         else:
             ends = {kind: self.ends[kind] + other.ends[kind] for kind in self.ends if kind in other.ends}
         return replace(
@@ -181,6 +198,7 @@ class ColumnSummary:
             not_numbers=self.not_numbers + other.not_numbers,
             outside=self.outside + other.outside,
             outside_examples=tuple(sorted({*self.outside_examples, *other.outside_examples})[:EXAMPLES]),
+            empty=self.empty + other.empty,
             longest=max(self.longest, other.longest),
             ends=ends,
             exact=_added(self.exact, other.exact),
@@ -188,45 +206,44 @@ class ColumnSummary:
         )
 
     def _of_rows(self, column: pa.Array, first_row: int) -> ColumnSummary:
-        counted = to_numbers(column) if self.counted_type != TEXT else to_texts(column)
-        values = counted.drop_null()
-        distinct, counts = _counted([values], None)
-        if self.counted_type == TEXT:
-            _check_utf8(distinct)
-            ends = {
-                kind: Ends.of(numbers.to_numpy(), counts, kind) for kind, numbers in self._written(distinct).items()
-            }
-        else:
-            kind = plain_type(self.kind)
-            ends = {kind: Ends.of(distinct.to_numpy(), counts, kind)}
+        is_text = self.counted_type == TEXT
+        counted = to_texts(column) if is_text else to_numbers(column)
+        distinct, counts = _counted([counted.drop_null()], None)
         declared = Declared.of(self.field, self.kind)
         is_outside = declared.outside(distinct)
         examples = declared.to_texts(distinct.filter(pa.array(is_outside)))
         return replace(
-            self,
+            self._of_texts(distinct, counts) if is_text else self._of_numbers(distinct, counts),
             rows=len(column),
             nulls=column.null_count,
             not_numbers=counted.null_count - column.null_count,
             outside=int(counts[is_outside].sum()),
             outside_examples=tuple(sorted(examples.to_pylist())[:EXAMPLES]),
-            longest=pc.max(pc.binary_length(distinct)).as_py() or 0 if self.counted_type == TEXT else 0,
-            ends=ends,
             exact=_bounded((distinct, counts)),
             sample=self._sampled(counted, first_row),
         )
 
-    def _written(self, distinct: pa.Array) -> dict[pa.DataType, pa.Array]:
-        """Under each type that may still be the column's."""
-        if self.values and not self.ends:
-            return {}
-        return written_types(distinct)
+    def _of_numbers(self, distinct: pa.Array, counts: NDArray[np.int64]) -> ColumnSummary:
+        kind = plain_type(self.kind)
+        return replace(self, ends={kind: Ends.of(distinct.to_numpy(), counts, kind)})
+
+    def _of_texts(self, distinct: pa.Array, counts: NDArray[np.int64]) -> ColumnSummary:
+        """Under each type that may still be the column's: one that failed before is not tried again."""
+        _check_utf8(distinct)
+        sizes = pc.binary_length(distinct).to_numpy()
+        filled = sizes > 0
+        written = written_types(distinct.filter(pa.array(filled))) if self.ends or not self.filled else {}
+        return replace(
+            self,
+            empty=int(counts[~filled].sum()),
+            longest=int(sizes.max(initial=0)),
+            ends={kind: Ends.of(numbers.to_numpy(), counts[filled], kind) for kind, numbers in written.items()},
+        )
 
     def _sampled(self, counted: pa.Array, first_row: int) -> Sample:
         """The rows of a batch that may be in the sample."""
         keys = _scrambled(np.arange(first_row, first_row + len(counted), dtype=np.uint64))
-        chosen = counted.is_valid().to_numpy(zero_copy_only=False)
-        if len(self.sample.keys) >= SAMPLE_ROWS:
-            chosen &= keys <= np.partition(self.sample.keys, SAMPLE_ROWS - 1)[SAMPLE_ROWS - 1]
+        chosen = counted.is_valid().to_numpy(zero_copy_only=False) & (keys <= self.sample.bound)
         values = counted.filter(pa.array(chosen))
         if self.counted_type == TEXT:
             values = pc.utf8_slice_codeunits(values, 0, SAMPLE_CHARACTERS)

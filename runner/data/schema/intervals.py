@@ -1,7 +1,7 @@
 """Intervals of a decimal tree: where the range of a number is cut, and the digits that are left inside a part.
 
 >>> plan_intervals(17, 90, bins=8, mass=None)
-Intervals(starts=array([15, 20, 30, 40, 50, 60, 70, 80, 90]), widths=array([ 5, 10, 10, 10, 10, 10, 10, 10,  1]))
+Intervals(starts=array([ 0, 20, 30, 40, 50, 60, 70, 80]), widths=array([20, 10, 10, 10, 10, 10, 10, 20]))
 
 A part is 1, 2 or 5 times a power of ten wide and starts at a multiple of its width, so what follows inside is the
 number's own decimal digits: peaks at round numbers stay where they are.
@@ -35,11 +35,12 @@ class Intervals(NamedTuple):
     widths: NDArray[np.int64]
 
 
-def plan_intervals(low: int, high: int, bins: int, mass: Mass | None = None) -> Intervals:
+def plan_intervals(low: int, high: int, bins: int, mass: Mass | None = None, least: float = 0.0) -> Intervals:
     """About `bins` parts that cover [low, high], none with much more than 1/bins of the mass.
 
     A part is cut into two or five, the one with the most first. Without `mass`, which comes from the records, half of
-    it is spread evenly and half by magnitude, as for amounts of money.
+    it is spread evenly and half by magnitude, as for amounts of money. A part of no more than `least` is not cut: where
+    it is would tell where a few records are.
     """
     if high - low < bins:
         values = np.arange(low, high + 1, dtype=np.int64)
@@ -58,7 +59,7 @@ def plan_intervals(low: int, high: int, bins: int, mass: Mass | None = None) -> 
         width *= 10
     for start in range(low // width * width, high + 1, width):
         put(start, width)
-    while len(queue) < bins and -queue[0][0] > 1 / bins:
+    while len(queue) < bins and -queue[0][0] > max(1 / bins, least):
         held, wide, start = heapq.heappop(queue)
         width = -wide
         if is_power_of_ten(width):
@@ -73,15 +74,16 @@ def plan_intervals(low: int, high: int, bins: int, mass: Mass | None = None) -> 
 
 def spread_mass(low: int, high: int) -> Mass:
     """What is assumed of a range of which nothing is known: half evenly, half by magnitude."""
-    least = max((high - low) / MAGNITUDES, 1.0)
+    whole = high + 1 - low
+    if whole < abs(low) / MAGNITUDES:  # All of one magnitude.
+        return lambda first, last: (last - first) / whole
+    least = max(whole / MAGNITUDES, 1.0)
 
     def magnitude(value: int) -> float:
         return math.asinh(value / least)
 
-    whole, all_magnitudes = high + 1 - low, magnitude(high + 1) - magnitude(low)
-    return lambda first, last: (
-        0.5 * (last - first) / whole + 0.5 * (magnitude(last) - magnitude(first)) / all_magnitudes
-    )
+    magnitudes = magnitude(high + 1) - magnitude(low)
+    return lambda first, last: 0.5 * ((last - first) / whole + (magnitude(last) - magnitude(first)) / magnitudes)
 
 
 def counted_mass(values: NDArray[np.int64], counts: NDArray[np.int64]) -> Mass:
@@ -89,6 +91,18 @@ def counted_mass(values: NDArray[np.int64], counts: NDArray[np.int64]) -> Mass:
     below = np.concatenate([[0.0], np.cumsum(counts, dtype=np.float64)])
     below /= below[-1]
     return lambda first, last: float(below[values.searchsorted(last)] - below[values.searchsorted(first)])
+
+
+def parts_mass(edges: NDArray[np.int64], counts: NDArray[np.int64]) -> Mass:
+    """The mass of a histogram: `counts` (n,) in [edges[i], edges[i + 1]), of `edges` (n + 1,), evenly inside each.
+
+    >>> mass = parts_mass(np.array([0, 10, 20]), np.array([3, 1]))
+    >>> mass(0, 10), mass(5, 15), mass(15, 100)
+    (0.75, 0.5, 0.125)
+    """
+    below = np.concatenate([[0.0], np.cumsum(counts, dtype=np.float64)])
+    below /= below[-1]
+    return lambda first, last: float(np.interp(last, edges, below) - np.interp(first, edges, below))
 
 
 def is_power_of_ten(width: int) -> bool:

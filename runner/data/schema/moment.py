@@ -38,6 +38,7 @@ from runner.data.schema.codec import (
     type_of,
     type_text,
     typed,
+    with_room,
 )
 from runner.data.texts import to_texts
 from runner.errors import DataError
@@ -82,7 +83,8 @@ class MomentCodec(Codec):
         reading: pa.DataType | None = None,
     ) -> None:
         """Raises DataError: a type without dates, or one that does not have the range or the resolution."""
-        self.name, self.type, self.nullable, self.outside = name, kind, nullable, outside
+        self.name, self.type = name, with_room(kind, high - low + 1)
+        self.nullable, self.outside = nullable, outside
         self.reading = reading_type(kind, reading or default_reading(resolution))
         if not (types.is_date(self.reading) or types.is_timestamp(self.reading)):
             raise DataError(f"column {name} is {kind}, which is no date or moment; make it kind category, text or id")

@@ -1,9 +1,11 @@
 """Numbers: a token for the value or the part of the range that it is in, then its digits inside that part.
 
 >>> codec = NumberCodec("age", pa.int64(), 17, 90, intervals=plan_intervals(17, 90, bins=8), nullable=False)
->>> codec.slots, codec.encode(pa.array([17, 42])).tolist()  # 15-19 and its 3rd, 40-49 and its 2
-((9, 5, 10), [[0, 2, -1], [3, -1, 2]])
+>>> codec.slots, codec.encode(pa.array([17, 42])).tolist()  # 0-19, 10-19, 7; and 40-49, 2
+((8, 2, 10), [[0, 1, 7], [3, -1, 2]])
 """
+
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from runner.data.schema.codec import (
@@ -30,6 +33,7 @@ from runner.data.schema.codec import (
     type_of,
     type_text,
     typed,
+    with_room,
 )
 from runner.data.schema.intervals import Intervals, plan_intervals, spread_mass
 from runner.data.schema.units import from_units, is_number, largest_units, most_decimals, to_units
@@ -63,7 +67,8 @@ class NumberCodec(Codec):
     ) -> None:
         """Raises DataError: a type without numbers, or one that does not have the range or the decimals."""
         self.kind = "integer" if whole else "number"
-        self.name, self.type, self.nullable, self.outside = name, kind, nullable, outside
+        self.name, self.type = name, with_room(kind, high - low + 1)
+        self.nullable, self.outside = nullable, outside
         self.low, self.high, self.decimals, self.exact, self.whole = low, high, decimals, exact, whole
         self.frequent = np.array(sorted(set(frequent)), np.int64)
         self.intervals = intervals
@@ -84,18 +89,21 @@ class NumberCodec(Codec):
     def read(self, column: pa.Array) -> Read:
         column, unread = read_as(column, self.reading)
         null = null_mask(column) & ~unread
-        units, strange = to_units(column, self.decimals)
-        strange = strange | unread
-        if self.whole and pa.types.is_floating(column.type):
-            numbers = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
-            strange = strange | (numbers != units)
-        lost = strange  # What clipping cannot bring inside: no number, or one between two.
-        strange = (strange | (units < self.low) | (units > self.high)) & ~null
-        if self.outside == "clip":
-            infinite = _signs_of_infinite(column)
-            units = np.where(infinite != 0, np.where(infinite > 0, self.high, self.low), units)
-            null = null | (lost & (infinite == 0))
+        units, lost = to_units(column, self.decimals)
+        lost = (lost | unread) & ~null
+        if self.whole and most_decimals(column.type) > 0:
+            lost = lost | ((units >= self.low) & (units <= self.high) & ~self._is_whole(column, units) & ~null)
+        strange = (lost | (units < self.low) | (units > self.high)) & ~null
+        # Clipping brings no text and no NaN inside.
+        null = null | lost if self.outside == "clip" else null
         return Read(np.clip(units, self.low, self.high), null, strange)
+
+    def _is_whole(self, column: pa.Array, units: NDArray[np.int64]) -> Mask:
+        """Of numbers in the range, which are no others than their units."""
+        kind = column.type
+        wide = pa.float64() if pa.types.is_floating(kind) else pa.decimal256(76, kind.scale)  # Not all types compare.
+        same = from_units(np.clip(units, self.low, self.high), self.decimals, kind).cast(wide)
+        return pc.equal(same, column.cast(wide)).fill_null(True).to_numpy(zero_copy_only=False)
 
     def to_tokens(self, read: Read, null: Mask) -> Tokens:
         units = read.values
@@ -168,9 +176,13 @@ class NumberCodec(Codec):
         return slot, after
 
     def range_words(self) -> str:
+        return self.bounds_words() + (" or no whole numbers" if self.whole else "")
+
+    def bounds_words(self) -> str:
+        """The range, as a job has it."""
         bounds = from_units(np.array([self.low, self.high]), self.decimals, pa.decimal128(38, max(self.decimals, 0)))
         low, high = bounds.to_pylist()
-        return f"[{low}, {high}]" + (" or no whole numbers" if self.whole else "")
+        return f"[{low}, {high}]"
 
     def to_plain(self) -> dict[str, Any]:
         return {
@@ -223,11 +235,3 @@ def check_range(name: str, kind: pa.DataType, low: int, high: int, decimals: int
 def default_reading(decimals: int, *, whole: bool) -> pa.DataType:
     """The type as which texts are read where nothing else was found."""
     return pa.int64() if whole else pa.decimal128(38, decimals)
-
-
-def _signs_of_infinite(column: pa.Array) -> np.ndarray:
-    """1 for infinite, -1 for minus infinite, else 0, (n,)."""
-    if not pa.types.is_floating(column.type):
-        return np.zeros(len(column), np.int8)
-    numbers = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
-    return np.where(np.isinf(numbers), np.sign(numbers), 0).astype(np.int8)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,16 +34,25 @@ from runner.data.schema.reading import TEXT, UNITS_A_SECOND, from_numbers, is_nu
 from runner.data.texts import to_texts
 
 BOOLEANS = ("false", "true")
+STEPS = {"hour": 3_600_000_000, "minute": 60_000_000, "second": 1_000_000, "millisecond": 1_000}
+"""Of a resolution, in microseconds."""
+SLACK = 1e-6
+"""Of a unit, for bounds that are whole units but for the last bit of a float."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """Of a column of type `kind`: the texts there may be, or the bounds of its numbers; None where all may be."""
+    """Of a column of type `kind`: the texts there may be, or the bounds of its numbers; None where all may be.
+
+    `decimals`: numbers are rounded to them. `step`: moments are cut down to multiples of it, in microseconds.
+    """
 
     kind: pa.DataType
     texts: tuple[str, ...] | None = None
     reading: pa.DataType | None = None
     bounds: tuple[float, float] | None = None
+    decimals: int | None = None
+    step: int | None = None
 
     @classmethod
     def of(cls, field: FieldConfig | None, kind: pa.DataType) -> Declared:
@@ -54,14 +64,16 @@ class Declared:
             case BooleanField():
                 return cls(plain, texts=BOOLEANS)
             case IntegerField() | NumberField() if field.range is not None:
-                return cls(plain, reading=pa.float64(), bounds=field.range)
+                decimals = field.decimals if isinstance(field, NumberField) else None
+                return cls(plain, reading=pa.float64(), bounds=field.range, decimals=decimals)
             case DateField() if field.range is not None:
                 first, last = field.range
                 ends = datetime.combine(first, time.min), datetime.combine(last, time.max)
                 return cls(plain, reading=pa.timestamp("us"), bounds=(_microseconds(ends[0]), _microseconds(ends[1])))
             case DatetimeField() if field.range is not None:
-                first, last = field.range
-                return cls(plain, reading=pa.timestamp("us"), bounds=(_microseconds(first), _microseconds(last)))
+                bounds = _microseconds(field.range[0]), _microseconds(field.range[1])
+                step = STEPS.get(field.resolution) if field.resolution is not None else None
+                return cls(plain, reading=pa.timestamp("us"), bounds=bounds, step=step)
             case _:
                 return cls(plain)
 
@@ -72,14 +84,23 @@ class Declared:
             return ~listed.to_numpy(zero_copy_only=False)
         if self.bounds is None:
             return np.zeros(len(distinct), np.bool_)
-        numbers = self._numbers(distinct)
-        return ~((numbers >= self.bounds[0]) & (numbers <= self.bounds[1]))  # Those that are no number, too.
+        numbers: NDArray[Any] = self.numbers(distinct)
+        low, high = self.bounds
+        if self.decimals is not None:
+            unit = 10.0**self.decimals
+            numbers, low, high = np.rint(numbers * unit), np.ceil(low * unit - SLACK), np.floor(high * unit + SLACK)
+        elif self.step is not None:
+            numbers, low, high = numbers // self.step, low // self.step, high // self.step
+        outside = ~((numbers >= low) & (numbers <= high))  # Those that are no number, too.
+        if not is_numeric(self.kind):
+            outside &= pc.not_equal(distinct, "").to_numpy(zero_copy_only=False)  # They are null.
+        return outside
 
     def to_texts(self, distinct: pa.Array) -> pa.Array:
         """Counted values as the texts that a job lists."""
         return to_texts(from_numbers(distinct, self.kind)) if is_numeric(self.kind) else distinct
 
-    def _numbers(self, distinct: pa.Array) -> NDArray[np.float64]:
+    def numbers(self, distinct: pa.Array) -> NDArray[np.float64]:
         """In what the bounds are in: plain numbers, or microseconds since 1970."""
         assert self.reading is not None
         kind, values = self.kind, distinct

@@ -45,6 +45,7 @@ from runner.config.fields import (
 from runner.data.schema.completion import CompleteField, complete_field
 from runner.data.schema.found import ENDS, MOST_VALUES, ColumnSummary
 from runner.data.schema.reading import TEXT, is_numeric, plain_type, written_types
+from runner.data.texts import is_text
 
 MOST_LISTED = 50
 """Values that a job file lists; more are left to be found."""
@@ -111,10 +112,10 @@ def _propose(summary: ColumnSummary) -> Proposal:
     field = found.field
     if isinstance(field, CategoryField):
         listed = field.values if field.values and len(field.values) <= MOST_LISTED else None
-        outside = "rare" if listed and found.rare else "refuse"
+        outside = ("rare" if found.rare else field.outside) if listed else "refuse"
         field = field.model_copy(update={"values": listed, "outside": outside})
     elif not found.clipped and hasattr(field, "outside"):
-        field = field.model_copy(update={"outside": "refuse"})
+        field = field.model_copy(update={"outside": "null" if summary.not_numbers else "refuse"})
     return Proposal(field, ", ".join(_notes(summary, found)))
 
 
@@ -125,13 +126,15 @@ def _kind_of(summary: ColumnSummary) -> FieldConfig:
     if (made := _key(summary)) is not None:
         return IdField(kind="id", made=made)
     written = next(iter(summary.ends), None) if types.is_uint64(plain) or _is_string(plain) else plain
-    if written is not None and is_numeric(written) and summary.values >= 2 * ENDS and not _is_large(summary, written):
+    if written is not None and is_numeric(written) and summary.filled >= 2 * ENDS and not _is_large(summary, written):
         counted = summary.counts()
         if written is plain or types.is_temporal(written) or not (counted and len(counted[0]) <= MOST_LISTED):
             return _measured_kind(written, summary)
-    if not summary.values or is_numeric(plain) or _is_category(summary):
+    if not summary.values or _is_category(summary):
         return CategoryField(kind="category")
-    return _text(summary)
+    if is_text(plain) and not isinstance(plain, pa.UuidType):
+        return _text(summary)
+    return IdField(kind="id", made="uuid" if isinstance(plain, pa.UuidType) else None)
 
 
 def _measured_kind(kind: pa.DataType, summary: ColumnSummary) -> FieldConfig:
@@ -147,8 +150,11 @@ def _measured_kind(kind: pa.DataType, summary: ColumnSummary) -> FieldConfig:
 def _key(summary: ColumnSummary) -> Literal["sequence", "uuid"] | None:
     """By what the keys of a column are to be made; None where it holds none."""
     values, counts = summary.counts() or summary.sampled()
-    rows = int(counts.sum())
     plain = plain_type(summary.kind)
+    if summary.empty:
+        filled = pc.not_equal(values, "")
+        values, counts = values.filter(filled), counts[filled.to_numpy(zero_copy_only=False)]
+    rows = int(counts.sum())
     if len(values) < DISTINCT * rows or rows < 2 * ENDS:
         return None
     if pa.int64() in summary.ends and summary.counted_type == TEXT:
@@ -171,7 +177,7 @@ def _key(summary: ColumnSummary) -> Literal["sequence", "uuid"] | None:
 def _is_large(summary: ColumnSummary, kind: pa.DataType) -> bool:
     """Whether some numbers are beyond what a field can hold."""
     ends = summary.ends[kind]
-    return not types.is_temporal(kind) and float(max(-ends.least[0], ends.largest[-1])) > LARGEST_UNITS
+    return not types.is_temporal(kind) and max(-float(ends.least[0]), float(ends.largest[-1])) > LARGEST_UNITS
 
 
 def _is_category(summary: ColumnSummary) -> bool:
@@ -206,7 +212,8 @@ def _notes(summary: ColumnSummary, found: CompleteField) -> Iterator[str]:
         yield "null in every row" if summary.nulls == summary.rows else "no number in any row"
         return
     if isinstance(found.field, IdField):
-        yield f"{distinct} in {_rows(summary.values)}: a key, never learned"
+        what = "left out: no kind of field holds so many" if found.field.made is None else "a key, never learned"
+        yield f"{distinct} in {_rows(summary.values)}: {what}"
     elif counted and len(counted[0]) == 1:
         yield "the same in every row" if summary.values == summary.rows else "the same wherever it is not null"
     else:
@@ -221,6 +228,8 @@ def _notes(summary: ColumnSummary, found: CompleteField) -> Iterator[str]:
         yield f"up to {summary.longest:,} bytes"
     if summary.nulls:
         yield f"{_rows(summary.nulls)} null"
+    if summary.empty and not isinstance(found.field, CategoryField | TextField | IdField):
+        yield f"{_rows(summary.empty)} empty, taken as null"
     if summary.not_numbers:
         yield f"{_rows(summary.not_numbers)} not a number or infinite, taken as null"
 
@@ -251,8 +260,9 @@ def _propose_unseen(column: pa.Field) -> Proposal:
     if types.is_timestamp(kind):
         example = "range: [2001-01-01T00:00:00, 2024-12-31T23:59:59], resolution: second"
         return Proposal(DatetimeField(kind="datetime", **common), _asked(example))
-    others = "; or kind: id, text or integer" if _is_string(kind) or kind == TEXT else "; or kind: id"
-    return Proposal(CategoryField(kind="category", **common), _asked("values: [A, B]") + others)
+    others = "id, text or integer" if _is_string(kind) else "id"
+    note = f"add values: [A, B], say, or a part of epsilon is spent on looking them up; or take kind {others}"
+    return Proposal(CategoryField(kind="category", **common), note)
 
 
 def _nullable(column: pa.Field) -> dict[str, Any]:

@@ -6,7 +6,8 @@
 ['int64', 'double']
 
 `runner import` makes every column one of texts. A text counts as a number, a date or a moment only where it is written
-exactly as `runner.data.texts` writes that, so that reading and writing give it back: `007` is a text.
+exactly as `runner.data.texts` writes that, so that reading and writing give it back: `007` is a text. An empty text
+among them is a value that is missing.
 """
 
 # pyarrow.compute makes its functions when it is imported, out of sight of type checkers.

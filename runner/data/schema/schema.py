@@ -33,7 +33,7 @@ from runner.config.fields import (
 from runner.data.schema.category import CategoryCodec
 from runner.data.schema.codec import Codec, plain_type
 from runner.data.schema.identifier import IdCodec
-from runner.data.schema.intervals import Intervals, counted_mass, plan_intervals
+from runner.data.schema.intervals import Intervals, counted_mass, parts_mass, plan_intervals
 from runner.data.schema.moment import MomentCodec, count_steps, finest_resolution
 from runner.data.schema.number import NumberCodec
 from runner.data.schema.text import TextCodec
@@ -52,9 +52,11 @@ CODECS: dict[str, type[Codec]] = {
     "id": IdCodec,
 }
 LEAST_RECORDS = 10
-"""A number of fewer records is never a token of its own."""
+"""A number of fewer records is no token of its own, and the range is not cut for them."""
 LEAST_PARTS = 16
 """Of a range, however many of its values are tokens of their own."""
+MOST_CELLS = 1 << 29
+"""Of an automaton, at five bytes each."""
 SEED = 0
 """Fixed, so that jobs that differ only in `training.seed` share their tokens."""
 
@@ -62,12 +64,20 @@ SEED = 0
 class Found(Protocol):
     """What was found of a field: see `runner.data.schema.completion`."""
 
-    field: FieldConfig
-    rare: bool
-    values: NDArray[np.int64] | None
-    counts: NDArray[np.int64] | None
-    frequent: tuple[int, ...]
-    texts: pa.Array | None
+    @property
+    def field(self) -> FieldConfig: ...
+    @property
+    def rare(self) -> bool: ...
+    @property
+    def values(self) -> NDArray[np.int64] | None: ...
+    @property
+    def counts(self) -> NDArray[np.int64] | None: ...
+    @property
+    def frequent(self) -> tuple[int, ...]: ...
+    @property
+    def texts(self) -> pa.Array | None: ...
+    @property
+    def reading(self) -> pa.DataType | None: ...
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,13 @@ class Schema:
             column = pa.field(name, pa.null()) if place < 0 else columns.field(place)
             codecs.append(make_codec(field, column, None if found is None else found.get(name)))
             nullable.append(column.nullable or codecs[-1].nullable)
+        states = sum(len(codec.states()) for codec in codecs)
+        tokens = sum(sum(codec.slots) for codec in codecs)
+        if states * tokens > MOST_CELLS:
+            raise DataError(
+                f"fields: {len(codecs)} columns have {tokens:,} tokens at {states:,} places, too many for the tables "
+                "of what may follow; take fewer bins, shorter texts or fewer columns"
+            )
         return cls(tuple(codecs), tuple(nullable))
 
     @property
@@ -176,7 +193,7 @@ def make_codec(field: FieldConfig, column: pa.Field, found: Found | None = None)
         case IntegerField() | NumberField():
             return _number(name, kind, field, found, nullable=nullable)
         case DateField() | DatetimeField():
-            return _moment(name, kind, field, getattr(found, "reading", None), nullable=nullable)
+            return _moment(name, kind, field, None if found is None else found.reading, nullable=nullable)
         case TextField():
             tokenizer = _tokenizer(name, field, found)
             return TextCodec(name, kind, tokenizer, max_tokens=field.max_tokens, nullable=nullable)
@@ -211,7 +228,7 @@ def _number(
         exact=field.exact,
         whole=isinstance(field, IntegerField),
         outside=field.outside,
-        reading=getattr(found, "reading", None),
+        reading=None if found is None else found.reading,
     )
 
 
@@ -219,16 +236,24 @@ def _cut(low: int, high: int, bins: int, found: Found | None) -> tuple[Sequence[
     """The values of a range that are tokens of their own, and the parts that the others are in."""
     if high - low < bins:
         return (), plan_intervals(low, high, bins)
-    if found is None or found.values is None or found.counts is None or not found.counts.sum():
-        # What is known of nothing: zero and the ends of the range are often peaks.
-        return [value for value in sorted({low, 0, high}) if low <= value <= high], plan_intervals(low, high, bins)
+    # Zero and the ends of the range are often peaks.
+    peaks = [value for value in sorted({low, 0, high}) if low <= value <= high]
+    if found is None or found.counts is None or not found.counts.sum():
+        return peaks, plan_intervals(low, high, bins)
+    if (edges := getattr(found, "edges", None)) is not None:
+        peaks = sorted({*peaks, *found.frequent})
+        return peaks, plan_intervals(low, high, max(bins - len(peaks), LEAST_PARTS), parts_mass(edges, found.counts))
     values, counts = found.values, found.counts
+    assert values is not None
     frequent = np.array(found.frequent, np.int64)
     if len(values) <= bins:
         frequent = values[counts >= LEAST_RECORDS]
     rest = np.where(np.isin(values, frequent), 0, counts)
-    mass = counted_mass(values, rest) if rest.any() else None
-    return frequent.tolist(), plan_intervals(low, high, max(bins - len(frequent), min(bins, LEAST_PARTS)), mass)
+    parts = max(bins - len(frequent), min(bins, LEAST_PARTS))
+    if not rest.any():
+        return frequent.tolist(), plan_intervals(low, high, parts)
+    mass, least = counted_mass(values, rest), LEAST_RECORDS / int(rest.sum())
+    return frequent.tolist(), plan_intervals(low, high, parts, mass, least)
 
 
 def _moment(

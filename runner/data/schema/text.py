@@ -27,14 +27,17 @@ from runner.data.schema.codec import (
     null_mask,
     plain_type,
     plain_values,
-    trace_states,
     typed,
+    with_room,
 )
 from runner.data.texts import TEXT, is_text, to_texts
 from runner.data.tokenizer import ByteTokenizer, Tokenizer, from_files
 from runner.errors import DataError
 
 CONTINUATION = range(0x80, 0xC0)
+PLACES = (0, 1, 2, 3, 0xE0, 0xED, 0xF0, 0xF4)
+"""In a character of UTF-8: 0 between two, 1, 2, 3 before so many more bytes of any kind; others behind the bytes E0,
+ED, F0 and F4, whose next byte is bounded."""
 
 
 class TextCodec(Codec):
@@ -45,7 +48,7 @@ class TextCodec(Codec):
 
     def __init__(self, name: str, kind: pa.DataType, tokenizer: Tokenizer, *, max_tokens: int, nullable: bool) -> None:
         """Raises DataError: the type has no texts."""
-        self.name, self.type, self.nullable = name, kind, nullable
+        self.name, self.type, self.nullable = name, with_room(kind, 2**31 - 1), nullable
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
         if not is_text(plain_type(kind)) or isinstance(plain_type(kind), pa.UuidType):
             raise DataError(f"column {name} is {kind}, which is no text; take another kind for it")
@@ -90,28 +93,38 @@ class TextCodec(Codec):
         return typed(pa.array(texts, TEXT, mask=null), self.type)
 
     def states(self) -> tuple[State, ...]:
-        return trace_states(self.slots, (0, 0), self._follow)
-
-    def _follow(self, key: Any) -> tuple[int, dict[int, Any]]:
-        """A key: how many tokens there are, and where in a character of UTF-8 it is: see `_bytes_after`."""
-        count, place = key
-        after: dict[int, Any] = {}
-        if place == 0:
-            after[self.tokenizer.end_id] = DONE
-            if count == 0 and self.nullable:
-                after[self.null_token] = DONE
-        if count == self.max_tokens:
-            return 0, after
-        if isinstance(self.tokenizer, ByteTokenizer):
+        """One for each number of tokens and place in a character."""
+        allowed, needed, leads = self._steps()
+        here, states, total = [0], list[State](), 1
+        for count in range(self.max_tokens + 1):
             left = self.max_tokens - count
-            for token, (rest, needed) in _bytes_after(place).items():
-                if needed < left:
-                    after[token] = (count + 1, rest)
-        else:
-            for token in range(self.tokenizer.vocab_size):
-                if token not in (self.tokenizer.end_id, self.tokenizer.unknown_id):
-                    after[token] = (count + 1, 0)
-        return 0, after
+            fits = [allowed[place] & (needed[place] < left) for place in here]
+            there = sorted({int(place) for row, place in zip(fits, here, strict=True) for place in leads[place][row]})
+            numbers = np.zeros(len(PLACES), np.int32)
+            numbers[there] = total + np.arange(len(there))
+            for may_follow, place in zip(fits, here, strict=True):
+                following = np.where(may_follow, numbers[leads[place]], DONE).astype(np.int32)
+                if place == 0:
+                    may_follow[self.tokenizer.end_id] = True
+                    if count == 0 and self.nullable:
+                        may_follow[self.null_token] = True
+                states.append(State(0, may_follow, following))
+            here, total = there, total + len(there)
+        return tuple(states)
+
+    def _steps(self) -> tuple[Mask, NDArray[np.int32], NDArray[np.int32]]:
+        """For each place and token, (places, size of the slot): whether it may follow, how many more tokens its
+        character needs, and the place that it leads to. The end of a text is not among them."""
+        shape = (len(PLACES), self.slots[0])
+        allowed, needed, leads = np.zeros(shape, bool), np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        if not isinstance(self.tokenizer, ByteTokenizer):
+            never = {self.tokenizer.end_id, self.tokenizer.unknown_id}
+            allowed[0, [token for token in range(self.tokenizer.vocab_size) if token not in never]] = True
+            return allowed, needed, leads
+        for number, place in enumerate(PLACES):
+            for token, (rest, more) in _bytes_after(place).items():
+                allowed[number, token], needed[number, token], leads[number, token] = True, more, PLACES.index(rest)
+        return allowed, needed, leads
 
     def range_words(self) -> str:
         return "valid UTF-8"
@@ -135,15 +148,12 @@ class TextCodec(Codec):
 def _bytes_after(place: int) -> dict[int, tuple[int, int]]:
     """Bytes that may follow in UTF-8 (Unicode 15, table 3-7), each with the place that it leads to, and how many more
     bytes its character needs.
-
-    Places: 0 between characters; 1, 2, 3: so many more bytes of any kind; others behind E0, ED, F0 and F4, whose second
-    byte is bounded.
     """
     if place == 0:
-        ascii_bytes = dict.fromkeys(range(128), (0, 0))
-        two = dict.fromkeys(range(194, 224), (1, 1))
-        three = dict.fromkeys(range(224, 240), (2, 2)) | {0xE0: (0xE0, 2), 0xED: (0xED, 2)}
-        four = dict.fromkeys(range(240, 245), (3, 3)) | {0xF0: (0xF0, 3), 0xF4: (0xF4, 3)}
+        ascii_bytes = dict.fromkeys(range(0x80), (0, 0))
+        two = dict.fromkeys(range(0xC2, 0xE0), (1, 1))
+        three = dict.fromkeys(range(0xE0, 0xF0), (2, 2)) | {0xE0: (0xE0, 2), 0xED: (0xED, 2)}
+        four = dict.fromkeys(range(0xF0, 0xF5), (3, 3)) | {0xF0: (0xF0, 3), 0xF4: (0xF4, 3)}
         return ascii_bytes | two | three | four
     bounded = {0xE0: (0xA0, 0xC0, 1), 0xED: (0x80, 0xA0, 1), 0xF0: (0x90, 0xC0, 2), 0xF4: (0x80, 0x90, 2)}
     first, end, rest = bounded.get(place, (CONTINUATION.start, CONTINUATION.stop, place - 1))

@@ -21,6 +21,8 @@ from runner.data.schema.codec import Mask
 
 LARGEST_OF_FLOATS = 2**53
 """Units that a double still tells apart."""
+BEYOND = LARGEST_UNITS + 1
+"""Stands for all numbers of more units than there may be."""
 DECIMALS_OF_FLOATS = 18
 
 
@@ -47,19 +49,20 @@ def largest_units(kind: pa.DataType, decimals: int) -> tuple[int, int]:
 
 
 def to_units(column: pa.Array, decimals: int) -> tuple[NDArray[np.int64], Mask]:
-    """Units (n,), rounded half to even, 0 for null; and which values have none: NaN, infinite ones, too large ones."""
+    """Units (n,), rounded half to even, 0 for null; and which values are no number. Beyond what there is, all have
+    `BEYOND` or -`BEYOND`."""
     kind = column.type
+    no_number = np.zeros(len(column), bool)
     if types.is_integer(kind):
         numbers = column.fill_null(0).to_numpy(zero_copy_only=False)
-        beyond = (numbers > LARGEST_UNITS) | (numbers < -LARGEST_UNITS if numbers.dtype.kind == "i" else False)
-        return np.where(beyond, 0, numbers).astype(np.int64), beyond
+        return np.clip(numbers, None if numbers.dtype.kind == "u" else -BEYOND, BEYOND).astype(np.int64), no_number
     if types.is_floating(kind):
         numbers = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
         with np.errstate(over="ignore", invalid="ignore"):
             units = np.rint(numbers * 10.0**decimals)
-            beyond = ~(np.abs(units) <= LARGEST_OF_FLOATS)
-        return np.where(beyond, 0, units).astype(np.int64), beyond
-    return _units_of_decimals(column, decimals)
+        no_number = np.isnan(numbers)
+        return np.clip(np.where(no_number, 0, units), -BEYOND, BEYOND).astype(np.int64), no_number
+    return _units_of_decimals(column, decimals), no_number
 
 
 def from_units(units: NDArray[np.int64], decimals: int, kind: pa.DataType, null: Mask | None = None) -> pa.Array:
@@ -75,7 +78,7 @@ def from_units(units: NDArray[np.int64], decimals: int, kind: pa.DataType, null:
     return wide.cast(kind)
 
 
-def _units_of_decimals(column: pa.Array, decimals: int) -> tuple[NDArray[np.int64], Mask]:
+def _units_of_decimals(column: pa.Array, decimals: int) -> NDArray[np.int64]:
     kind = column.type
     if decimals < kind.scale:
         column = pc.round(column.cast(pa.decimal256(76, kind.scale)), ndigits=decimals, round_mode="half_to_even")
@@ -84,5 +87,5 @@ def _units_of_decimals(column: pa.Array, decimals: int) -> tuple[NDArray[np.int6
     null = wide.is_null().to_numpy(zero_copy_only=False)
     units = np.where(null, 0, words[:, 0])
     sign = units >> 63
-    beyond = ((words[:, 1:] != sign[:, None]).any(axis=1) | (np.abs(units) > LARGEST_UNITS)) & ~null
-    return np.where(beyond, 0, units), beyond
+    is_wide = (words[:, 1:] != sign[:, None]).any(axis=1) & ~null
+    return np.where(is_wide, np.where(words[:, 3] < 0, -BEYOND, BEYOND), np.clip(units, -BEYOND, BEYOND))

@@ -22,8 +22,11 @@ def from_texts(texts: pa.Array, kind: pa.DataType) -> pa.Array:
         ValueError: a text is no value of that type.
     """
     if types.is_dictionary(kind):
-        values = from_texts(texts, kind.value_type)
-        return values.dictionary_encode().cast(kind) if not types.is_null(kind.value_type) else values.cast(kind)
+        distinct = texts.dictionary_encode()
+        indices = distinct.indices.cast(kind.index_type)
+        return pa.DictionaryArray.from_arrays(
+            indices, from_texts(distinct.dictionary, kind.value_type), ordered=kind.ordered
+        )
     if isinstance(kind, pa.UuidType):
         listed = [None if text is None else uuid.UUID(text).bytes for text in texts.to_pylist()]
         return pa.ExtensionArray.from_storage(kind, pa.array(listed, pa.binary(16)))
@@ -31,6 +34,8 @@ def from_texts(texts: pa.Array, kind: pa.DataType) -> pa.Array:
         return pa.ExtensionArray.from_storage(kind, texts.cast(pa.bool_()).cast(pa.int8()))
     if isinstance(kind, pa.BaseExtensionType):
         return pa.ExtensionArray.from_storage(kind, from_texts(texts, kind.storage_type))
+    if types.is_null(kind):
+        return pa.nulls(len(texts))
     if types.is_time(kind):
         days = pa.array([None if text is None else f"1970-01-01 {text}" for text in texts.to_pylist()], TEXT)
         return days.cast(pa.timestamp(kind.unit)).cast(kind)
