@@ -32,6 +32,8 @@ from typing import Any
 import yaml
 from matplotlib import rc
 from matplotlib.figure import Figure
+from pyarrow import parquet as pq
+from pyarrow.csv import read_csv
 from quality_tables import Table, find_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,7 +191,8 @@ def make_by_project(
     """Rows of this project, as `runner init`, `submit` and `generate` make them, with the declared schema."""
     records = folder / "records" / table.name
     if not records.exists():
-        runner(minutes, "import", table.training, f"{records}/")
+        records.mkdir(parents=True)
+        pq.write_table(read_csv(table.training), records / "part-0.parquet")
     name, job = f"{table.name}-{epsilon}-{seed}", folder / f"{table.name}-{epsilon}-{seed}.yaml"
     template = "default" if epsilon == "none" else "private"
     runner(minutes, "init", job, "--force", "--template", template, "--name", name, "--data", f"{records}/")
