@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from runner.config import JobConfig, parse_job
 from runner.data.files import list_files
 from runner.data.prepare import prepare_tokens, token_key
-from runner.data.records import survey_records
+from runner.data.survey import survey_records
 from runner.storage import open_folder
 from runner.train.local_ray import start_local_ray
 

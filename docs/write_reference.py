@@ -17,6 +17,7 @@ import click
 
 from runner.cli import cli
 from runner.config import JobConfig, Section
+from runner.config.section import alternatives as alternatives_of
 
 DOCS = Path(__file__).resolve().parent
 HELP_WIDTH = 100
@@ -98,22 +99,31 @@ def sections(section: type[Section], path: str = "") -> Iterator[tuple[str, type
         title = f"{path}.{name}" if path else name
         if (nested := section_in(field.annotation)) is not None:
             yield from sections(nested, title)
-        elif (repeated := repeated_section(field.annotation)) is not None:
-            yield from sections(repeated, f"{title}.{'NAME' if get_origin(field.annotation) is dict else 'NUMBER'}")
+        else:
+            repeated = list(repeated_sections(field.annotation))
+            for place, each in repeated:
+                yield from sections(each, f"{title}.{place}" + (f" of kind {tag(each)}" if len(repeated) > 1 else ""))
 
 
 def section_in(annotation: Any) -> type[Section] | None:
     """The section that a field holds, or may hold; None for a mapping or a list of sections."""
-    if get_origin(annotation) in (dict, tuple):
-        return None
-    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+    kinds = [kind for kind in alternatives_of(annotation) if isinstance(kind, type)]
     return next((kind for kind in kinds if issubclass(kind, Section)), None)
 
 
-def repeated_section(annotation: Any) -> type[Section] | None:
-    """The section that a field holds any number of, in a mapping or a list."""
-    kinds = get_args(annotation) if get_origin(annotation) in (dict, tuple) else ()
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+def repeated_sections(annotation: Any) -> Iterator[tuple[str, type[Section]]]:
+    """The sections that a field holds any number of, in a mapping or a list, each with a word for its place."""
+    for kind in alternatives_of(annotation):
+        if get_origin(kind) in (dict, tuple):
+            inner = [each for item in get_args(kind) for each in alternatives_of(item) if isinstance(each, type)]
+            place = "NAME" if get_origin(kind) is dict else "NUMBER"
+            yield from ((place, each) for each in inner if issubclass(each, Section))
+
+
+def tag(section: type[Section]) -> str:
+    """What the key `kind` of one of several sections says."""
+    (kind,) = get_args(section.model_fields["kind"].annotation)
+    return kind
 
 
 def alternatives(shape: Mapping[str, Any]) -> list[Mapping[str, Any]]:

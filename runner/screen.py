@@ -13,9 +13,13 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from runner.errors import ConfigError
+
+GAP = "  "
+MOST_CELLS = 48
+"""Longer values are cut where a table is shown."""
 
 _INVISIBLE = re.compile(
     "[\0-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for tab and line feed
@@ -55,6 +59,49 @@ def show_records(texts: Sequence[str]) -> None:
                     "write a file with -o, or take --json"
                 )
     show("\n".join(texts))
+
+
+class Column(NamedTuple):
+    """A column of a table as it is shown; numbers are at the right."""
+
+    name: str
+    values: Sequence[str]
+    is_number: bool = False
+
+
+def side_by_side(columns: Sequence[Column], width: int) -> str:
+    """A table for a terminal that is `width` cells wide: where that is too narrow, in parts below one another.
+
+    >>> print(side_by_side([Column("age", ["9", "41"], True), Column("sex", ["m", ""])], 80))
+    age  sex
+      9  m
+     41
+    """
+    from rich.cells import cell_len  # A moment, which --help does not need.
+
+    parts: list[list[list[str]]] = [[]]
+    used = 0
+    for column in columns:
+        aligned = _aligned(column)
+        if parts[-1] and used + len(GAP) + cell_len(aligned[0]) > width:
+            parts.append([])
+            used = 0
+        used += (len(GAP) if parts[-1] else 0) + cell_len(aligned[0])
+        parts[-1].append(aligned)
+    return "\n\n".join("\n".join(GAP.join(line).rstrip() for line in zip(*part, strict=True)) for part in parts)
+
+
+def _aligned(column: Column) -> list[str]:
+    """The name and the values, all of the same width in cells."""
+    from rich.cells import cell_len, set_cell_size
+
+    texts = [visible(text).replace("\n", "\\n").replace("\t", "\\t") for text in (column.name, *column.values)]
+    widest = min(MOST_CELLS, max(map(cell_len, texts)))
+    texts = [text if cell_len(text) <= widest else f"{set_cell_size(text, widest - 1)}…" for text in texts]
+    return [
+        " " * (widest - cell_len(text)) + text if column.is_number else text + " " * (widest - cell_len(text))
+        for text in texts
+    ]
 
 
 def tell(text: str) -> None:

@@ -27,26 +27,50 @@ PRIVATE: dict[str, Any] = {
     },
     "privacy": {"enabled": True, "target_epsilon": 8.0, "l2_norm_clip": 0.1},
 }
+LONGEST_KEY = 1000
+"""Of YAML, a little less; longer ones are written with a question mark."""
+
 TEMPLATES: dict[str, dict[str, Any]] = {"default": {}, "private": PRIVATE}
 
 
-def job_values(name: str, data: Mapping[str, Any], template: str = "default") -> dict[str, Any]:
-    """The values of a template's job, as nested mappings."""
-    return {"name": name, "data": dict(data), **TEMPLATES[template]}
+def job_values(
+    name: str, data: Mapping[str, Any], template: str = "default", fields: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The values of a template's job, as nested mappings; `fields`: of a table."""
+    values = {"name": name, "data": dict(data), **TEMPLATES[template]}
+    return values if fields is None else values | {"fields": dict(fields), "tokenizer": {"kind": "fields"}}
 
 
-def commented_yaml(values: Mapping[str, Any]) -> str:
-    """A job file with every field, `values` where given and the default elsewhere, and what each is for."""
-    return "\n".join(_commented_lines(JobConfig, values, indent="")) + "\n"
+def commented_yaml(values: Mapping[str, Any], notes: Mapping[str, str] | None = None) -> str:
+    """A job file with every field, `values` where given and the default elsewhere, and what each is for.
+
+    notes: of the columns of a table, what is said of each instead.
+    """
+    return "\n".join(_commented_lines(JobConfig, values, "", notes or {})) + "\n"
 
 
-def _commented_lines(section: type[Section], values: Mapping[str, Any], indent: str) -> Iterator[str]:
+def _commented_lines(
+    section: type[Section], values: Mapping[str, Any], indent: str, notes: Mapping[str, str]
+) -> Iterator[str]:
     for name, field in section.model_fields.items():
         nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, Section):
+        if section is JobConfig and name == "fields" and values.get(name):
+            yield f"{name}:  # {field.description}"
+            for each, entry in values[name].items():
+                yield from _commented_field(each, entry, notes.get(each))
+        elif isinstance(nested, type) and issubclass(nested, Section):
             yield f"{indent}{name}:  # {field.description}"
-            yield from _commented_lines(nested, values.get(name, {}), indent + "  ")
+            yield from _commented_lines(nested, values.get(name, {}), indent + "  ", notes)
         else:
             value = values.get(name, field.get_default())
             line = f"{indent}{name}: {write_inline(list(value) if isinstance(value, tuple) else value)}"
             yield f"{line:<42}  # {field.description}"
+
+
+def _commented_field(name: str, entry: Mapping[str, Any], note: str | None) -> Iterator[str]:
+    key, value = write_inline(name), write_inline(dict(entry)) + (f"  # {note}" if note else "")
+    if len(key) > LONGEST_KEY:
+        yield f"  ? {key}"
+        yield f"  : {value}"
+    else:
+        yield f"  {key}: {value}"

@@ -21,9 +21,11 @@ from hypothesis import strategies as st
 
 from runner.config import JobConfig, parse_job
 from runner.data.importing import import_records
+from runner.data.tokenizer import ByteTokenizer
 from runner.errors import DataError, JobFailedError, RunnerError, StorageError
 from runner.generation.drive import SUMMARY
 from runner.generation.records import Generated, SamplingSettings
+from runner.generation.rows import text_table
 from runner.generation.shards import make_shard, read_generation
 from runner.run_directory import GENERATION, RunDirectory, Status
 from runner.run_files import is_ours
@@ -159,13 +161,14 @@ class Maker:
         self.settings = settings
 
     def make(self, n: int, *, first: int = 0, **_: Any) -> Generated:
-        return Generated(("text",), [(f"record {first + number}",) for number in range(n)], {})
+        return Generated(text_table(("text",), [(f"record {first + number}",) for number in range(n)]), {})
 
 
 class Model:
     """Stands in for a model and its description."""
 
     digest = "model"
+    tokenizer = ByteTokenizer()
     columns = ("text",)
     field_delimiter = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from runner.data.records import Unit
+from runner.data.units import Unit
 
 
 class InThisProcess:

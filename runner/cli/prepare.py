@@ -7,12 +7,15 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from runner.cli.options import Delimiter, Names, Text, answer, common_options, runs_option, set_option
 from runner.screen import show
+
+if TYPE_CHECKING:
+    from runner.data.first_look import FirstLook
 
 
 @click.command()
@@ -26,11 +29,11 @@ from runner.screen import show
     show_default=True,
     help="Folder of Parquet files, or s3://.",
 )
-@click.option("--columns", type=Names(), help="Columns to join into one record; default: one column, text.")
+@click.option("--columns", type=Names(), help="Use only these columns.")
 @click.option(
     "--field-delimiter",
     type=Delimiter(),
-    help="What separates the fields of a record; \\t: a tab; default: what import joined by.",
+    help="Records are texts, and this separates their fields; \\t: a tab; default: what import joined by.",
 )
 @click.option(
     "--template",
@@ -53,10 +56,13 @@ def init(
 ) -> None:
     """Write a job file with every field, a value for it and what it is for.
 
+    A folder of Parquet files with several columns is a table: it is read, and each column becomes an entry of `fields`
+    that says what was found. With --template private no value is read, and what has to be declared is asked for.
+
     \b
     Example:
-      runner init job.yaml --name claims --data s3://bucket/claims/ --columns age,code --field-delimiter ,
       runner init job.yaml --name claims --data claims/ --template private
+      runner init job.yaml --name claims --data s3://bucket/claims/ --columns age,code --field-delimiter ,
     """
     from runner.config import parse_job
     from runner.errors import ConfigError, StorageError
@@ -64,22 +70,50 @@ def init(
     from runner.templates import commented_yaml, job_values
 
     data: dict[str, Any] = {"uri": data_uri, "field_delimiter": field_delimiter}
-    if columns is not None:
+    look, unseen = None, None
+    if field_delimiter is None:
+        try:
+            look = _look_at_table(data, columns, private=template == "private")
+        except StorageError as error:  # The job may be for machines that reach it.
+            unseen = str(error)
+    if columns is not None and look is None:
         data["columns"] = list(columns)
-    elif field_delimiter is None:
-        from runner.data.joined import find_field_delimiter
-
-        data["field_delimiter"] = find_field_delimiter(Path(data_uri))
     values = job_values(name, data, template)
-    parse_job(values, environment={})
+    if look is not None:
+        fields = {each: entry.values for each, entry in look.fields.items()}
+        values = job_values(name, data, template, fields)
+    # A private table is refused until the user has declared what is asked for.
+    parse_job(values | ({"privacy": None} if look is not None else {}), environment={})
     if not path.parent.is_dir():
         raise StorageError(f"{path}: cannot be written: there is no folder {path.parent}; create it first")
-    (folder, file), text = open_parent(str(path.absolute())), commented_yaml(values).encode()
+    notes = {each: entry.note for each, entry in look.fields.items()} if look is not None else {}
+    (folder, file), text = open_parent(str(path.absolute())), commented_yaml(values, notes).encode()
     if force:
         folder.write(file, text)
     elif not folder.create(file, text):
         raise ConfigError(f"{path}: exists; choose another name or add --force")
-    answer(as_json, {"path": str(path)}, f"wrote {path}; `runner submit {path}` trains it")
+    told: dict[str, Any] = {"path": str(path)}
+    lines = [f"wrote {path}; `runner submit {path}` trains it"]
+    if look is not None:
+        told |= {"fields": len(look.fields), "rows": look.rows, "left_out": list(look.left_out)}
+        lines += look.in_lines()
+    if unseen is not None:
+        told["not_looked_at"] = unseen
+        lines.append(f"the records were not looked at: {unseen}")
+    answer(as_json, told, "\n".join(lines))
+
+
+def _look_at_table(data: dict[str, Any], columns: tuple[str, ...] | None, *, private: bool) -> FirstLook | None:
+    """What a folder's table holds; None where it has none. Sets by what an import joined the fields of texts."""
+    from runner.config import DataConfig
+    from runner.data.first_look import look_at
+    from runner.data.joined import find_field_delimiter
+
+    if columns is None:
+        data["field_delimiter"] = find_field_delimiter(Path(data["uri"]))
+        if data["field_delimiter"] is not None:
+            return None
+    return look_at(DataConfig(uri=data["uri"]), columns, private=private)
 
 
 @click.command("import")

@@ -13,6 +13,7 @@ Every field has a bound and a one-line description; `runner init` writes the des
 """
 
 from runner.config.document import read_document, write_document, write_inline
+from runner.config.fields import FieldConfig, undeclared
 from runner.config.generation import ColumnRule, GenerationConfig
 from runner.config.job import JobConfig
 from runner.config.kubernetes import NAMESPACE_VARIABLE, KubernetesConfig, PodConfig
@@ -26,6 +27,7 @@ __all__ = [
     "ColumnRule",
     "DataConfig",
     "EarlyStoppingConfig",
+    "FieldConfig",
     "GenerationConfig",
     "JobConfig",
     "KubernetesConfig",
@@ -39,6 +41,7 @@ __all__ = [
     "load_job",
     "parse_job",
     "read_document",
+    "undeclared",
     "write_document",
     "write_inline",
 ]

@@ -107,7 +107,9 @@ def write_document(values: Mapping[str, Any]) -> str:
 
 def write_inline(value: Any) -> str:
     """A value in one line, as in a `key: VALUE`."""
-    text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    text = yaml.dump(
+        value, Dumper=Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf")
+    )
     return text.removesuffix("\n").removesuffix("\n...")
 
 

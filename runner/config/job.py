@@ -5,9 +5,10 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from runner.config.document import write_document
+from runner.config.fields import BOUGHT, FieldConfig, undeclared
 from runner.config.generation import GenerationConfig
 from runner.config.kubernetes import KubernetesConfig
-from runner.config.section import Section
+from runner.config.section import ColumnName, Section
 from runner.config.sweep import SweepConfig
 from runner.config.training import (
     DataConfig,
@@ -31,6 +32,12 @@ class JobConfig(Section):
         description="the run's name, and its folder under storage.uri",
     )
     data: DataConfig = Field(description="where the records are")
+    fields: dict[ColumnName, FieldConfig] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=16_384,
+        description="the schema of a table, such as {age: {kind: integer}}; null: records are texts",
+    )
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig, description="how records become token ids")
     examples: ExamplesConfig = Field(default_factory=ExamplesConfig, description="how tokens become examples")
     model: ModelConfig = Field(default_factory=ModelConfig, description="the network")
@@ -54,12 +61,42 @@ class JobConfig(Section):
             raise ValueError(
                 f"training.early_stopping.metric is {stopping.metric}, but validation_split is off; use loss"
             )
+        if self.fields is not None:
+            self._check_table()
+        elif self.tokenizer.kind == "fields":
+            raise ValueError("tokenizer.kind is fields, but there is no section fields; list the columns there")
+        elif self.examples.field_order == "random":
+            raise ValueError("examples.field_order: only a job with fields has fields to put in another order")
         self._check_generation()
         if self.privacy.enabled:
             self._check_private()
         stopping = stopping.model_copy(update={"enabled": stops})
         settings = settings.model_copy(update={"save_best": selects, "early_stopping": stopping})
-        return self.model_copy(update={"training": settings})
+        kind = self.tokenizer.kind if self.fields is None else "fields"
+        tokenizer = self.tokenizer.model_copy(update={"kind": kind})
+        return self.model_copy(update={"training": settings, "tokenizer": tokenizer})
+
+    def _check_table(self) -> None:
+        """What is for records that are texts."""
+        data, tokenizer = self.data, self.tokenizer
+        if data.text_column != DataConfig.model_fields["text_column"].default:
+            raise ValueError("data.text_column: a job with fields has its columns there; leave it out")
+        if data.columns is not None:
+            raise ValueError("data.columns: a job with fields has its columns there; leave it out")
+        if data.field_delimiter is not None:
+            raise ValueError("data.field_delimiter: fields are never joined to a text; leave it out")
+        if "kind" in tokenizer.model_fields_set and tokenizer.kind != "fields":
+            raise ValueError(f"tokenizer.kind: a job with fields has kind fields, not {tokenizer.kind}; leave it out")
+        if tokenizer.uri is not None:
+            raise ValueError("tokenizer.uri: a job with fields makes its tokens of their values; leave it out")
+        if self.examples.packing != "records":
+            raise ValueError(f"examples.packing: a job with fields needs records, not {self.examples.packing}")
+        if self.generation.fields is not None or self.generation.columns:
+            name = "columns" if self.generation.columns else "fields"
+            raise ValueError(f"generation.{name}: a job with fields says there what is valid; leave it out")
+        assert self.fields is not None
+        if all(field.kind == "id" for field in self.fields.values()):
+            raise ValueError("fields: all are of kind id, which is never learned; add a column to learn")
 
     def _check_generation(self) -> None:
         """Rules are for columns that there are."""
@@ -84,6 +121,22 @@ class JobConfig(Section):
             raise ValueError(
                 "privacy.enabled needs examples.seq_length of 2 or more: an emptied record must show as one"
             )
+        if self.fields is not None:
+            left = [(name, key) for name, field in self.fields.items() for key in undeclared(field)]
+            if unknowable := [f"fields.{name}.{key}" for name, key in left if key not in BOUGHT]:
+                raise ValueError(
+                    "privacy.enabled: what is null would be looked up in the private records, and no noisy counts "
+                    f"tell it; declare {', '.join(unknowable)}"
+                )
+            if left and self.privacy.schema_epsilon is None and self.privacy.target_epsilon is None:
+                raise ValueError(
+                    "privacy.enabled: what is null would be looked up in the private records; declare "
+                    f"{', '.join(f'fields.{name}.{key}' for name, key in left)}, or set privacy.schema_epsilon to what "
+                    "it may cost"
+                )
+            return
+        if self.privacy.schema_epsilon is not None:
+            raise ValueError("privacy.schema_epsilon: it pays for what is looked up for fields; leave it out")
         tokenizer = self.tokenizer
         made_from_records = tokenizer.uri is None and (
             tokenizer.kind == "sentencepiece" or (tokenizer.kind == "char" and tokenizer.alphabet is None)

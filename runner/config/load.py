@@ -21,6 +21,8 @@ from runner.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "RUNNER_"
 OF_A_NAME = "of letters, digits, '.', '_' and '-', starting with a letter or digit"
+TAG = "kind"
+"""The key by which one of several sections says which it is."""
 LONGEST_SHOWN = 1000
 """Characters of a message, and of a wrong value in it: a text may be a million."""
 
@@ -72,8 +74,11 @@ def parse_job(
     try:
         return JobConfig.model_validate(_settle(merged, JobConfig))
     except ValidationError as error:
+        mistakes = [
+            dict(item) | {"loc": _locate(item["loc"])[0], "tagged": item["loc"]} for item in _own_mistakes(error)
+        ]
         raise ConfigError(
-            *(f"{sources.get(_path(item), source)}: {_explain(dict(item), merged)}" for item in _own_mistakes(error))
+            *(f"{sources.get(_path(item), source)}: {_explain(item, merged)}" for item in mistakes)
         ) from None
 
 
@@ -98,12 +103,10 @@ def _as_path(words: Sequence[str]) -> list[str]:
     kind: Any = JobConfig
     path: list[str] = []
     for word in words:
-        section = _section_of(kind)
-        path.append(word if section is None else word.lower())
-        if section is not None:
-            kind = _kinds_of(section).get(path[-1], Any)
-        else:
-            kind = next((get_args(each)[1] for each in alternatives(kind) if get_origin(each) is dict), Any)
+        sections = _sections_of(kind)
+        path.append(word.lower() if sections else word)
+        inner = [_kinds_of(section).get(path[-1], Any) for section in sections]
+        kind = inner[0] if inner else _item_kind(kind)
     return path
 
 
@@ -158,8 +161,8 @@ def _settle(value: Any, kind: Any, place: Sequence[str] = ()) -> Any:
         return [_settle(each, inner, place) for each, inner in zip(value, item_kinds(kind, len(value)), strict=True)]
     if not isinstance(value, dict):
         return value
-    section = _section_of(kind)
-    inner = next((get_args(each)[1] for each in kinds if get_origin(each) is dict), Any)
+    section = _section_of(kind, value.get(TAG))
+    inner = _item_kind(kind)
     settled: dict[str, Any] = {}
     for key, each in value.items():
         if section is ParameterConfig and key == "choice":
@@ -183,9 +186,27 @@ def _kinds_of(section: type[Section]) -> dict[str, Any]:
     return {field.alias or name: field.annotation for name, field in section.model_fields.items()}
 
 
-def _section_of(kind: Any) -> type[Section] | None:
-    """The section that a field of this type holds, if any."""
-    return next((each for each in alternatives(kind) if isinstance(each, type) and issubclass(each, Section)), None)
+def _sections_of(kind: Any) -> list[type[Section]]:
+    """The sections that a field of this type may hold; of several, each says by its `kind` which it is."""
+    return [each for each in alternatives(kind) if isinstance(each, type) and issubclass(each, Section)]
+
+
+def _section_of(kind: Any, tag: Any = None) -> type[Section] | None:
+    """The section that a field of this type holds, if any; of several the one with this tag."""
+    sections = _sections_of(kind)
+    tag = tag.text if isinstance(tag, Written) else tag
+    return next((each for each in sections if len(sections) == 1 or tag in _tags(each)), None)
+
+
+def _tags(section: type[Section]) -> tuple[Any, ...]:
+    """What the key `kind` of one of several sections may say."""
+    return get_args(section.model_fields[TAG].annotation)
+
+
+def _item_kind(kind: Any) -> Any:
+    """The type of a mapping's values, or of a list's items; Any where it is none."""
+    inner = [get_args(each) for each in alternatives(kind) if get_origin(each) in (dict, tuple)]
+    return next((each[1] if len(each) == 2 and each[1] is not Ellipsis else each[0] for each in inner), Any)
 
 
 def _kind_at(path: str) -> Any:
@@ -195,6 +216,24 @@ def _kind_at(path: str) -> Any:
         section = _section_of(kind)
         kind = Any if section is None else _kinds_of(section).get(name, Any)
     return kind
+
+
+def _locate(place: Sequence[str | int]) -> tuple[tuple[str | int, ...], Any]:
+    """A place in the job by its keys alone, and its type: pydantic names between them which of several sections one is.
+
+    >>> _locate(("fields", "age", "integer", "bins"))
+    (('fields', 'age', 'bins'), <class 'int'>)
+    """
+    kind: Any = JobConfig
+    path: list[str | int] = []
+    for part in place:
+        if len(_sections_of(kind)) > 1:
+            kind = _section_of(kind, part)
+            continue
+        path.append(part)
+        section = _section_of(kind)
+        kind = _item_kind(kind) if section is None else _kinds_of(section).get(str(part), Any)
+    return tuple(path), kind
 
 
 def _as_written(document: Any, error: Mapping[str, Any]) -> str:
@@ -224,14 +263,22 @@ def _explain(error: dict[str, Any], document: Mapping[str, Any]) -> str:
     where, found = _shortened(_path(error)), _as_written(document, error)
     path = [str(part) for part in error["loc"]]
     if error["type"] == "extra_forbidden":
-        known = _field_names(path[:-1])
+        known = _field_names(error["tagged"][:-1])
         close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
         return f"{where}: unknown key; {hint}"
     if error["type"] == "model_type":
-        return f"{where}: should be a mapping of {', '.join(_field_names(path))}, got {found}"
+        return f"{where}: should be a mapping of {', '.join(_field_names(error['tagged']))}, got {found}"
     if error["type"] == "missing":
         return f"{where}: required, but not set"
+    if error["type"].startswith("union_tag_"):
+        known = ", ".join(tag for each in _sections_of(_locate(error["tagged"])[1]) for tag in _tags(each))
+        if not isinstance(error["input"], dict):
+            return f"{where}: should be a mapping with the key {TAG}, one of {known}; got {found}"
+        tag = error["input"].get(TAG)
+        return (
+            f"{where}.{TAG}: {'required, but not set' if tag is None else f'there is no {tag!r}'}; it is one of {known}"
+        )
     if error["type"] == "string_pattern_mismatch" and "pattern" in error.get("ctx", {}):
         form = FORMS.get(error["ctx"]["pattern"], OF_A_NAME)
         return f"{where}: {found} does not have the form {form}"
@@ -242,16 +289,10 @@ def _explain(error: dict[str, Any], document: Mapping[str, Any]) -> str:
     return f"{where}: {message}, got {found}"
 
 
-def _field_names(path: Sequence[str]) -> list[str]:
-    section: type[Section] = JobConfig
-    parts = iter(path)
-    for part in parts:
-        annotation = section.model_fields[part].annotation
-        if get_origin(annotation) in (dict, tuple):
-            next(parts, None)  # the user's key, or the number in a list
-        candidates = [annotation, *get_args(annotation)]
-        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
-    return list(section.model_fields)
+def _field_names(place: Sequence[str | int]) -> list[str]:
+    """The keys that the section at a place may have."""
+    section = _section_of(_locate(place)[1])
+    return [] if section is None else list(section.model_fields)
 
 
 def _kind(value: object) -> str:

@@ -51,8 +51,8 @@ class DataConfig(Section):
 class TokenizerConfig(Section):
     """How records become token ids."""
 
-    kind: Literal["char", "byte", "sentencepiece"] = Field(
-        default="sentencepiece", description="char, byte or sentencepiece"
+    kind: Literal["char", "byte", "sentencepiece", "fields"] = Field(
+        default="sentencepiece", description="char, byte or sentencepiece; fields: those of a table"
     )
     vocab_size: int = Field(
         default=2000, ge=4, le=1_000_000, description="largest number of token ids (byte always has 257)"
@@ -223,6 +223,12 @@ class PrivacyConfig(Section):
     max_epsilon: float | None = Field(
         default=None, gt=0, le=1e9, description="never pass this epsilon, earlier runs on the same files included"
     )
+    schema_epsilon: float | None = Field(
+        default=None,
+        ge=1e-6,
+        le=1e9,
+        description="of fields: what is looked up in the records costs this; null: 20% of target_epsilon, where any is",
+    )
     vocabulary: Literal["public", "private"] | None = Field(
         default=None,
         description="public: tokenizer.uri was made without these records; private: accept a vocabulary made from them",
@@ -243,6 +249,9 @@ class PrivacyConfig(Section):
             raise ValueError("enabled needs noise_multiplier, or target_epsilon to find it")
         if self.noise_multiplier is not None and self.target_epsilon is not None:
             raise ValueError("noise_multiplier and target_epsilon exclude each other; set one to null")
+        part, whole = self.schema_epsilon, self.target_epsilon
+        if part is not None and whole is not None and part >= whole:
+            raise ValueError(f"schema_epsilon {part:g} is a part of target_epsilon {whole:g}; give less than that")
         if self.noise_multiplier == 0 and self.max_epsilon is not None:
             raise ValueError(f"noise_multiplier 0 gives no privacy: max_epsilon {self.max_epsilon:g} cannot be kept")
         return self

@@ -24,7 +24,10 @@ from runner.config import JobConfig
 from runner.data.examples import Shard, TokenSet, shard_file_names
 from runner.data.files import SourceFile
 from runner.data.packing import Packer
-from runner.data.records import Survey, Unit, read_unit
+from runner.data.records import read_unit
+from runner.data.schema import Schema
+from runner.data.schema.field_tokenizer import FieldTokenizer
+from runner.data.survey import Survey, survey_records, survey_table
 from runner.data.token_lengths import TokenLengths
 from runner.data.tokenizer import (
     ByteTokenizer,
@@ -37,6 +40,7 @@ from runner.data.tokenizer import (
     token_dtype,
     train_tokenizer,
 )
+from runner.data.units import Unit
 from runner.errors import CorruptError, ObjectNotFoundError, RunnerError, TokenizerError, find_user_error
 from runner.storage import Folder, open_folder, open_parent, publish, read_manifest, read_published
 
@@ -58,6 +62,11 @@ def token_key(config: JobConfig, files: tuple[SourceFile, ...]) -> str:
         "model": hashlib.sha256(_read_model(config.tokenizer.uri)).hexdigest() if config.tokenizer.uri else None,
         "examples": config.examples.model_dump(mode="json", exclude={"field_order"}),
     }
+    if config.fields is not None:
+        parts["fields"] = [[name, field.model_dump(mode="json")] for name, field in config.fields.items()]
+        parts["examples"] = None
+        if config.privacy.enabled:
+            parts["private"] = True  # Others' tokens are made of exact counts.
     version = max(file.version for file in files)
     if version > 1 and (config.data.columns is not None or config.data.max_records is not None):
         parts["reading"] = version  # Other jobs have the records that they had in version 1.
@@ -66,6 +75,16 @@ def token_key(config: JobConfig, files: tuple[SourceFile, ...]) -> str:
     if config.data.since is not None:
         parts["tokenizer of"] = read_manifest(_earlier_tokenizer(config))["files"]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def bought_key(key: str, release: str) -> str:
+    """The name of tokens that were made with a schema that was bought: of `key`, and of the release's SHA-256."""
+    return f"{key}-{release[:16]}"
+
+
+def is_made_from(tokens_key: str, config: JobConfig, files: tuple[SourceFile, ...]) -> bool:
+    """Whether tokens of this key are of the job's records."""
+    return tokens_key.split("-")[0] == token_key(config, files)
 
 
 def find_tokens(cache: Folder, key: str) -> TokenSet | None:
@@ -82,6 +101,13 @@ def find_tokens(cache: Folder, key: str) -> TokenSet | None:
                 log.warning("%s/%s is missing or cut: the records are tokenized again", folder.uri, name)
                 return None
     return tokens
+
+
+def survey_job(config: JobConfig, files: tuple[SourceFile, ...]) -> Survey:
+    """Read the job's records once; errors as for `survey_records` and `survey_table`."""
+    if config.fields is None:
+        return survey_records(config.data, files, token_lengths(config))
+    return survey_table(config.data, files, config.fields, _earlier_schema(config), is_private=config.privacy.enabled)
 
 
 def token_lengths(config: JobConfig) -> TokenLengths:
@@ -124,7 +150,10 @@ def prepare_tokens(
     tokenizer = _make_tokenizer(config, survey)
     tokenizer_files = tokenizer.to_files()
     progress(f"tokenizing {survey.records:,} records")
-    tokenize = _TokenizeUnit(config, folder.uri, tokenizer_files)
+    seq_length = config.examples.seq_length
+    if isinstance(tokenizer, FieldTokenizer):
+        seq_length = tokenizer.record_tokens + 1
+    tokenize = _TokenizeUnit(config, seq_length, folder.uri, tokenizer_files)
     done: list[dict[str, Any]] = []
     with _plain_errors():
         for row in _dataset(survey.units).map(tokenize).iter_rows():
@@ -136,7 +165,7 @@ def prepare_tokens(
         key=key,
         vocab_size=tokenizer.vocab_size,
         end_id=tokenizer.end_id,
-        seq_length=config.examples.seq_length,
+        seq_length=seq_length,
         packing=config.examples.packing,
         records=survey.records,
         null_rows=survey.found.null_rows,
@@ -144,6 +173,7 @@ def prepare_tokens(
         unknown_tokens=sum(row["unknown"] for row in done),
         shards=tuple(Shard(**shard) for shard in shards),
         stops=survey.stops if survey.empty_files or config.data.max_records is not None else None,
+        slots=tokenizer.slots,
     )
     publish(folder, tokenizer_files, tokens.to_info())
     return tokens
@@ -152,8 +182,9 @@ def prepare_tokens(
 class _TokenizeUnit:
     """Tokenizes, packs and writes one unit; a Ray worker makes its own copy from plain values."""
 
-    def __init__(self, config: JobConfig, folder_uri: str, tokenizer_files: dict[str, bytes]) -> None:
+    def __init__(self, config: JobConfig, seq_length: int, folder_uri: str, tokenizer_files: dict[str, bytes]) -> None:
         self.config = config
+        self.seq_length = seq_length
         self.folder_uri = folder_uri
         self.tokenizer_files = tokenizer_files
 
@@ -165,7 +196,8 @@ class _TokenizeUnit:
         tokenizer = from_files(self.tokenizer_files)
         folder = open_folder(self.folder_uri)
         dtype = token_dtype(tokenizer.vocab_size)
-        packer = Packer(self.config.examples.packing, self.config.examples.seq_length, tokenizer.end_id)
+        packer = Packer(self.config.examples.packing, self.seq_length, tokenizer.end_id)
+        schema = tokenizer.schema.arrow if isinstance(tokenizer, FieldTokenizer) else None
         shards: list[dict[str, Any]] = []
         cut = unknown = 0
 
@@ -190,8 +222,8 @@ class _TokenizeUnit:
                 }
             )
 
-        for texts in read_unit(self.config.data, unit):
-            tokens, lengths = tokenizer.encode_batch(texts.drop_null())
+        for records in read_unit(self.config.data, unit, schema):
+            tokens, lengths = tokenizer.encode_batch(records.drop_null())
             if tokenizer.unknown_id is not None:
                 unknown += int((tokens == tokenizer.unknown_id).sum())
             packer.add(tokens, lengths)
@@ -235,6 +267,8 @@ def _make_tokenizer(config: JobConfig, survey: Survey) -> Tokenizer:
     settings = config.tokenizer
     if config.data.since is not None:
         return from_files(read_published(_earlier_tokenizer(config)))
+    if survey.schema is not None:
+        return FieldTokenizer(survey.schema)
     if settings.uri is not None:
         return from_sentencepiece_model(_read_model(settings.uri), config.data.field_delimiter)
     if settings.kind == "byte":
@@ -257,6 +291,15 @@ def _make_tokenizer(config: JobConfig, survey: Survey) -> Tokenizer:
 def _earlier_tokenizer(config: JobConfig) -> Folder:
     """The tokenizer of the run that `data.since` names."""
     return open_folder(config.storage.uri).child(f"{config.data.since}/tokenizer")
+
+
+def _earlier_schema(config: JobConfig) -> Schema | None:
+    """The schema of the run that `data.since` names."""
+    if config.data.since is None:
+        return None
+    tokenizer = from_files(read_published(_earlier_tokenizer(config)))
+    assert isinstance(tokenizer, FieldTokenizer)
+    return tokenizer.schema
 
 
 def _train(config: JobConfig, texts: Iterable[str]) -> Tokenizer:

@@ -79,6 +79,20 @@ def join_fields(fields: Sequence[pa.Array], delimiter: str) -> pa.Array:
     return pc.if_else(empty, pa.scalar(None, TEXT), joined)
 
 
+def row_texts(columns: Sequence[pa.Array | pa.ChunkedArray]) -> pa.Array:
+    """A text for each row of a table that no other row has: its values' texts, each behind its length in bytes.
+
+    >>> row_texts([pa.array([1, None]), pa.array(["a:b", ""])]).to_pylist()
+    ['1:1,3:a:b,', '-,0:,']
+    """
+    parts: list[pa.Array] = []
+    for column in columns:
+        texts = to_texts(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
+        part = pc.binary_join_element_wise(_cast(pc.binary_length(texts)), texts, pa.scalar(":", TEXT))
+        parts.append(pc.if_else(texts.is_null(), pa.scalar("-", TEXT), part))
+    return pc.binary_join_element_wise(*parts, pa.scalar("", TEXT), pa.scalar(",", TEXT))
+
+
 def find_unsplittable(fields: Sequence[pa.Array], delimiter: str) -> tuple[int, str] | None:
     """The first field that splitting the joined text would not give back, and how its values break it.
 

@@ -4,6 +4,7 @@
 - `char`: the most frequent characters; rarer ones become *unknown* (the contract holds for known ones).
 - `sentencepiece`: a unigram model of frequent substrings, the shortest sequences; what it has not seen falls
   back to bytes, so the contract holds for every valid Unicode string.
+- `fields`: those of a table, whose records are no texts: see `runner.data.schema`.
 
 >>> tokenizer = ByteTokenizer()
 >>> tokenizer.decode([*tokenizer.encode("é,1"), tokenizer.end_id])
@@ -23,13 +24,16 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import chain
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from runner.errors import TokenizerError
+
+if TYPE_CHECKING:  # It has tokenizers inside.
+    from runner.data.schema.slots import Slots
 
 SETTINGS_FILE = "tokenizer.json"
 MODEL_FILE = "sentencepiece.model"
@@ -60,6 +64,8 @@ class Tokenizer(ABC):
     """Ends a record. A token of its own: no text encodes to it, newlines included."""
     unknown_id: int | None
     """Stands for what the vocabulary cannot express; None where there is no such thing."""
+    slots: Slots | None = None
+    """The places of a table's record; None where records are texts."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -194,6 +200,11 @@ class SentencePieceTokenizer(Tokenizer):
     def to_files(self) -> dict[str, bytes]:
         return {SETTINGS_FILE: self._settings(field_delimiter=self.field_delimiter), MODEL_FILE: self.model}
 
+    @property
+    def escapes(self) -> dict[str, str]:
+        """How the characters are written that SentencePiece keeps for itself."""
+        return dict(_CODES) if self._escapes else {}
+
 
 def train_tokenizer(
     kind: str,
@@ -263,6 +274,11 @@ def from_files(files: Mapping[str, bytes]) -> Tokenizer:
                 tokenizer = CharTokenizer(settings["characters"])
             case SentencePieceTokenizer.kind:
                 tokenizer = SentencePieceTokenizer(files[MODEL_FILE], settings["field_delimiter"])
+            case "fields":
+                from runner.data.schema.field_tokenizer import FieldTokenizer  # Its texts have tokenizers of their own.
+                from runner.data.schema.schema import Schema
+
+                tokenizer = FieldTokenizer(Schema.from_plain(settings["schema"]))
             case kind:
                 raise TokenizerError(f"{SETTINGS_FILE} names an unknown tokenizer kind {kind!r}")
         if tokenizer.vocab_size != settings["vocab_size"]:

@@ -17,9 +17,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from runner.errors import JobStoppedError
+from runner.generation.rows import learned_schema
 from runner.generation.shards import (
     Generation,
     ShardInfo,
@@ -29,6 +31,7 @@ from runner.generation.shards import (
     read_generation,
     summarize,
 )
+from runner.model.artifact import describe_model
 from runner.run_directory import GENERATION, RunDirectory, Status
 from runner.storage import Folder, open_folder
 from runner.train.background import run_as_job
@@ -84,7 +87,9 @@ def _drive(folder: Folder, directory: RunDirectory, stop: threading.Event, *, lo
                 return None
     if not folder.exists(SUMMARY):
         if generation.settings.unique and generation.shards > 1:
-            infos = drop_repeated(folder, infos, lambda message: _say(directory, message))
+            learned = _learned_schema(generation)
+            columns = None if learned is None else learned.names
+            infos = drop_repeated(folder, infos, lambda message: _say(directory, message), columns)
         folder.write(SUMMARY, json.dumps(summarize(list(infos.values())), indent=1).encode())
     return read_summary(folder)
 
@@ -147,7 +152,12 @@ def _training_hashes(generation: Generation) -> NDArray[np.uint64] | None:
     from runner.generation.training_records import hash_records
 
     run = RunDirectory(open_folder(generation.run_uri))
-    return hash_records(run.read_model_config().data, reading_version(run))
+    return hash_records(run.read_model_config().data, reading_version(run), _learned_schema(generation))
+
+
+def _learned_schema(generation: Generation) -> pa.Schema | None:
+    """Of a table, the columns that tell its rows apart."""
+    return learned_schema(describe_model(open_folder(generation.run_uri).child("model")))
 
 
 def _say(directory: RunDirectory, message: str) -> None:

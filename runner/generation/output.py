@@ -5,15 +5,20 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
+import shutil
+import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import types
+
+from runner.data.texts import to_texts
 from runner.errors import ConfigError
 from runner.generation.records import Generated
+from runner.screen import Column, side_by_side
 from runner.storage import open_parent
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-
-Rows = Sequence[tuple[str, ...]]
 
 _QUOTED = re.compile(r'[",\r\n\0]|^[\s\ufeff]|\s\Z|^sep=')
 """Also what is cut off as space or as a byte order mark, and how a first line tells Excel the separator."""
@@ -53,7 +58,7 @@ def write_records(uri: str, generated: Generated, *, overwrite: bool = False) ->
     """
     encode = {".csv": to_csv, ".jsonl": to_jsonl, ".parquet": to_parquet}["." + uri.rpartition(".")[2]]
     folder, name = open_parent(uri)
-    data = encode(generated.columns, generated.rows)
+    data = encode(generated.table)
     if overwrite:
         folder.write(name, data)
     elif not folder.create(name, data):
@@ -64,40 +69,91 @@ def _exists(uri: str) -> ConfigError:
     return ConfigError(f"-o {uri}: exists; choose another name or add --overwrite")
 
 
-def to_parquet(columns: Sequence[str], rows: Rows) -> bytes:
-    """A Parquet file of string columns."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    values = list(zip(*rows, strict=True)) or [()] * len(columns)
-    table = pa.table({name: pa.array(column, pa.string()) for name, column in zip(columns, values, strict=True)})
+def to_parquet(table: pa.Table) -> bytes:
+    """A Parquet file with the table's types."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table.unify_dictionaries().combine_chunks(), sink, compression="zstd")
     return sink.getvalue()
 
 
-def to_csv(columns: Sequence[str], rows: Rows) -> bytes:
-    r"""CSV with a header, whose records every reader finds again.
+def to_csv(table: pa.Table) -> bytes:
+    r"""CSV with a header, whose records every reader finds again; a null is an empty field.
 
-    Not by Python's own writer: some of its versions leave a lone carriage return outside quotes (3.11.0 to 3.11.8,
-    3.12.0 to 3.12.2), and readers differ in what they make of spaces.
+    In columns with nulls an empty text is in quotes. Not by Python's own writer: some of its versions leave a lone
+    carriage return outside quotes (3.11.0 to 3.11.8, 3.12.0 to 3.12.2), and readers differ in what they make of spaces.
 
-    >>> to_csv(["a", "b"], [("1", "x, y"), ("", " z")])
-    b'a,b\n1,"x, y"\n," z"\n'
+    >>> to_csv(pa.table({"a": [1, None], "b": ["x, y", " z"], "c": ["", None]}))
+    b'a,b,c\n1,"x, y",""\n," z",\n'
     """
-    is_only = len(columns) == 1
-    lines = (",".join([_csv_field(value, is_only=is_only) for value in row]) for row in (tuple(columns), *rows))
-    return "".join(line + "\n" for line in lines).encode()
+    is_only = table.num_columns == 1
+    columns = [
+        [
+            _csv_field(value, quoted=(is_only or column.null_count > 0) and (is_only or value is not None))
+            for value in values
+        ]
+        for column, values in zip(table.columns, _texts(table), strict=True)
+    ]
+    header = [_csv_field(name, quoted=is_only) for name in table.column_names]
+    return "".join(",".join(row) + "\n" for row in (header, *zip(*columns, strict=True))).encode()
 
 
-def to_jsonl(columns: Sequence[str], rows: Rows) -> bytes:
-    """JSON Lines, whose lines are found by readers, too, that take other characters for line ends."""
-    lines = (json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) for row in rows)
-    return "".join(line.translate(_LINE_ENDS) + "\n" for line in lines).encode()
+def to_jsonl(table: pa.Table) -> bytes:
+    """JSON Lines, whose lines are found by readers, too, that take other characters for line ends. Numbers, booleans
+    and nulls are JSON's own.
+
+    >>> to_jsonl(pa.table({"a": [0.5, None], "b": [True, False], "c": ["x", "7"]})).decode().splitlines()
+    ['{"a": 0.5, "b": true, "c": "x"}', '{"a": null, "b": false, "c": "7"}']
+    """
+    names = [_json_text(name) for name in table.column_names]
+    columns = [
+        [_json_value(value, column.type) for value in values]
+        for column, values in zip(table.columns, _texts(table), strict=True)
+    ]
+    lines = (
+        ", ".join(f"{name}: {value}" for name, value in zip(names, row, strict=True))
+        for row in zip(*columns, strict=True)
+    )
+    return "".join(f"{{{line}}}\n".translate(_LINE_ENDS) for line in lines).encode()
 
 
-def _csv_field(value: str, *, is_only: bool) -> str:
-    """A field, in quotes where it would be read as something else; the only one of a line is never blank."""
-    if _QUOTED.search(value) or (is_only and not value):
+def table_in_words(table: pa.Table) -> str:
+    """A table as it is printed: in columns side by side on a terminal, as CSV elsewhere."""
+    if not sys.stdout.isatty():
+        return to_csv(table).decode().removesuffix("\n")
+    columns = [
+        Column(name, ["" if value is None else value for value in values], is_number=_is_number(column.type))
+        for name, column, values in zip(table.column_names, table.columns, _texts(table), strict=True)
+    ]
+    return side_by_side(columns, shutil.get_terminal_size().columns)
+
+
+def _texts(table: pa.Table) -> list[list[str | None]]:
+    """The texts of each column's values."""
+    return [to_texts(column.combine_chunks()).to_pylist() for column in table.columns]
+
+
+def _csv_field(value: str | None, *, quoted: bool) -> str:
+    """A field, in quotes where it would be read as something else; `quoted`: also where it is empty."""
+    value = value or ""
+    if _QUOTED.search(value) or (quoted and not value):
         return '"' + value.replace('"', '""') + '"'
     return value
+
+
+def _json_value(text: str | None, kind: pa.DataType) -> str:
+    if text is None:
+        return "null"
+    return text if _is_number(kind) or types.is_boolean(_plain_type(kind)) else _json_text(text)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    kind = _plain_type(kind)
+    return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if types.is_dictionary(kind) else kind
+
+
+def _json_text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from runner.errors import CorruptError, JobFailedError, RunnerError
 from runner.generation.records import RecordMaker
-from runner.generation.shards import Generation, ShardInfo, make_shard, read_generation
+from runner.generation.shards import UNMASKED_VERSION, Generation, ShardInfo, make_shard, read_generation
 from runner.model.artifact import load_model
 from runner.run_directory import JOB_FOLDER_VARIABLE
 from runner.storage import Folder, open_folder
@@ -78,7 +78,7 @@ def load_maker(folder: Folder, generation: Generation, training: NDArray[np.uint
         raise CorruptError(
             f"{generation.run_uri}: the model changed since {folder.uri} was begun; choose another folder"
         )
-    return RecordMaker(model, generation.settings, training)
+    return RecordMaker(model, generation.settings, training, masked=generation.version > UNMASKED_VERSION)
 
 
 class _ShardActor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.tables import open_table, read_columns
 from runner.errors import ConfigError
 from runner.model.artifact import ModelDescription
@@ -31,6 +32,10 @@ def read_prompts(uri: str, column: str) -> tuple[str, ...]:
 def check_prompts(model: ModelDescription, prompts: Sequence[str]) -> None:
     """Raise ConfigError for a prompt that no record of the model can begin with."""
     tokenizer = model.tokenizer
+    if isinstance(tokenizer, FieldTokenizer):
+        if any(prompts):
+            raise ConfigError("--prompt, --prompts: this model makes rows of a table, which no text begins")
+        return
     for prompt in prompts:
         ids = tokenizer.encode(prompt)
         if tokenizer.unknown_id in ids:

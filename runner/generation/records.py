@@ -2,7 +2,7 @@
 
     maker = RecordMaker(model, settings)
     generated = maker.make(1000)
-    generated.rows, generated.invalid            # 1000 records; why others were left out, and how many
+    generated.table, generated.invalid           # 1000 records; why others were left out, and how many
 
 Draw number d starts with the prompt of the record that it is for and gets its random numbers from (seed, d). First
 there is a draw for each record; then, as often as needed, one for each that is still missing (of few, several); what
@@ -19,10 +19,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from runner.config import GenerationConfig
+from runner.data.automaton import Automaton
+from runner.data.schema.field_tokenizer import FieldTokenizer
+from runner.data.texts import to_texts
 from runner.errors import JobFailedError
+from runner.generation.grammar import compile_grammar
+from runner.generation.rows import Record, Rows, learned_schema, make_rows
 from runner.generation.validators import Validator
 from runner.model.artifact import TrainedModel
 from runner.model.choice import check_choice
@@ -71,35 +77,57 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class Generated:
-    """Records, each as the values of `columns`, and what became of the other draws.
+    """Records, and what became of the other draws.
 
-    `invalid`: how many for which reason. `repeated`: copies of a record before. `in_training`: copies of a training
-    record.
+    `table`: of strings, or of a table's own types. `invalid`: how many for which reason. `repeated`: copies of a record
+    before. `in_training`: copies of a training record.
     """
 
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    table: pa.Table
     invalid: dict[str, int]
     repeated: int = 0
     in_training: int = 0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self.table.column_names)
+
+    @property
+    def rows(self) -> list[tuple[str | None, ...]]:
+        """Each record as the texts of its values."""
+        columns = [to_texts(column.combine_chunks()).to_pylist() for column in self.table.columns]
+        return list(zip(*columns, strict=True))
 
 
 class RecordMaker:
     """Makes records with one model and one set of settings.
 
-    `training`: the sorted hashes of the training records, for `not_in_training`.
+    `training`: the sorted hashes of the training records, for `not_in_training`. `masked`: no text is drawn that the
+    rules exclude, as far as `runner.generation.grammar` can say; else it is drawn and left out.
+
+    Raises:
+        ConfigError: no record keeps the rules, or none that a prompt begins.
     """
 
     def __init__(
-        self, model: TrainedModel, settings: SamplingSettings, training: NDArray[np.uint64] | None = None
+        self,
+        model: TrainedModel,
+        settings: SamplingSettings,
+        training: NDArray[np.uint64] | None = None,
+        *,
+        masked: bool = True,
     ) -> None:
         from runner.model.sampling import Sampler
 
         self.settings = settings
-        self.validator = Validator(settings.validation, model.columns, model.field_delimiter)
+        learned = learned_schema(model)
+        columns = model.columns if learned is None else learned.names
+        self.validator = Validator(settings.validation, columns, model.field_delimiter)
         self._training = training
-        self._tokenizer = model.tokenizer
-        self._prompts = [model.tokenizer.encode(prompt) for prompt in settings.prompts]
+        self._model = model
+        is_table = isinstance(model.tokenizer, FieldTokenizer)
+        self._prompts = [[]] if is_table else [model.tokenizer.encode(prompt) for prompt in settings.prompts]
         self._sampler = Sampler(
             model.network,
             end_id=model.tokenizer.end_id,
@@ -107,6 +135,7 @@ class RecordMaker:
             temperature=settings.temperature,
             top_k=settings.top_k,
             top_p=settings.top_p,
+            automaton=_automaton(model, settings) if masked or is_table else None,
         )
 
     def make(
@@ -125,47 +154,56 @@ class RecordMaker:
             JobFailedError: too many draws are invalid or copies, or the user's function failed.
         """
         tally = _Tally(n, self.settings.validation.max_invalid)
-        made: list[tuple[int, tuple[str, ...]]] = []
+        rows = make_rows(self._model, self.validator, self.settings.seed)
+        made: list[tuple[int, Record]] = []
         seen: set[str] = set()
         missing = (np.arange(first, first + n) // self.settings.records_per_prompt).tolist()
         while missing:
             wanted = Counter(missing)
             asked = [missing[index % len(missing)] for index in range(max(len(missing), FEWEST_DRAWS))]
-            for prompt, text, is_known in self._draw(asked, first_draw):
+            for prompt, record, is_known in self._draw(rows, asked, first_draw):
                 if len(made) == n:
                     break
                 if not wanted[prompt]:
                     continue
                 progress(len(made))
-                fields, reason = self.validator.check(text)
+                reason = record.check().reason
                 if reason is not None:
                     tally.add_invalid(reason)
                 elif is_known:
                     tally.add_copy("in_training")
-                elif self.settings.unique and text in seen:
+                elif self.settings.unique and record.text in seen:
                     tally.add_copy("repeated")
                 else:
-                    made.append((prompt, fields))
+                    made.append((prompt, record))
                     wanted[prompt] -= 1
                     if self.settings.unique:
-                        seen.add(text)
+                        seen.add(record.text)
                     tally.valid += 1
             first_draw += len(asked)
             missing = sorted(wanted.elements())
         made.sort(key=lambda each: each[0])
-        rows = [fields for _, fields in made]
-        return Generated(self.validator.columns, rows, dict(tally.invalid), **tally.copies)
+        table = rows.to_table([record for _, record in made], first)
+        return Generated(table, dict(tally.invalid), **tally.copies)
 
-    def _draw(self, missing: Sequence[int], first_draw: int) -> Iterator[tuple[int, str, bool]]:
-        """A draw for each prompt number: that number, the text, and whether it is a training record."""
+    def _draw(self, rows: Rows, missing: Sequence[int], first_draw: int) -> Iterator[tuple[int, Record, bool]]:
+        """A draw for each prompt number: that number, the record, and whether it is a training record."""
         prompts = self._prompts if len(self._prompts) == 1 else [self._prompts[number] for number in missing]
         batches = self._sampler.batches(len(missing), seed=self.settings.seed, first=first_draw, prompts=prompts)
         drawn = 0
         for batch in batches:
-            texts = self._tokenizer.decode_batch(batch)
-            known = [False] * len(texts) if self._training is None else are_in(self._training, texts)
-            yield from zip(missing[drawn : drawn + len(texts)], texts, known, strict=True)
-            drawn += len(texts)
+            records = rows.read(batch, first_draw + drawn)
+            known = [False] * len(records)
+            if self._training is not None:
+                known = are_in(self._training, [record.text for record in records])
+            yield from zip(missing[drawn : drawn + len(records)], records, known, strict=True)
+            drawn += len(records)
+
+
+def _automaton(model: TrainedModel, settings: SamplingSettings) -> Automaton | None:
+    if isinstance(model.tokenizer, FieldTokenizer):
+        return model.tokenizer.automaton()
+    return compile_grammar(settings.validation, model.columns, model.field_delimiter, model.tokenizer).automaton
 
 
 class _Tally:

@@ -28,13 +28,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.config import GenerationConfig
+from runner.data.texts import row_texts
 from runner.errors import ConfigError, CorruptError, ObjectNotFoundError
 from runner.generation.output import to_parquet
 from runner.generation.records import RecordMaker, SamplingSettings, hash_texts
 from runner.run_directory import GENERATION
 from runner.storage import Folder, shown_name
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+UNMASKED_VERSION = 1
+"""Folders of this version are gone on with as they were begun: what the rules exclude is drawn and left out."""
 DRAWS_PER_SHARD = 1 << 32
 READERS = 16
 SETTINGS_FILE = "settings.json"
@@ -47,7 +50,7 @@ class Generation:
     """All that the shards of a folder are a function of; but for `run_uri`, where the model is, and `actors`.
 
     `model`: the digest of the run's model. `training`: a fingerprint of the training records, where they matter.
-    `actors`: how many make shards; None: one for each core.
+    `actors`: how many make shards; None: one for each core. `version`: that of the folder.
     """
 
     run_uri: str
@@ -56,6 +59,7 @@ class Generation:
     rows_per_shard: int
     training: str | None = None
     actors: int | None = None
+    version: int = FORMAT_VERSION
 
     @property
     def shards(self) -> int:
@@ -68,7 +72,7 @@ class Generation:
         settings["validation"] = self.settings.validation.model_dump(mode="json", exclude={"actors"})
         settings["prompts"] = hashlib.sha256(_prompts_file(self.settings)).hexdigest()
         return {
-            "version": FORMAT_VERSION,
+            "version": self.version,
             "run_uri": self.run_uri,
             "model": self.model,
             "settings": settings,
@@ -113,7 +117,10 @@ def claim_folder(folder: Folder, generation: Generation) -> None:
         if (other := folder.find_file(but=ours)) is not None and not books.exists(SETTINGS_FILE):
             raise ConfigError(f"{folder.uri} holds other files, such as {shown_name(other)}: choose an empty folder")
         books.create(SETTINGS_FILE, settings)
-    there, here = _flat(_read_settings(folder)), _flat(generation.to_dict())
+    if (found := _read_settings(folder))["version"] == UNMASKED_VERSION:
+        generation = replace(generation, version=UNMASKED_VERSION)
+        settings = json.dumps(generation.to_dict(), indent=1).encode()
+    there, here = _flat(found), _flat(generation.to_dict())
     if different := sorted(name for name in there | here if there.get(name) != here.get(name)):
         first = different[0]
         raise ConfigError(
@@ -132,7 +139,7 @@ def read_generation(folder: Folder) -> Generation:
         prompts = tuple(json.loads(books.read(PROMPTS_FILE)))
     except ObjectNotFoundError as error:
         raise CorruptError(f"{folder.uri}: no generation here") from error
-    if values["version"] != FORMAT_VERSION:
+    if values["version"] not in (UNMASKED_VERSION, FORMAT_VERSION):
         raise CorruptError(f"{folder.uri}: written by another version of runner")
     settings: dict[str, Any] = values["settings"]
     validation = GenerationConfig.model_validate(settings["validation"])
@@ -143,6 +150,7 @@ def read_generation(folder: Folder) -> Generation:
         values["rows_per_shard"],
         values["training"],
         values["actors"],
+        values["version"],
     )
 
 
@@ -155,7 +163,7 @@ def make_shard(maker: RecordMaker, folder: Folder, rows_per_shard: int, number: 
     first = number * rows_per_shard
     count = min(rows_per_shard, maker.settings.records - first)
     generated = maker.make(count, first=first, first_draw=number * DRAWS_PER_SHARD)
-    data = to_parquet(generated.columns, generated.rows)
+    data = to_parquet(generated.table)
     return _publish(
         folder,
         number,
@@ -184,9 +192,12 @@ def finished_shards(folder: Folder, shards: int) -> dict[int, ShardInfo]:
     return {number: info for number, info in found.items() if sizes[shard_name(number)] == info.size}
 
 
-def drop_repeated(folder: Folder, infos: dict[int, ShardInfo], progress: Callable[[str], None]) -> dict[int, ShardInfo]:
+def drop_repeated(
+    folder: Folder, infos: dict[int, ShardInfo], progress: Callable[[str], None], columns: Sequence[str] | None = None
+) -> dict[int, ShardInfo]:
     """Drop the records that an earlier shard has, too; doing it twice is doing it once.
 
+    columns: those that tell records apart; None for all.
     Records are told apart by 64-bit hashes: see `hash_texts`. Those of all shards are in memory, 8 bytes each.
 
     Raises:
@@ -196,7 +207,10 @@ def drop_repeated(folder: Folder, infos: dict[int, ShardInfo], progress: Callabl
     hashes: list[np.ndarray] = []
     for number in numbers:
         progress(f"comparing shard {number + 1} of {len(numbers)}")
-        hashes.append(hash_texts(_texts(_read_shard(folder, number, infos[number]))))
+        shard = _read_shard(folder, number, infos[number])
+        if columns is not None:
+            shard = shard.select(columns)
+        hashes.append(hash_texts(row_texts(shard.columns).to_pylist()))
     everything = np.concatenate(hashes)
     is_first = np.zeros(everything.size, bool)
     is_first[np.unique(everything, return_index=True)[1]] = True
@@ -227,7 +241,7 @@ def summarize(infos: Sequence[ShardInfo]) -> dict[str, Any]:
 
 def _rewrite(folder: Folder, number: int, info: ShardInfo, keep: np.ndarray) -> ShardInfo:
     table = _read_shard(folder, number, info).filter(pa.array(keep))
-    data = to_parquet(table.column_names, list(zip(*(column.to_pylist() for column in table.columns), strict=True)))
+    data = to_parquet(table)
     changed = replace(
         info,
         records=table.num_rows,
@@ -300,11 +314,6 @@ def _read_shard(folder: Folder, number: int, info: ShardInfo) -> pa.Table:
             f"{folder.uri}/{shard_name(number)} is damaged: delete it, and the same command makes it again"
         )
     return pq.read_table(io.BytesIO(data))
-
-
-def _texts(table: pa.Table) -> list[str]:
-    """A text for each row that no other row has."""
-    return [json.dumps(row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
 
 
 def _info_name(number: int) -> str:

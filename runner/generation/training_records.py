@@ -7,11 +7,13 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from runner.config import DataConfig
 from runner.data.files import READING_VERSION, list_files
 from runner.data.records import read_records
+from runner.data.texts import row_texts
 from runner.generation.records import hash_texts
 
 
@@ -21,10 +23,14 @@ def fingerprint_records(data: DataConfig) -> str:
     return hashlib.sha256(json.dumps([files, data.max_records, data.columns, data.text_column]).encode()).hexdigest()
 
 
-def hash_records(data: DataConfig, version: int = READING_VERSION) -> NDArray[np.uint64]:
+def hash_records(
+    data: DataConfig, version: int = READING_VERSION, schema: pa.Schema | None = None
+) -> NDArray[np.uint64]:
     """The sorted hashes (see `hash_texts`) of all records of the job, those kept for validation included.
 
-    `version`: by which rules the run read them. 8 bytes of memory for each. Of a run that goes on from another, all
+    `version`: by which rules the run read them. `schema`: of a table, the columns that tell its rows apart.
+
+    8 bytes of memory for each. Of a run that goes on from another, all
     records of the folder: which of them its `max_records` took depends on those that the runs before had.
 
     Raises:
@@ -33,5 +39,9 @@ def hash_records(data: DataConfig, version: int = READING_VERSION) -> NDArray[np
     if data.since is not None:
         data = data.model_copy(update={"max_records": None})
     files = tuple(replace(file, version=version) for file in list_files(data.uri))
-    parts = [hash_texts(texts.drop_null().to_pylist()) for texts in read_records(data, files)]
+    batches = (
+        records.drop_null() if schema is None else row_texts(records.flatten())
+        for records in read_records(data, files, schema)
+    )
+    parts = [hash_texts(texts.to_pylist()) for texts in batches]
     return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.uint64)

@@ -45,7 +45,7 @@ class Validator:
         self._rules = [
             (index, name, rule)
             for index, name in enumerate(self.columns)
-            for rule in _rules(config.columns.get(name, ColumnRule()))
+            for rule in value_rules(config.columns.get(name, ColumnRule()))
         ]
         self._name = config.validator or ""
         self._function = import_object(config.validator, "generation.validator") if config.validator else None
@@ -56,9 +56,22 @@ class Validator:
         Raises:
             JobFailedError: the user's function raised, or returned what is no answer.
         """
-        fields = split_fields(text, self._field_delimiter, len(self.columns))
+        fields = self.split(text)
         if len(fields) != len(self.columns):
             return Verdict(fields, f"fields: not {len(self.columns)}")
+        return self.check_fields(fields)
+
+    def split(self, text: str) -> tuple[str, ...]:
+        """A record's fields."""
+        return split_fields(text, self._field_delimiter, len(self.columns))
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether fields are looked at at all."""
+        return bool(self._rules) or self._function is not None
+
+    def check_fields(self, fields: tuple[str, ...]) -> Verdict:
+        """Look at the fields of a record; errors as for `check`."""
         for index, name, rule in self._rules:
             if (wrong := rule(fields[index])) is not None:
                 return Verdict(fields, f"{name}: {wrong}")
@@ -80,7 +93,7 @@ class Validator:
         )
 
 
-def _rules(rule: ColumnRule) -> list[Rule]:
+def value_rules(rule: ColumnRule) -> list[Rule]:
     """The rules of one column, each as a function."""
     found: list[Rule] = []
     if rule.pattern is not None:

@@ -12,16 +12,30 @@ A step releases the Gaussian mechanism on a Poisson sample: every example is in 
 examples on its own, and the sum of clipped gradients gets noise of noise_multiplier times the clip. Neighbors differ
 in one record emptied in its place (zero-out, dp-accounting's REPLACE_SPECIAL). The computing is dp-accounting's:
 privacy loss distributions (PLD, tight) or Renyi divergences (RDP, an upper bound).
+
+Beside the steps a run may *release* noisy histograms of its records. A record that is emptied changes at most one
+cell of each by 1, so a release composes as one scalar discrete Gaussian mechanism of sensitivity 1 for each
+histogram. Its privacy loss distribution is exact; by Renyi divergence it costs at most what Gaussian noise of the same
+sigma would (Canonne, Kamath, Steinke 2020, theorems 4 and 14).
+
+    >>> release = Release("schema", (Histogram("age", 15.0), Histogram("income", 15.0)))
+    >>> round(epsilon([(release, 1)], delta=1e-6), 3), round(epsilon([(mechanism, 3906), (release, 1)], delta=1e-6), 3)
+    (0.373, 2.044)
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from runner.errors import PrivacyError
 
@@ -30,6 +44,8 @@ LARGEST_NOISE_MULTIPLIER = 1e4
 SMALLEST_NOISE_MULTIPLIER = 0.05
 PLD_UP_TO = 50.0
 """Where RDP gives more, RDP's bound stands for PLD too: a distribution that wide takes minutes and gigabytes."""
+LOSS_INTERVAL = 1e-4
+"""Privacy losses are rounded to multiples of it, so that the bound holds."""
 NOISE_STEP = 1e-4
 """Noise multipliers that are found here are multiples of this, rounded up."""
 
@@ -68,27 +84,113 @@ class Mechanism:
         return max(1, round(self.examples / self.batch_size))
 
 
-Spent = Sequence[tuple[Mechanism, int]]
-"""Mechanisms and how many steps of each were taken on the same records."""
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of records with discrete Gaussian noise of `sigma` records. A record is in at most one of its cells.
+
+    `threshold`: where the cells are the values that occur, the noisy count from which a cell is released; None where
+    the cells are public.
+    """
+
+    name: str
+    sigma: float
+    threshold: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise PrivacyError(f"the histogram of {self.name!r} needs noise above 0")
+
+    @property
+    def threshold_delta(self) -> float:
+        """The probability that a value that only one record has is released: that noise makes its 1 the threshold."""
+        if self.threshold is None:
+            return 0.0
+        return discrete_gaussian_tail(self.sigma, self.threshold - 1)
+
+
+@dataclass(frozen=True)
+class Release:
+    """Noisy histograms of the records that are released once, together."""
+
+    name: str
+    histograms: tuple[Histogram, ...]
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Release:
+        """From the values of its JSON."""
+        return cls(plain["name"], tuple(Histogram(**histogram) for histogram in plain["histograms"]))
+
+    @property
+    def sigmas(self) -> Counter[float]:
+        """How many histograms have each noise."""
+        return Counter(histogram.sigma for histogram in self.histograms)
+
+    @property
+    def threshold_delta(self) -> float:
+        """The probability that any of a record's values that no other record has is released."""
+        return math.fsum(histogram.threshold_delta for histogram in self.histograms)
+
+
+def discrete_gaussian_tail(sigma: float, least: int) -> float:
+    """The probability that discrete Gaussian noise is `least` or more; 1 stands for all of `least` below 1.
+
+    >>> round(discrete_gaussian_tail(1.0, 1), 6), discrete_gaussian_tail(100.0, 500) < 3e-7
+    (0.300529, True)
+    """
+    tails = discrete_gaussian_tails(sigma)
+    return 1.0 if least < 1 else float(tails[least - 1]) if least <= len(tails) else 0.0
+
+
+def discrete_gaussian_tails(sigma: float) -> NDArray[np.float64]:
+    """The probabilities that noise is at least 1, 2, ...; beyond the last it is less than 1e-31."""
+    weights = np.exp(-0.5 * (np.arange(1, math.ceil(12 * sigma) + 2) / sigma) ** 2)
+    return np.cumsum(weights[::-1])[::-1] / (1 + 2 * weights.sum())
+
+
+Spent = Sequence[tuple[Mechanism | Release, int]]
+"""What was done with the same records: mechanisms and the steps taken of each, and releases, once each."""
+
+
+def spent_by(releases: Sequence[Release], mechanism: Mechanism | None = None, steps: int = 0) -> Spent:
+    """What releases and so many steps are together."""
+    return [*((release, 1) for release in releases), *([(mechanism, steps)] if mechanism and steps else [])]
+
+
+def spent_from_plain(plain: Sequence[Any]) -> tuple[tuple[Mechanism | Release, int], ...]:
+    """From the values of their JSON."""
+    return tuple(
+        (Release.from_plain(what) if "histograms" in what else Mechanism(**what), count) for what, count in plain
+    )
+
+
+def without_empty_releases(plain: dict[str, Any]) -> dict[str, Any]:
+    """Values as JSON holds them, without `releases` where there are none: as they were before there were any."""
+    kept = {name: value for name, value in plain.items() if name != "releases" or value}
+    return json.loads(json.dumps(kept))
 
 
 def epsilon(spent: Spent, delta: float, accountant: Accountant = "pld") -> float:
-    """The epsilon, at `delta`, of all these steps together; infinite where one had no noise."""
-    return _epsilon(tuple((mechanism, steps) for mechanism, steps in spent if steps > 0), delta, accountant)
+    """The epsilon, at `delta`, of all this together; infinite where a step had no noise.
+
+    What thresholds cost is taken from delta: with probability at most the sum of theirs a value of a single record
+    is released, and else its cell is as if it had not been looked at.
+    """
+    taken = tuple((what, count) for what, count in spent if count > 0)
+    thresholds = sum(count * what.threshold_delta for what, count in taken if isinstance(what, Release))
+    return _epsilon(taken, delta - thresholds, accountant)
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(taken: tuple[tuple[Mechanism, int], ...], delta: float, accountant: Accountant) -> float:
+def _epsilon(taken: tuple[tuple[Mechanism | Release, int], ...], delta: float, accountant: Accountant) -> float:
     if not taken:
         return 0.0
-    if any(mechanism.noise_multiplier == 0 for mechanism, _ in taken):
+    if delta <= 0 or any(isinstance(what, Mechanism) and what.noise_multiplier == 0 for what, _ in taken):
         return math.inf
     bound = _rdp_epsilon(taken, delta)
     if accountant == "rdp" or bound > PLD_UP_TO:
         return bound
     composed = None
-    for mechanism, steps in taken:
-        each = _one_step(mechanism.sampling_probability, mechanism.noise_multiplier).self_compose(steps)
+    for each in _privacy_losses(taken):
         composed = each if composed is None else composed.compose(each)
     return float(cast(Any, composed).get_epsilon_for_delta(delta))
 
@@ -97,23 +199,37 @@ def epsilon_unamplified(spent: Spent, delta: float) -> float:
     """The epsilon if batches were fixed, so that each example is in exactly one of every epoch's steps.
 
     That is the Gaussian mechanism alone, once an epoch, without what the secrecy of the sample adds. Together,
-    Gaussian mechanisms are one whose 1/noise^2 is the sum of theirs.
+    Gaussian mechanisms are one whose 1/noise^2 is the sum of theirs. Releases see every record as it is.
     """
     from dp_accounting import get_epsilon_gaussian
 
     precision = 0.0
-    for mechanism, steps in spent:
-        epochs = math.ceil(steps * mechanism.sampling_probability - 1e-9)
-        if epochs and mechanism.noise_multiplier == 0:
+    releases: list[tuple[Mechanism | Release, int]] = []
+    for what, steps in spent:
+        if isinstance(what, Release):
+            releases.append((what, steps))
+            continue
+        epochs = math.ceil(steps * what.sampling_probability - 1e-9)
+        if epochs and what.noise_multiplier == 0:
             return math.inf
-        precision += epochs / mechanism.noise_multiplier**2 if epochs else 0
+        precision += epochs / what.noise_multiplier**2 if epochs else 0
+    if releases:
+        return epsilon([*releases, *([(Mechanism(1, 1, 1 / math.sqrt(precision)), 1)] if precision else [])], delta)
     return float(get_epsilon_gaussian(1 / math.sqrt(precision), delta)) if precision else 0.0
 
 
 def find_noise(
-    examples: int, batch_size: int, steps: int, target_epsilon: float, delta: float, accountant: Accountant = "pld"
+    examples: int,
+    batch_size: int,
+    steps: int,
+    target_epsilon: float,
+    delta: float,
+    accountant: Accountant = "pld",
+    beside: Spent = (),
 ) -> float:
     """The smallest noise multiplier, rounded up to `NOISE_STEP`, with which the steps cost at most `target_epsilon`.
+
+    `beside`: releases that the target pays for too.
 
     Raises:
         PrivacyError: no noise multiplier up to `LARGEST_NOISE_MULTIPLIER` does.
@@ -121,7 +237,7 @@ def find_noise(
     from scipy.optimize import brentq
 
     def cost(noise: float, by: Accountant) -> float:
-        return epsilon([(Mechanism(examples, batch_size, noise), steps)], delta, by)
+        return epsilon([*beside, (Mechanism(examples, batch_size, noise), steps)], delta, by)
 
     def smallest(low: float, high: float, by: Accountant) -> float:
         """Between a noise that costs too much and one that does not."""
@@ -135,9 +251,16 @@ def find_noise(
         return noise
 
     if cost(LARGEST_NOISE_MULTIPLIER, "rdp") > target_epsilon:
+        if beside and accountant == "pld" and cost(LARGEST_NOISE_MULTIPLIER, "pld") <= target_epsilon:
+            # Releases that take nearly all of it, and more by RDP.
+            enough = LARGEST_NOISE_MULTIPLIER
+            while cost(enough / 2, "pld") <= target_epsilon:
+                enough /= 2
+            return round(smallest(enough / 2, enough, "pld"), 4)
         raise PrivacyError(
             f"privacy.target_epsilon {target_epsilon:g} cannot be reached in {steps} steps of {batch_size} of "
             f"{examples} records at delta {delta:g}; raise it, or lower training.epochs or training.batch_size"
+            f"{' or privacy.schema_epsilon' if beside else ''}"
         )
     # RDP is quick and an upper bound: what it finds is enough noise for PLD too.
     if cost(SMALLEST_NOISE_MULTIPLIER, "rdp") <= target_epsilon:
@@ -154,7 +277,7 @@ def find_noise(
 def steps_within(
     mechanism: Mechanism, limit: float, delta: float, accountant: Accountant = "pld", before: Spent = ()
 ) -> int:
-    """How many steps of `mechanism` a budget of `limit` pays for, after the steps that were taken `before`."""
+    """How many steps of `mechanism` a budget of `limit` pays for, after what was taken `before`."""
 
     def fits(steps: int) -> bool:
         return epsilon([*before, (mechanism, steps)], delta, accountant) <= limit
@@ -188,7 +311,7 @@ def default_delta(examples: int) -> float:
     return float(f"{math.floor(exact / 10.0**exponent + 1e-9)}e{exponent}")
 
 
-def check_delta(delta: float, examples: int) -> None:
+def check_delta(delta: float, examples: int, what: str = "training records") -> None:
     """Refuse a delta that allows to publish a whole record now and then.
 
     Raises:
@@ -196,9 +319,29 @@ def check_delta(delta: float, examples: int) -> None:
     """
     if delta >= 1 / examples:
         raise PrivacyError(
-            f"privacy.delta {delta:g} is not below 1/n = {1 / examples:.3g} for {examples} training records; "
+            f"privacy.delta {delta:g} is not below 1/n = {1 / examples:.3g} for {examples} {what}; "
             "lower it, or leave it out"
         )
+
+
+def _privacy_losses(taken: Spent) -> Iterator[Any]:
+    """The privacy loss distributions that compose to that of all this."""
+    for what, count in taken:
+        if isinstance(what, Release):
+            for sigma, histograms in sorted(what.sigmas.items()):
+                yield _one_histogram(sigma).self_compose(histograms * count)
+        else:
+            yield _one_step(what.sampling_probability, what.noise_multiplier).self_compose(count)
+
+
+@lru_cache(maxsize=64)
+def _one_histogram(sigma: float) -> Any:
+    """The privacy loss distribution of one histogram: one of its cells changes by 1."""
+    from dp_accounting.pld import privacy_loss_distribution
+
+    return privacy_loss_distribution.from_discrete_gaussian_mechanism(
+        sigma, sensitivity=1, value_discretization_interval=LOSS_INTERVAL, use_connect_dots=True
+    )
 
 
 @lru_cache(maxsize=64)
@@ -209,7 +352,7 @@ def _one_step(q: float, noise_multiplier: float) -> Any:
 
     return privacy_loss_distribution.from_gaussian_mechanism(
         standard_deviation=noise_multiplier,
-        value_discretization_interval=1e-4,
+        value_discretization_interval=LOSS_INTERVAL,
         sampling_prob=q,
         neighboring_relation=NeighboringRelation.REPLACE_SPECIAL,
     )
@@ -221,7 +364,11 @@ def _rdp_epsilon(spent: Spent, delta: float) -> float:
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # It tells of orders that it leaves out.
     accountant = rdp.RdpAccountant(neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_SPECIAL)
-    for mechanism, steps in spent:
-        gaussian = dp_accounting.GaussianDpEvent(mechanism.noise_multiplier)
-        accountant.compose(dp_accounting.PoissonSampledDpEvent(mechanism.sampling_probability, gaussian), steps)
+    for what, count in spent:
+        if isinstance(what, Release):
+            for sigma, histograms in what.sigmas.items():
+                accountant.compose(dp_accounting.GaussianDpEvent(sigma), histograms * count)
+        else:
+            gaussian = dp_accounting.GaussianDpEvent(what.noise_multiplier)
+            accountant.compose(dp_accounting.PoissonSampledDpEvent(what.sampling_probability, gaussian), count)
     return float(accountant.get_epsilon(delta))

@@ -6,8 +6,8 @@ which files, by the fingerprints of the files; a later entry of the same run rep
 created under the next free number or not at all, so of two runs that race for the last of a budget the second sees
 the first one's.
 
-A run is charged for all its planned steps before it starts, and at its end for the steps that it took. A record's
-budget is its file's.
+A run is charged for all its planned steps before it starts, and at its end for the steps that it took. What it looks
+up in the records is charged before it is looked up, and stays charged. A record's budget is its file's.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from runner.errors import CorruptError, PrivacyError
 from runner.privacy.accountant import (
     Accountant,
     Mechanism,
+    Release,
     Spent,
     check_delta,
     default_delta,
     epsilon,
     find_noise,
     plain_epsilon,
+    spent_by,
     steps_within,
+    without_empty_releases,
 )
 from runner.privacy.figures import epsilon_in_words
 from runner.storage import Folder
@@ -42,7 +45,10 @@ READERS = 16
 
 @dataclass(frozen=True)
 class Entry:
-    """A run's total: `steps` of `mechanism` on the files with these fingerprints. `time`: seconds since 1970."""
+    """A run's total: `steps` of `mechanism`, and `releases`, on the files with these fingerprints.
+
+    `time`: seconds since 1970.
+    """
 
     run_id: str
     name: str
@@ -50,12 +56,26 @@ class Entry:
     mechanism: Mechanism
     steps: int
     time: float
+    releases: tuple[Release, ...] = ()
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Entry:
         """From the values of an entry's JSON."""
-        values = dict(plain) | {"files": tuple(plain["files"]), "mechanism": Mechanism(**plain["mechanism"])}
+        values = dict(plain) | {
+            "files": tuple(plain["files"]),
+            "mechanism": Mechanism(**plain["mechanism"]),
+            "releases": tuple(Release.from_plain(release) for release in plain.get("releases", ())),
+        }
         return cls(**values)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for JSON; an entry without releases is as it was before there were any."""
+        return without_empty_releases(asdict(self))
+
+    @property
+    def spent(self) -> Spent:
+        """What the run took."""
+        return spent_by(self.releases, self.mechanism, self.steps)
 
 
 class SpendingLedger:
@@ -82,7 +102,7 @@ class SpendingLedger:
             entry = decide(entries)
             if entry is None:
                 return None
-            document: dict[str, Any] = {"previous": last, **json.loads(json.dumps(asdict(entry)))}
+            document: dict[str, Any] = {"previous": last, **entry.to_plain()}
             signed = document | {"sha256": contents_sha256(document)}
             if self._folder.create(_name(len(entries) + 1), json.dumps(signed, sort_keys=True).encode()):
                 return entry
@@ -123,10 +143,16 @@ class SpendingLedger:
 
 
 def spent_before(entries: Sequence[Entry], files: Sequence[str], run_id: str | None = None) -> list[Spent]:
-    """What other runs took of these files: for each different history that a file has, its mechanisms and steps."""
-    latest = {entry.run_id: entry for entry in entries if entry.run_id != run_id}
+    """What other runs took of these files: for each different history that a file has, all that was taken of it."""
+    latest: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.run_id != run_id:
+            released = latest[entry.run_id].releases if entry.run_id in latest else ()
+            # What was released stays so, whatever a later entry says.
+            kept = tuple(release for release in released if release not in entry.releases)
+            latest[entry.run_id] = replace(entry, releases=(*kept, *entry.releases))
     histories = {
-        tuple((entry.mechanism, entry.steps) for entry in latest.values() if file in set(entry.files) and entry.steps)
+        tuple(each for entry in latest.values() if file in set(entry.files) for each in entry.spent)
         for file in set(files)
     }
     return [list(history) for history in histories]
@@ -139,9 +165,10 @@ def costliest(histories: Sequence[Spent], delta: float, accountant: Accountant) 
 
 @dataclass(frozen=True)
 class Budget:
-    """A run's mechanism and how long it may run. `before`: the costliest history among its files.
+    """A run's mechanism and how long it may run, after its `releases`.
 
-    `limit`: the epsilon that may not be passed; `allowed_steps`: what it pays for; both None without a limit.
+    `before`: the costliest history among its files. `limit`: the epsilon that may not be passed; `allowed_steps`: what
+    it pays for; both None without a limit.
     """
 
     mechanism: Mechanism
@@ -150,6 +177,7 @@ class Budget:
     planned_steps: int
     before: Spent
     allowed_steps: int | None
+    releases: tuple[Release, ...] = ()
 
     @property
     def charged_steps(self) -> int:
@@ -157,27 +185,54 @@ class Budget:
         return self.planned_steps if self.allowed_steps is None else min(self.planned_steps, self.allowed_steps)
 
 
-def plan_mechanism(config: JobConfig, examples: int) -> tuple[Mechanism, float]:
-    """The job's mechanism on so many training examples, and its delta.
+def plan_delta(config: JobConfig, examples: int, looked_up: int = 0) -> float:
+    """The job's delta with so many training examples. `looked_up`: records that something is looked up in.
+
+    Raises:
+        PrivacyError: it is not below one in all these records.
+    """
+    privacy = config.privacy
+    delta = default_delta(max(examples, looked_up)) if privacy.delta is None else privacy.delta
+    check_delta(delta, max(examples, looked_up), "records that are looked at" if looked_up else "training records")
+    return delta
+
+
+def plan_mechanism(
+    config: JobConfig, examples: int, releases: tuple[Release, ...] = (), looked_up: int = 0
+) -> tuple[Mechanism, float]:
+    """The job's mechanism on so many training examples, and its delta. A target pays for the `releases` first.
 
     Raises:
         PrivacyError: batch_size > n, delta >= 1/n, or a target that no noise reaches.
     """
     privacy, training = config.privacy, config.training
-    delta = default_delta(examples) if privacy.delta is None else privacy.delta
-    check_delta(delta, examples)
+    delta = plan_delta(config, examples, looked_up)
     mechanism = Mechanism(examples, training.batch_size, privacy.noise_multiplier or 0.0, privacy.l2_norm_clip)
     if privacy.target_epsilon is None:
         return mechanism, delta
     steps = training.epochs * mechanism.steps_per_epoch
-    noise = find_noise(examples, training.batch_size, steps, privacy.target_epsilon, delta, privacy.accountant)
+    noise = find_noise(
+        examples,
+        training.batch_size,
+        steps,
+        privacy.target_epsilon,
+        delta,
+        privacy.accountant,
+        spent_by(releases),
+    )
     return replace(mechanism, noise_multiplier=noise), delta
 
 
 def plan_budget(
-    config: JobConfig, mechanism: Mechanism, delta: float, histories: Sequence[Spent], *, begins: bool = True
+    config: JobConfig,
+    mechanism: Mechanism,
+    delta: float,
+    histories: Sequence[Spent],
+    *,
+    begins: bool = True,
+    releases: tuple[Release, ...] = (),
 ) -> Budget:
-    """What the job may cost, after what earlier runs took of its files.
+    """What the job may cost, after what earlier runs took of its files and after its own `releases`.
 
     A target epsilon is the run's own limit; `max_epsilon` is for all runs on the same files together.
 
@@ -193,20 +248,23 @@ def plan_budget(
         return epsilon_in_words(plain_epsilon(cost(spent)), 3)
 
     before = costliest(histories, delta, privacy.accountant)
+    released = spent_by(releases)
     allowed: list[int] = []
     if privacy.target_epsilon is not None:
-        allowed.append(steps_within(mechanism, privacy.target_epsilon, delta, privacy.accountant))
+        allowed.append(steps_within(mechanism, privacy.target_epsilon, delta, privacy.accountant, released))
     if privacy.max_epsilon is not None:
-        allowed.append(steps_within(mechanism, privacy.max_epsilon, delta, privacy.accountant, before))
+        taken = [*before, *released]
+        allowed.append(steps_within(mechanism, privacy.max_epsilon, delta, privacy.accountant, taken))
         if begins and allowed[-1] == 0:
             used = f"earlier runs on the same files took epsilon {in_words(before)}, and " if before else ""
+            used += f"what is looked up in the records takes {in_words(released)}, and " if released else ""
             raise PrivacyError(
                 f"privacy.max_epsilon {privacy.max_epsilon:g} does not pay for a single step: {used}one step more "
-                f"would make it {in_words([*before, (mechanism, 1)])}; raise it, or use more noise"
+                f"would make it {in_words([*taken, (mechanism, 1)])}; raise it, or use more noise"
             )
     limits = [limit for limit in (privacy.target_epsilon, privacy.max_epsilon) if limit is not None]
     planned = config.training.epochs * mechanism.steps_per_epoch
-    return Budget(mechanism, delta, min(limits, default=None), planned, before, min(allowed, default=None))
+    return Budget(mechanism, delta, min(limits, default=None), planned, before, min(allowed, default=None), releases)
 
 
 def _name(number: int) -> str:

@@ -20,7 +20,15 @@ from typing import Any, cast
 
 from runner.data.batches import BatchPlan
 from runner.errors import CorruptError, ObjectNotFoundError, PrivacyError
-from runner.privacy.accountant import Accountant, Mechanism
+from runner.privacy.accountant import (
+    Accountant,
+    Mechanism,
+    Release,
+    Spent,
+    spent_by,
+    spent_from_plain,
+    without_empty_releases,
+)
 from runner.privacy.noise import RunKey
 from runner.storage import Folder
 from runner.storage.manifest import contents_sha256
@@ -54,6 +62,7 @@ class LedgerState:
 
     `tokens` names the records and `files` their files (fingerprints), `before` lists what
     earlier runs took of the same files, and `allowed_steps` is what the limit pays for in all; None for no limit.
+    `releases`: what the run looks up in the records.
     """
 
     run_id: str
@@ -62,10 +71,11 @@ class LedgerState:
     delta: float
     accountant: Accountant
     limit: float | None
-    before: tuple[tuple[Mechanism, int], ...]
+    before: tuple[tuple[Mechanism | Release, int], ...]
     allowed_steps: int | None
     files: tuple[str, ...]
     branches: tuple[Branch, ...] = ()
+    releases: tuple[Release, ...] = ()
 
     def counted(self, step: int) -> int:
         """Steps to account for when the newest branch stands at `step` of the run, repeated ones of others included."""
@@ -79,20 +89,26 @@ class LedgerState:
         """Steps that were taken at most."""
         return sum(branch.reserved - branch.first_step for branch in self.branches)
 
+    @property
+    def spent(self) -> Spent:
+        """What the run has taken of its records at most."""
+        return spent_by(self.releases, self.mechanism, self.reserved_steps)
+
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> LedgerState:
         """From the JSON of `to_plain`."""
         values = dict(plain) | {
             "mechanism": Mechanism(**plain["mechanism"]),
-            "before": tuple((Mechanism(**mechanism), steps) for mechanism, steps in plain["before"]),
+            "before": spent_from_plain(plain["before"]),
             "files": tuple(plain["files"]),
             "branches": tuple(Branch(**branch) for branch in plain["branches"]),
+            "releases": tuple(Release.from_plain(release) for release in plain.get("releases", ())),
         }
         return cls(**values)
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return json.loads(json.dumps(asdict(self)))
+        return without_empty_releases(asdict(self))
 
 
 class RunLedger:

@@ -8,6 +8,7 @@ holds no loss and no other figure that was measured on the records.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from runner.config import JobConfig
 from runner.privacy.accountant import (
     Accountant,
+    Release,
     Spent,
     epsilon,
     epsilon_unamplified,
@@ -35,6 +37,7 @@ PAGE_FILE = "privacy.md"
 SOFTWARE = ("runner", "tensorflow", "keras", "numpy", "dp-accounting")
 
 UNIT = "one record: the text of one row"
+UNIT_OF_A_TABLE = "one record: one row of the table"
 ADJACENCY = "zero-out: one record replaced by an empty one in its place; the number and order of records are public"
 SAMPLER = "Poisson: every training record joins every step on its own, with the same probability"
 COVERED = (
@@ -42,6 +45,7 @@ COVERED = (
     "every checkpoint's weights and optimizer state",
     "what is computed from these alone, such as generated records",
 )
+COVERED_SCHEMA = "the schema that was looked up in the records, which is in model/ too"
 NOT_COVERED = (
     "history.csv, events/, status.json, logs/, checkpoints' state.json and what trackers were told: exact losses and "
     "accuracies of private records",
@@ -73,7 +77,7 @@ def privacy_report(
     `other_trials`: of the sweep that chose this run, whose cost is in all figures; `sweep`: what it did, in words.
     """
     mechanism, steps = state.mechanism, state.reserved_steps
-    spent = [*other_trials, (mechanism, steps)]
+    spent = [*other_trials, *state.spent]
 
     def cost(accountant: Accountant, *, with_earlier: bool = False) -> float | str:
         before = list(state.before) if with_earlier else []
@@ -84,12 +88,16 @@ def privacy_report(
         "run": config.name,
         "run_id": state.run_id,
         "setting": "central differential privacy: the trainer is trusted with the records, the model's readers are not",
-        "unit": UNIT,
+        "unit": UNIT if config.fields is None else UNIT_OF_A_TABLE,
         "adjacency": ADJACENCY,
         "sampler": SAMPLER,
         "mechanism": asdict(mechanism) | {"sampling_probability": mechanism.sampling_probability},
         "steps": steps,
         "steps_of_branches": [branch.reserved - branch.first_step for branch in state.branches],
+        "releases": [
+            asdict(release) | {"epsilon": plain_epsilon(epsilon([(release, 1)], state.delta, state.accountant))}
+            for release in state.releases
+        ],
         "delta": state.delta,
         "accountant": state.accountant,
         "epsilon": cost(state.accountant),
@@ -101,8 +109,8 @@ def privacy_report(
         "other_trials": [{**asdict(trial), "steps": count} for trial, count in other_trials],
         "earlier_runs": [{**asdict(earlier), "steps": count} for earlier, count in state.before],
         "epsilon_with_earlier_runs": cost(state.accountant, with_earlier=True),
-        "also_touched_the_records": _also_touched(config) | {"sweep": sweep},
-        "covered": list(COVERED),
+        "also_touched_the_records": _also_touched(config, state.releases) | {"sweep": sweep},
+        "covered": [*COVERED, *([COVERED_SCHEMA] if state.releases else [])],
         "not_covered": list(NOT_COVERED),
         "limits": [*LIMITS, *([CALLBACKS_LIMIT] if config.training.callbacks else [])],
         "software": {name: version(name) for name in SOFTWARE},
@@ -119,7 +127,7 @@ def privacy_page(report: dict[str, Any]) -> str:
         ("Without amplification by sampling", epsilon_in_words(report["epsilon_unamplified"])),
         (
             "With earlier runs on the same files",
-            f"{epsilon_in_words(report['epsilon_with_earlier_runs'])} ({len(report['earlier_runs'])} earlier)",
+            f"{epsilon_in_words(report['epsilon_with_earlier_runs'])} ({_count_runs(report['earlier_runs'])} earlier)",
         ),
         (
             "Target of the run, limit of all runs on these files",
@@ -137,8 +145,9 @@ def privacy_page(report: dict[str, Any]) -> str:
         ("Steps taken", _steps_in_words(report)),
     ]
     if report["other_trials"]:
-        steps = sum(trial["steps"] for trial in report["other_trials"])
-        rows.append(("Of the sweep's other trials", f"{len(report['other_trials'])} trials, {steps:,} steps"))
+        trained = [trial for trial in report["other_trials"] if "histograms" not in trial]
+        steps = sum(trial["steps"] for trial in trained)
+        rows.append(("Of the sweep's other trials", f"{len(trained)} trials, {steps:,} steps"))
     lines = [
         f"# Privacy statement of run {report['run']}",
         "",
@@ -148,6 +157,7 @@ def privacy_page(report: dict[str, Any]) -> str:
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in rows),
         "",
+        *_released_in_words(report),
         "## What epsilon covers",
         "",
         *(f"- {what}" for what in report["covered"]),
@@ -199,12 +209,16 @@ def to_files(report: dict[str, Any]) -> dict[str, bytes]:
     }
 
 
-def _also_touched(config: JobConfig) -> dict[str, str]:
+def _also_touched(config: JobConfig, releases: Sequence[Release]) -> dict[str, str]:
     """What the job did with the records besides the private steps, and whether epsilon covers it."""
     settings, stopping = config.training, config.training.early_stopping
     metric = stopping.metric
     found = {
-        "tokenizer": _tokenizer_in_words(config),
+        **(
+            {"tokenizer": _tokenizer_in_words(config)}
+            if config.fields is None
+            else {"schema": _schema_in_words(config, releases)}
+        ),
         "validation": (
             "every 5th batch of positions, never trained on; its exact metrics are in history.csv and not covered"
             if settings.validation_split
@@ -228,6 +242,23 @@ def _also_touched(config: JobConfig) -> dict[str, str]:
     return found
 
 
+def _schema_in_words(config: JobConfig, releases: Sequence[Release]) -> str:
+    """Which fields are as the job declares them, and what of the others was looked up."""
+    assert config.fields is not None
+    if config.data.since is not None:
+        return f"that of run {config.data.since}, whose statement says where it is from"
+    looked_up: dict[str, list[str]] = {}
+    for release in releases:
+        for histogram in release.histograms:
+            column, _, key = histogram.name.rpartition(".")
+            looked_up.setdefault(column, []).append(key)
+    words = f"declared public by the job: {', '.join(config.fields)}"
+    if not looked_up:
+        return f"{words}; nothing was looked up in the records"
+    bought = ", ".join(f"{column} ({', '.join(keys)})" for column, keys in looked_up.items())
+    return f"{words}, but for what was looked up with noise, inside epsilon: {bought}"
+
+
 def _tokenizer_in_words(config: JobConfig) -> str:
     tokenizer = config.tokenizer
     if tokenizer.kind == "byte":
@@ -237,6 +268,35 @@ def _tokenizer_in_words(config: JobConfig) -> str:
     if tokenizer.alphabet is not None:
         return "characters of an alphabet that the job fixes"
     return f"a {tokenizer.kind} vocabulary made from the private records; epsilon does not cover it"
+
+
+def _count_runs(earlier: list[dict[str, Any]]) -> int:
+    """How many of them trained; what each looked up is listed beside its steps."""
+    return sum("histograms" not in each for each in earlier)
+
+
+def _released_in_words(report: dict[str, Any]) -> list[str]:
+    """What was looked up in the records, one line a histogram."""
+    lines: list[str] = []
+    for release in report.get("releases", []):
+        whole = report["epsilon"]
+        share = f", {release['epsilon'] / whole:.0%} of the run's" if isinstance(whole, float) and whole else ""
+        lines += [
+            "## What was looked up in the records",
+            "",
+            f"Counts of all records, with discrete Gaussian noise, once, before training. Alone they cost epsilon "
+            f"{epsilon_in_words(release['epsilon'])}{share}; the figures above have them in.",
+            "",
+            "| Counts of | Noise (sigma, in records) | Released from |",
+            "|---|---|---|",
+            *(
+                f"| {each['name']} | {noise_in_words(each['sigma'])} | "
+                f"{'all cells, which are public' if each['threshold'] is None else each['threshold']} |"
+                for each in release["histograms"]
+            ),
+            "",
+        ]
+    return lines
 
 
 def _steps_in_words(report: dict[str, Any]) -> str:

@@ -10,23 +10,28 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from runner.config import JobConfig
 from runner.errors import ConfigError
 from runner.report.closeness import Closeness, measure_closeness
+from runner.report.discriminator import Discriminator, measure_discriminator
 from runner.report.distributions import (
     Associations,
     column_distance,
     find_associations,
     frequent_values,
 )
-from runner.report.real import RealRecords, find_copies
+from runner.report.fidelity import Fidelity, measure_fidelity
+from runner.report.inference import Inference, attack_records
+from runner.report.rare import RareValues, find_rare_values
+from runner.report.real import RealRecords, find_copies, texts_of
 from runner.report.synthetic import SyntheticRecords
-from runner.report.table import Column, Layout, Rows, find_columns, find_layout, spread
+from runner.report.table import Column, Layout, Rows, TableLayout, find_columns, find_layout, spread, spread_records
 
 if TYPE_CHECKING:
     from runner.report.usefulness import Usefulness
@@ -77,7 +82,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Quality:
-    """All that was compared. `fields_share`: synthetic records with the right number of fields; None of texts.
+    """All that was compared. `fields_share`: synthetic records with the right number of fields; None of texts and of
+    tables. `fidelity` and what follows are None of plain texts, and where there are too few records.
 
     `looked_at`: synthetic, training and holdout records whose fields or texts were compared; copies are looked for
     among all.
@@ -95,7 +101,11 @@ class Quality:
     training_associations: Associations | None
     synthetic_associations: Associations | None
     holdout_associations: Associations | None
+    fidelity: Fidelity | None
+    discriminator: Discriminator | None
     closeness: Closeness | None
+    rare: RareValues | None
+    inference: Inference | None
     usefulness: Usefulness | None
 
     @property
@@ -124,55 +134,66 @@ class Quality:
         return _mean_number(_differences(self.training_associations, self.holdout_associations))
 
 
-def choose_layout(config: JobConfig, real: RealRecords, target: str | None) -> Layout | None:
+def choose_layout(config: JobConfig, real: RealRecords, target: str | None) -> Layout | TableLayout | None:
     """The fields of the run's records, None of plain text; `generation.fields` names those of one text column.
 
     Raises:
         ConfigError: `target` is none of them, or free text.
         DataError: hardly any record has as many fields as `generation.fields`.
     """
-    layout = find_layout(
-        real.training, config.data.field_delimiter, config.data.columns or config.generation.fields, config.data.uri
-    )
+    if real.schema is not None:
+        layout = TableLayout.of(real.schema)
+    else:
+        names = config.data.columns or config.generation.fields
+        layout = find_layout(real.training, config.data.field_delimiter, names, config.data.uri)
     if target is None:
         return layout
     if layout is None:
         raise ConfigError(f"--target {target}: the run's records are plain text, without fields to choose from")
     if target not in layout.names:
         raise ConfigError(f"--target {target}: no such column; the run's records have {', '.join(layout.names)}")
-    columns = find_columns(layout.names, layout.split(spread(real.training, _most_records(layout))))
+    columns = _columns(layout, layout.split(spread_records(real.training, _most_records(layout))))
     if columns[layout.names.index(target)].kind == "text":
         raise ConfigError(f"--target {target}: this column is free text; choose one of numbers or of categories")
     return layout
 
 
 def compare_records(
-    config: JobConfig, real: RealRecords, synthetic: SyntheticRecords, layout: Layout | None, target: str | None
+    config: JobConfig,
+    real: RealRecords,
+    synthetic: SyntheticRecords,
+    layout: Layout | TableLayout | None,
+    target: str | None,
 ) -> Quality:
     """Compare. Counts only, whatever the texts hold: no figure is ever not a number."""
-    copies = find_copies(config, real, [*synthetic.texts, *real.holdout])
-    mine, unseen = copies[: len(synthetic.texts)], copies[len(synthetic.texts) :]
-    texts = [spread(each, _most_records(layout)) for each in (synthetic.texts, real.training, real.holdout)]
+    made = texts_of(synthetic.records)
+    copies = find_copies(config, real, [*made, *texts_of(real.holdout)])
+    mine, unseen = copies[: len(made)], copies[len(made) :]
+    texts = [spread_records(each, _most_records(layout)) for each in (synthetic.records, real.training, real.holdout)]
     mine_rows, seen_rows, unseen_rows = [layout.split(each) if layout else [] for each in texts]
-    columns = find_columns(layout.names, seen_rows) if layout else []
-    wrong = synthetic.left_out / (len(synthetic.texts) + synthetic.left_out)
+    columns = _columns(layout, seen_rows) if layout else []
+    wrong = synthetic.left_out / (len(made) + synthetic.left_out)
     associations = _associations(columns, seen_rows, mine_rows, unseen_rows) if mine_rows else [None] * 3
     return Quality(
         columns=tuple(_compare_columns(columns, mine_rows, seen_rows, unseen_rows))
         if layout
         else tuple(_compare_texts(*texts)),
-        synthetic_records=len(synthetic.texts),
+        synthetic_records=len(made),
         looked_at=(len(texts[0]), len(texts[1]), len(texts[2])),
         synthetic_source=synthetic.source,
         fields=len(columns) if layout else None,
-        fields_share=(1 - wrong) * len(mine_rows) / len(texts[0]) if layout else None,
+        fields_share=(1 - wrong) * len(mine_rows) / len(texts[0]) if isinstance(layout, Layout) else None,
         synthetic_copies=float(mine.mean()),
         holdout_copies=float(unseen.mean()) if unseen.size else None,
-        distinct_share=len(set(synthetic.texts)) / len(synthetic.texts),
+        distinct_share=len(set(made)) / len(made),
         training_associations=associations[0],
         synthetic_associations=associations[1],
         holdout_associations=associations[2],
+        fidelity=_measure_fidelity(layout, texts) if layout and mine_rows else None,
+        discriminator=measure_discriminator(columns, mine_rows, seen_rows, unseen_rows) if layout else None,
         closeness=measure_closeness(columns, mine_rows, seen_rows, unseen_rows) if layout else None,
+        rare=find_rare_values(columns, mine_rows, seen_rows, unseen_rows) if layout and mine_rows else None,
+        inference=attack_records(columns, mine_rows, seen_rows, unseen_rows) if layout else None,
         usefulness=_measure_usefulness(columns, target, mine_rows, seen_rows, unseen_rows)
         if layout and target
         else None,
@@ -189,9 +210,28 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     return sum(there) / len(there) if there else None
 
 
-def _most_records(layout: Layout | None) -> int:
+def _columns(layout: Layout | TableLayout, rows: Rows) -> Sequence[Column]:
+    """What the columns hold: as the schema says, or by their values."""
+    return layout.columns if isinstance(layout, TableLayout) else find_columns(layout.names, rows)
+
+
+def _most_records(layout: Layout | TableLayout | None) -> int:
     """Of either kind, the records whose fields are looked at: so few that time and memory are bounded."""
     return max(FEWEST_RECORDS, MOST_CELLS // len(layout.names)) if layout else MOST_CELLS
+
+
+def _measure_fidelity(layout: Layout | TableLayout, samples: Sequence[Any]) -> Fidelity:
+    """Of synthetic, training and holdout records: the rows of a table as they are, those of texts as texts."""
+    synthetic, training, holdout = (_table(layout, sample) for sample in samples)
+    return measure_fidelity(training, holdout if holdout.num_rows else None, synthetic)
+
+
+def _table(layout: Layout | TableLayout, records: Any) -> pa.Table:
+    if isinstance(layout, TableLayout):
+        return records.select(layout.names)
+    rows = layout.split(records)
+    columns = zip(*rows, strict=True) if rows else [()] * len(layout.names)
+    return pa.table([pa.array(column, pa.large_string()) for column in columns], list(layout.names))
 
 
 def _measure_usefulness(
@@ -267,7 +307,7 @@ def _range_bars(column: Column, mine: Sequence[str], seen: Sequence[str]) -> Bar
     for numbers in samples:
         counts = np.bincount(np.searchsorted(inner, numbers[~np.isnan(numbers)], "right"), minlength=edges.size - 1)
         shares.append([*(counts / max(1, numbers.size)), float(np.isnan(numbers).sum() / max(1, numbers.size))])
-    labels = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges.tolist())]
+    labels = [f"{column.show(low)} to {column.show(high)}" for low, high in pairwise(edges.tolist())]
     if max(part[-1] for part in shares) > 0:
         labels.append("no number")
     training, synthetic = (tuple(map(float, part[: len(labels)])) for part in shares)

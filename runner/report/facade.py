@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
 from typing import Any
 
 from runner.config import JobConfig
+from runner.data.schema.field_tokenizer import FieldTokenizer
+from runner.data.tokenizer import from_files
 from runner.errors import ConfigError, DataError, JobFailedError, RunNotFoundError, TokenizerError
 from runner.privacy.report import PAGE_FILE
 from runner.privacy.statement import read_statement
-from runner.report.compare import Quality, choose_layout, compare_records
+from runner.report.compare import choose_layout, compare_records
 from runner.report.found import Found
 from runner.report.real import RealRecords, read_real_records
-from runner.report.synthetic import MOST_RECORDS, draw_records, read_records
+from runner.report.summary import figures, in_words
+from runner.report.synthetic import MOST_RECORDS, MOST_ROWS, draw_records, read_records, read_table
 from runner.run_directory import RunDirectory
+from runner.storage import read_published
 from runner.train.checkpoint import newest_checkpoint
 from runner.train.history import read_history
 from runner.train.series import source_files
@@ -59,8 +62,11 @@ def report_run(
         real = _read_real(directory, config)
         layout = choose_layout(config, real, target)
         if synthetic_uri is None:
-            wanted = count or min(real.training_records, MOST_RECORDS)
+            most = MOST_RECORDS if real.schema is None else MOST_ROWS
+            wanted = count or min(real.training_records, most)
             synthetic = draw_records(directory.folder.child("model"), wanted)
+        elif real.schema is not None:
+            synthetic = read_table(synthetic_uri, real.schema)
         else:
             columns = config.generation.fields or config.data.columns or (config.data.text_column,)
             synthetic = read_records(synthetic_uri, columns, config.data.field_delimiter)
@@ -90,7 +96,7 @@ def report_run(
     path = f"{directory.uri}/{FILE}"
     answer = {**(statement or {}), "report": path, "quality": None if quality is None else figures(quality)}
     return answer, "\n".join(
-        [*([statement_page.rstrip(), ""] if statement else []), *_in_words(quality), f"report: {path}"]
+        [*([statement_page.rstrip(), ""] if statement else []), *in_words(quality), f"report: {path}"]
     )
 
 
@@ -98,62 +104,6 @@ def _check_page(directory: RunDirectory) -> None:
     """Raise ConfigError where a file that is no report of ours has the name of the page."""
     if directory.folder.exists(FILE) and OWN_TITLE not in directory.folder.read_range(FILE, 0, HEAD_BYTES):
         raise ConfigError(f"{directory.uri}/{FILE}: not written by `runner report`; move it away")
-
-
-def figures(quality: Quality) -> dict[str, Any]:
-    """The figures of a comparison as plain values; None where one is not defined."""
-    closeness, usefulness = quality.closeness, quality.usefulness
-    return {
-        "synthetic_records": quality.synthetic_records,
-        "synthetic_source": quality.synthetic_source,
-        "right_number_of_fields": quality.fields_share,
-        "distinct": quality.distinct_share,
-        "column_distance": quality.mean_distance,
-        "column_distance_of_holdout": quality.mean_holdout_distance,
-        "columns": [
-            {
-                "name": column.name,
-                "kind": column.kind,
-                "distance": column.distance,
-                "distance_of_holdout": column.holdout_distance,
-            }
-            for column in quality.columns
-        ],
-        "association_difference": quality.mean_association_difference,
-        "association_difference_of_holdout": quality.mean_holdout_association_difference,
-        "exact_copies": quality.synthetic_copies,
-        "exact_copies_of_holdout": quality.holdout_copies,
-        "closer_to_training": None if closeness is None else closeness.closer_to_training,
-        "closer_to_training_by_chance": None if closeness is None else [0.5, closeness.chance],
-        "usefulness": None if usefulness is None else asdict(usefulness) | {"ratio": usefulness.ratio},
-    }
-
-
-def _in_words(quality: Quality | None) -> list[str]:
-    """The headline figures, a line each."""
-    if quality is None:
-        return []
-    lines = [f"compared: {quality.synthetic_records:,} synthetic records ({quality.synthetic_source})"]
-    if quality.mean_distance is not None:
-        chance = quality.mean_holdout_distance
-        beside = "" if chance is None else f"; records that were not trained on: {chance:.3f}"
-        lines.append(f"columns: {quality.mean_distance:.3f} from the training records on average{beside}")
-    beside = (
-        "" if quality.holdout_copies is None else f"; of records that were not trained on: {quality.holdout_copies:.2%}"
-    )
-    lines.append(f"exact copies: {quality.synthetic_copies:.2%} of the synthetic records{beside}")
-    if quality.closeness is not None:
-        lines.append(
-            f"closer to a training than to a holdout record: {quality.closeness.closer_to_training:.1%} "
-            f"(50% ± {quality.closeness.chance:.1%} by chance)"
-        )
-    useful = quality.usefulness
-    if useful is not None:
-        name = "accuracy" if useful.real.accuracy is not None else "r2"
-        mine, real = (getattr(score, name) for score in (useful.synthetic, useful.real))
-        shown = ["not defined" if value is None else f"{value:.3f}" for value in (mine, real)]
-        lines.append(f"{useful.target}: {name} {shown[0]} trained on synthetic, {shown[1]} trained on real records")
-    return lines
 
 
 def _read_statement(directory: RunDirectory, config: JobConfig) -> tuple[dict[str, Any] | None, str]:
@@ -165,6 +115,11 @@ def _read_statement(directory: RunDirectory, config: JobConfig) -> tuple[dict[st
 
 def _read_real(directory: RunDirectory, config: JobConfig) -> RealRecords:
     checkpoint = newest_checkpoint(directory.folder.child("checkpoints"))
+    schema = None
+    if config.fields is not None:
+        tokenizer = from_files(read_published(directory.folder.child("tokenizer")))
+        assert isinstance(tokenizer, FieldTokenizer)
+        schema = tokenizer.schema
     return read_real_records(
-        config, source_files(config, directory), checkpoint.state["tokens"] if checkpoint else None
+        config, source_files(config, directory), checkpoint.state["tokens"] if checkpoint else None, schema
     )

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from runner.privacy.figures import epsilon_in_words
 from runner.privacy.report import claim_in_words
 from runner.report.compare import Comparison, Quality
+from runner.report.fidelity import Accuracy
 from runner.report.found import Found
 from runner.report.plots import (
     HOLDOUT,
@@ -27,6 +28,7 @@ from runner.report.plots import (
     difference_map,
     line_plot,
 )
+from runner.report.rare import RARE_BELOW
 from runner.train.history import EpochRow
 
 Series = Sequence[tuple[str, str, Sequence[float | None]]]
@@ -67,8 +69,10 @@ def page(found: Found) -> str:
         drawn=_drawn_columns(quality) if quality else [],
         distances=_distance_plot(quality) if quality else "",
         differences=_difference_plot(quality) if quality else "",
+        worst_pairs=_worst_pairs(quality) if quality else [],
+        rare_below=RARE_BELOW,
         largest_differences=_largest_differences(quality) if quality else [],
-        samples=[visible(text, SAMPLE_CHARACTERS) for text in found.synthetic.texts[:SAMPLES]]
+        samples=[visible(text, SAMPLE_CHARACTERS) for text in found.synthetic.samples(SAMPLES)]
         if found.synthetic
         else [],
         version=version("runner"),
@@ -215,6 +219,12 @@ def _largest_differences(quality: Quality) -> list[tuple[str, str, float, float]
         (training.columns[j].name, training.columns[i].name, training.values[i, j], synthetic.values[i, j])
         for i, j in pairs[:5]
     ]
+
+
+def _worst_pairs(quality: Quality) -> list[tuple[tuple[str, str], Accuracy]]:
+    """The pairs of columns whose accuracy is furthest below the best that can be had."""
+    pairs = quality.fidelity.pairs if quality.fidelity else {}
+    return sorted(pairs.items(), key=lambda pair: pair[1].synthetic - pair[1].most)[:5]
 
 
 def _bars_in_words(column: Comparison) -> str:

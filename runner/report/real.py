@@ -19,9 +19,13 @@ from numpy.typing import NDArray
 from runner.config import JobConfig
 from runner.data.batches import BatchPlan
 from runner.data.files import SourceFile
-from runner.data.prepare import token_key
-from runner.data.records import read_records, survey_records
+from runner.data.prepare import is_made_from
+from runner.data.records import read_records
+from runner.data.schema import Schema
+from runner.data.survey import count_rows, survey_records
+from runner.data.texts import row_texts
 from runner.errors import DataError
+from runner.report.table import Records
 
 MOST_RECORDS = 20_000
 """Of training and of holdout records, each; of more, evenly spaced ones are looked at."""
@@ -29,65 +33,84 @@ MOST_RECORDS = 20_000
 
 @dataclass(frozen=True)
 class RealRecords:
-    """Samples of the training and of the holdout records, and what there is in all.
+    """Samples of the training and of the holdout records, and what there is in all: texts, or rows of a table without
+    the columns that name a row.
 
     `holdout` is empty without a validation split, and of a stream: its windows do not hold whole records. `longest` and
-    `mean_length` are in characters.
+    `mean_length` are in characters of texts, None of a table.
     """
 
-    training: tuple[str, ...]
-    holdout: tuple[str, ...]
+    training: Records
+    holdout: Records
     training_records: int
     holdout_records: int
     null_rows: int
     files: tuple[SourceFile, ...]
     bytes: int
-    longest: int
-    mean_length: float
+    longest: int | None
+    mean_length: float | None
+    schema: Schema | None = None
 
 
-def read_real_records(config: JobConfig, files: tuple[SourceFile, ...], tokens_key: str | None) -> RealRecords:
-    """Read the run's records twice, to count and to sample them; only the sample is held.
+def read_real_records(
+    config: JobConfig, files: tuple[SourceFile, ...], tokens_key: str | None, schema: Schema | None = None
+) -> RealRecords:
+    """Read the run's records twice, to count and to sample them (those of a table once); only the sample is held.
 
-    files: those of the run. tokens_key: of its checkpoint; None where there is none.
+    files: those of the run. tokens_key: of its checkpoint; None where there is none. schema: of a table.
 
     Raises:
         DataError: the records are gone, cannot be read, or are not those the run was trained on.
     """
-    if tokens_key is not None and token_key(config, files) != tokens_key:
+    if tokens_key is not None and not is_made_from(tokens_key, config, files):
         raise DataError(f"{config.data.uri}: the records or the tokenizer are not those that the run was trained on")
-    survey = survey_records(config.data, files)
+    columns = None if schema is None else schema.learned
+    survey = survey_records(config.data, files) if columns is None else count_rows(config.data, files, columns)
     files = tuple(file for file in files if file.name in survey.stops)
     records = survey.records
     held_out = holdout_mask(config, records)
     sampled = _sampled(held_out)
-    training: list[str] = []
-    holdout: list[str] = []
-    for texts, here in _with_places(config, files):
-        for place in np.flatnonzero(sampled[here]).tolist():
-            (holdout if held_out[here][place] else training).append(texts[place].as_py())
+    parts: dict[bool, list[pa.Array]] = {True: [], False: []}
+    for batch, here in _with_places(config, files, columns):
+        for kind, chosen in parts.items():
+            chosen.append(batch.filter(pa.array(sampled[here] & (held_out[here] == kind))))
     return RealRecords(
-        training=tuple(training),
-        holdout=tuple(holdout),
+        training=_together(parts[False], columns),
+        holdout=_together(parts[True], columns),
         training_records=int((~held_out).sum()),
         holdout_records=int(held_out.sum()),
         null_rows=survey.found.null_rows,
         files=files,
         bytes=sum(file.size for file in files),
-        longest=survey.found.longest,
-        mean_length=survey.found.characters / records,
+        longest=survey.found.longest if schema is None else None,
+        mean_length=survey.found.characters / records if schema is None else None,
+        schema=schema,
     )
 
 
+def _together(parts: Sequence[pa.Array], columns: pa.Schema | None) -> Records:
+    if columns is None:
+        return tuple(text for part in parts for text in part.to_pylist())
+    return pa.concat_tables([columns.empty_table(), *(pa.Table.from_struct_array(part) for part in parts)])
+
+
 def find_copies(config: JobConfig, real: RealRecords, texts: Sequence[str]) -> NDArray[np.bool_]:
-    """(texts,): which texts equal one of all the records trained on, letter for letter."""
+    """(texts,): which texts equal one of all the records trained on, letter for letter; see `texts_of`."""
+    columns = None if real.schema is None else real.schema.learned
     held_out = holdout_mask(config, real.training_records + real.holdout_records)
     asked = pa.array(texts, pa.large_string())
     found = np.zeros(len(texts), bool)
-    for batch, here in _with_places(config, real.files):
+    for batch, here in _with_places(config, real.files, columns):
         trained = batch.filter(pa.array(~held_out[here]))
+        if columns is not None:
+            trained = row_texts(trained.flatten())
         found |= pc.is_in(asked, value_set=trained).to_numpy(zero_copy_only=False)
     return found
+
+
+def texts_of(records: Records) -> Sequence[str]:
+    """A text for each record that no other record has."""
+    return row_texts(records.columns).to_pylist() if isinstance(records, pa.Table) else records
 
 
 def holdout_mask(config: JobConfig, records: int) -> NDArray[np.bool_]:
@@ -111,10 +134,12 @@ def _sampled(held_out: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask
 
 
-def _with_places(config: JobConfig, files: tuple[SourceFile, ...]) -> Iterator[tuple[pa.Array, slice]]:
+def _with_places(
+    config: JobConfig, files: tuple[SourceFile, ...], columns: pa.Schema | None
+) -> Iterator[tuple[pa.Array, slice]]:
     """All records in order, and which places they have among them."""
     start = 0
-    for rows in read_records(config.data, files):
-        texts = rows.drop_null()
-        yield texts, slice(start, start + len(texts))
-        start += len(texts)
+    for rows in read_records(config.data, files, columns):
+        records = rows.drop_null()
+        yield records, slice(start, start + len(records))
+        start += len(records)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from runner.data.fields import join_fields
+from runner.data.schema import Schema
+from runner.data.schema.values import from_texts
 from runner.data.table import Row, list_names
 from runner.data.tables import open_table
-from runner.errors import ConfigError, DataError
-from runner.generation.output import SUFFIXES
+from runner.errors import ConfigError, DataError, JobFailedError
+from runner.generation.output import SUFFIXES, to_csv
 from runner.generation.records import RecordMaker, SamplingSettings
-from runner.report.table import spread
+from runner.generation.rows import learned_schema
+from runner.report.table import Records, spread
 from runner.storage import Folder
 
 MOST_RECORDS = 5_000
+"""Texts that are generated or read."""
+MOST_ROWS = 20_000
+"""Rows of a table: as many as there are real ones to compare with."""
 SEED = 0
 
 log = logging.getLogger(__name__)
@@ -23,11 +31,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SyntheticRecords:
-    """Texts of synthetic records, where they are from, and how many draws had the wrong number of fields."""
+    """Synthetic records: texts, or a `table` of the learned columns; where they are from, and how many draws were
+    invalid."""
 
     texts: tuple[str, ...]
     source: str
     left_out: int = 0
+    table: pa.Table | None = None
+
+    @property
+    def records(self) -> Records:
+        """The texts or the rows."""
+        return self.texts if self.table is None else self.table
+
+    def samples(self, most: int) -> list[str]:
+        """The first few for readers."""
+        if self.table is None:
+            return list(self.texts[:most])
+        return to_csv(self.table.slice(0, most)).decode().splitlines()[1:]
 
 
 def draw_records(model_folder: Folder, n: int) -> SyntheticRecords:
@@ -35,14 +56,20 @@ def draw_records(model_folder: Folder, n: int) -> SyntheticRecords:
 
     Raises:
         RunNotFoundError: there is no model.
-        JobFailedError: hardly any record has the right number of fields.
+        JobFailedError: the model can write no record with the right number of fields.
     """
     from runner.model.artifact import load_model
 
     model = load_model(model_folder)
-    generated = RecordMaker(model, SamplingSettings(seed=SEED, records_per_prompt=n)).make(n)
+    try:
+        generated = RecordMaker(model, SamplingSettings(seed=SEED, records_per_prompt=n)).make(n)
+    except ConfigError as error:  # Nobody asked for these settings.
+        raise JobFailedError(str(error)) from None
+    source, left_out = f"the run's model, temperature 1, seed {SEED}", sum(generated.invalid.values())
+    if (learned := learned_schema(model)) is not None:
+        return SyntheticRecords((), source, left_out, generated.table.select(learned.names))
     texts = tuple(join_fields(row, model.field_delimiter or "") for row in generated.rows)
-    return SyntheticRecords(texts, f"the run's model, temperature 1, seed {SEED}", sum(generated.invalid.values()))
+    return SyntheticRecords(texts, source, left_out)
 
 
 def read_records(uri: str, columns: Sequence[str], delimiter: str | None) -> SyntheticRecords:
@@ -54,13 +81,38 @@ def read_records(uri: str, columns: Sequence[str], delimiter: str | None) -> Syn
         ConfigError: the file's suffix is not known.
         DataError: there is no such file, it cannot be read, has other columns, or holds no record.
     """
+    rows = _read_rows(uri, columns, frozenset(), MOST_RECORDS)
+    return SyntheticRecords(tuple(join_fields([row[name] for name in columns], delimiter or "") for row in rows), uri)
+
+
+def read_table(uri: str, schema: Schema) -> SyntheticRecords:
+    """The same of a table, with the types of its schema; columns that name a row may be there. Empty fields of CSV are
+    nulls.
+
+    Raises:
+        ConfigError, DataError: as for `read_records`, or a value is none of its column's type.
+    """
+    rows = list(_read_rows(uri, schema.learned.names, frozenset(codec.name for codec in schema.codecs), MOST_ROWS))
+    is_csv = uri.endswith(".csv")
+    columns: list[pa.Array] = []
+    for field in schema.learned:
+        texts = pa.array([(row[field.name] or None) if is_csv else row[field.name] for row in rows], pa.large_string())
+        try:
+            columns.append(from_texts(texts, field.type))
+        except ValueError as error:
+            raise DataError(f"{uri}: column {field.name} is not {field.type}: {str(error).splitlines()[0]}") from None
+    return SyntheticRecords((), uri, table=pa.table(columns, schema=schema.learned))
+
+
+def _read_rows(uri: str, columns: Sequence[str], optional: frozenset[str], most: int) -> Iterator[Row]:
+    """Of a file's rows, `most` evenly spaced ones. columns: those that it must have; `optional` ones it may."""
     if not uri.endswith(SUFFIXES):
         raise ConfigError(f"--synthetic {uri}: the file must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     table = open_table(uri, patient=False)
     count = 0
     names: Row = {}
     for _, row in table.rows():
-        if row.keys() != set(columns):
+        if not set(columns) <= row.keys() <= optional.union(columns):
             raise DataError(
                 f"{uri}: has the columns {list_names(row)}, but the run's records have {list_names(columns)}"
             )
@@ -69,6 +121,5 @@ def read_records(uri: str, columns: Sequence[str], delimiter: str | None) -> Syn
     table.check_columns((), names)
     for note in table.notes:
         log.warning("%s: %s", uri, note)
-    chosen = set(spread(range(count), MOST_RECORDS))
-    rows = (row for number, (_, row) in enumerate(table.rows()) if number in chosen)
-    return SyntheticRecords(tuple(join_fields([row[name] for name in columns], delimiter or "") for row in rows), uri)
+    chosen = set(spread(range(count), most))
+    return (row for number, (_, row) in enumerate(table.rows()) if number in chosen)

@@ -7,17 +7,24 @@
 What a column holds is decided once, on the training records, so that all tables are looked at in the same way.
 """
 
+# pyarrow.compute makes its functions when it is imported, out of sight of type checkers.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from runner.data.fields import split_fields
+from runner.data.schema import Codec, Schema
+from runner.data.texts import to_texts
 from runner.errors import DataError
 
 Kind = Literal["number", "category", "text"]
@@ -31,7 +38,18 @@ FEWEST_TEXTS = 100
 LAYOUT_SHARE = 0.5
 """Records have fields when at least so many of them have the same number of fields."""
 
+KINDS: dict[str, Kind] = {
+    "integer": "number",
+    "number": "number",
+    "date": "number",
+    "datetime": "number",
+    "text": "text",
+}
+"""Of fields; the others are categories."""
+
 Rows = list[tuple[str, ...]]
+Records = Sequence[str] | pa.Table
+"""Texts, or rows of a table with the types of their columns."""
 Item = TypeVar("Item")
 
 
@@ -76,11 +94,53 @@ def find_layout(
 
 
 @dataclass(frozen=True)
+class TableLayout:
+    """The columns of a table, as its schema has them."""
+
+    columns: tuple[Column, ...]
+
+    @classmethod
+    def of(cls, schema: Schema) -> TableLayout:
+        """The columns that are learned."""
+        return cls(tuple(Column.of(codec) for codec in schema.codecs if codec.slots))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(column.name for column in self.columns)
+
+    def split(self, table: pa.Table) -> Rows:
+        """The rows as texts, empty for nulls; days and moments as days since 1970."""
+        values: list[list[str]] = []
+        for column in self.columns:
+            typed = table.column(column.name).combine_chunks()
+            texts = days_since_1970(typed).cast(pa.string()) if column.is_moment else to_texts(typed)
+            values.append(texts.fill_null("").to_pylist())
+        return list(zip(*values, strict=True))
+
+
+@dataclass(frozen=True)
 class Column:
-    """One column's name and the kind of its values."""
+    """One column's name and the kind of its values; `is_moment`: numbers that are days since 1970."""
 
     name: str
     kind: Kind
+    is_moment: bool = False
+
+    @classmethod
+    def of(cls, codec: Codec) -> Column:
+        """A column of a table, by the kind of its field."""
+        is_moment = codec.kind in ("date", "datetime")
+        kind = KINDS.get(codec.kind, "category")
+        return cls(codec.name, kind, is_moment)
+
+    def show(self, number: float) -> str:
+        """A number of the column for readers."""
+        if not self.is_moment:
+            return f"{number:.4g}"
+        return str(np.datetime64("1970-01-01T00:00") + np.timedelta64(round(number * 24 * 60), "m")).removesuffix(
+            "T00:00"
+        )
 
     def numbers(self, values: Sequence[str]) -> NDArray[np.float64]:
         """What is counted with: numbers as they are (others are not a number), texts by their length in characters."""
@@ -89,10 +149,25 @@ class Column:
         return to_numbers(values)
 
 
+def days_since_1970(moments: pa.Array) -> pa.Array:
+    """Days or moments as float64."""
+    if pa.types.is_date(moments.type):
+        return moments.cast(pa.date32()).cast(pa.int32()).cast(pa.float64())
+    seconds = moments.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64())
+    return pc.divide(seconds, 86_400e6)
+
+
 def find_columns(names: Sequence[str], rows: Rows) -> list[Column]:
     """What each column holds, decided on these rows."""
     values = zip(*rows, strict=True) if rows else [()] * len(names)
     return [Column(name, find_kind(column)) for name, column in zip(names, values, strict=True)]
+
+
+def spread_records(records: Records, most: int) -> Any:
+    """`spread` of texts, or of the rows of a table."""
+    if isinstance(records, pa.Table):
+        return records.take(pa.array(spread(range(records.num_rows), most), pa.int64()))
+    return spread(records, most)
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:

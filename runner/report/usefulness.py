@@ -18,7 +18,8 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from scipy.special import log_softmax, softmax
 
-from runner.report.distributions import association, frequent_values, ranks, to_codes
+from runner.report.distributions import area_under_curve, association, frequent_values, to_codes
+from runner.report.encoder import Encoder
 from runner.report.table import Column, Rows, spread
 
 MOST_RECORDS = 10_000
@@ -96,11 +97,11 @@ def measure_usefulness(
     if size < 2 or len(holdout) < 2:
         return None
     predictors = _predictors(columns, place, training)
-    encoder = _Encoder(columns, predictors, training)
-    tested = encoder.features(holdout)
+    encoder = Encoder(columns, predictors, training, BINS)
+    tested = _features(encoder, holdout)
     trained = spread(synthetic, size), spread(training, size)
     values = [[row[place] for row in rows] for rows in (*trained, holdout)]
-    features = encoder.features(trained[0]), encoder.features(trained[1])
+    features = _features(encoder, trained[0]), _features(encoder, trained[1])
     score = _score_numbers if columns[place].kind == "number" else _score_categories
     scores = score(columns[place], features, tested, values, [row[place] for row in training])
     return Usefulness(target, size, len(holdout), len(predictors), len(columns) - 1, *scores)
@@ -124,40 +125,12 @@ def _predictors(columns: Sequence[Column], target: int, training: Rows) -> list[
     return sorted(best[:PREDICTORS])
 
 
-class _Encoder:
-    """One 0/1 feature for each value or range of values of each predictor."""
-
-    def __init__(self, columns: Sequence[Column], predictors: Sequence[int], training: Rows) -> None:
-        self._columns = [(place, columns[place]) for place in predictors]
-        self._edges: list[Numbers] = []
-        self._levels: list[list[str]] = []
-        for place, column in self._columns:
-            values = [row[place] for row in training]
-            numbers = np.zeros(0) if column.kind == "category" else column.numbers(values)
-            numbers = numbers[~np.isnan(numbers)]
-            self._edges.append(
-                np.unique(np.quantile(numbers, np.linspace(0, 1, BINS + 1)[1:-1], method="lower"))
-                if numbers.size
-                else numbers
-            )
-            self._levels.append(frequent_values(values) if column.kind == "category" else [])
-
-    def features(self, rows: Rows) -> csr_array:
-        """(n, features), with a 1 for each column."""
-        starts, codes = 0, [np.zeros(len(rows), np.int64)]  # the first feature is always 1
-        starts += 1
-        for (place, column), edges, levels in zip(self._columns, self._edges, self._levels, strict=True):
-            values = [row[place] for row in rows]
-            if column.kind == "category":
-                found, size = to_codes(values, levels), len(levels) + 1
-            else:
-                numbers, size = column.numbers(values), edges.size + 2
-                found = np.where(np.isnan(numbers), edges.size + 1, np.searchsorted(edges, numbers, "right"))
-            codes.append(starts + found)
-            starts += size
-        indices = np.stack(codes, axis=1)
-        pointers = np.arange(len(rows) + 1) * indices.shape[1]
-        return csr_array((np.ones(indices.size), indices.reshape(-1), pointers), shape=(len(rows), starts))
+def _features(encoder: Encoder, rows: Rows) -> csr_array:
+    """(n, 1 + all codes), with a 1 for each column's code; the first feature is always 1."""
+    starts = np.cumsum([1, *encoder.sizes])
+    indices = np.hstack([np.zeros((len(rows), 1), np.int64), starts[:-1] + encoder.codes(rows)])
+    pointers = np.arange(len(rows) + 1) * indices.shape[1]
+    return csr_array((np.ones(indices.size), indices.reshape(-1), pointers), shape=(len(rows), int(starts[-1])))
 
 
 def _score_categories(
@@ -230,14 +203,3 @@ def _defined(value: float) -> float | None:
 def _shape(x: csr_array) -> tuple[int, int]:
     assert x.shape is not None
     return x.shape[0], x.shape[1]
-
-
-def area_under_curve(scores: Numbers, positive: NDArray[np.bool_]) -> float:
-    """Probability that a positive scores above a negative, ties by half (Mann and Whitney 1947).
-
-    >>> area_under_curve(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
-    0.75
-    """
-    positives, negatives = int(positive.sum()), int((~positive).sum())
-    places = float(ranks(scores)[positive].sum())
-    return (places - positives * (positives + 1) / 2) / (positives * negatives)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -12,15 +13,18 @@ from typing import Any
 
 from runner.config import JobConfig, parse_job
 from runner.data.fields import join_fields
+from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.errors import ConfigError, JobStoppedError
 from runner.generation.drive import CONTINUES, drive_generation, read_summary
-from runner.generation.output import check_absent, check_output, is_folder, write_records
+from runner.generation.grammar import check_beginnings, compile_grammar
+from runner.generation.output import check_absent, check_output, is_folder, table_in_words, to_jsonl, write_records
 from runner.generation.prompts import check_prompts, read_prompts
 from runner.generation.records import Generated, RecordMaker, SamplingSettings
+from runner.generation.rows import learned_schema
 from runner.generation.shards import Generation, claim_folder
 from runner.generation.training_records import fingerprint_records, hash_records
 from runner.generation.validators import Validator
-from runner.model.artifact import describe_model, load_model
+from runner.model.artifact import ModelDescription, describe_model, load_model
 from runner.run_directory import GENERATION, JOB_FOLDER_VARIABLE, KILLED_RUN_ENDS_WITHIN_S, RunDirectory, Status
 from runner.run_files import find_run_around
 from runner.storage import Folder, open_folder, path_below
@@ -70,6 +74,7 @@ def generate(directory: RunDirectory, request: Request, launch: Launch) -> Answe
         settings = replace(settings, prompts=read_prompts(*request.prompts))
     check_prompts(model, settings.prompts)
     Validator(config.generation, model.columns, model.field_delimiter)
+    _check_rules(model, settings)
     if settings.not_in_training and config.privacy.enabled:
         log.warning("--not-in-training looks at the private records: epsilon does not cover what is generated")
     training = fingerprint_records(config.data) if settings.not_in_training else None
@@ -79,6 +84,17 @@ def generate(directory: RunDirectory, request: Request, launch: Launch) -> Answe
     if request.output is not None and is_folder(request.output):
         return _into_folder(open_folder(request.output), generation, config, launch)
     return _here(directory, generation, config, request, launch)
+
+
+def _check_rules(model: ModelDescription, settings: SamplingSettings) -> None:
+    """Raise ConfigError for rules that no record keeps, or none that a prompt begins; tell what they cost."""
+    if isinstance(model.tokenizer, FieldTokenizer):
+        return
+    rules = settings.validation, model.columns, model.field_delimiter, model.tokenizer
+    grammar = compile_grammar(*rules)
+    check_beginnings(grammar, settings.prompts, *rules)
+    for note in grammar.notes:
+        log.warning("%s", note)
 
 
 def _check_place(output: str, directory: RunDirectory, config: JobConfig) -> None:
@@ -116,11 +132,14 @@ def _here(
     if launch.dry_run:
         plan = plan_generation(config, request.output or "-", generation.to_dict(), "local", environment={})
         return plan.to_dict(), plan.to_yaml().rstrip()
-    training = hash_records(config.data, reading_version(directory)) if settings.not_in_training else None
-    maker = RecordMaker(load_model(directory.folder.child("model")), settings, training)
+    model = load_model(directory.folder.child("model"))
+    training = None
+    if settings.not_in_training:
+        training = hash_records(config.data, reading_version(directory), learned_schema(model))
+    maker = RecordMaker(model, settings, training)
     generated = _make(maker, settings.records, quiet=launch.quiet)
     answer: dict[str, Any] = {
-        "records": len(generated.rows),
+        "records": generated.table.num_rows,
         "left_out": sum(generated.invalid.values()),
         "invalid": generated.invalid,
         "repeated": generated.repeated,
@@ -129,7 +148,10 @@ def _here(
     }
     if request.output is not None:
         write_records(request.output, generated, overwrite=request.overwrite)
-        return answer, f"{len(generated.rows):,} records in {request.output}"
+        return answer, f"{generated.table.num_rows:,} records in {request.output}"
+    if config.fields is not None:
+        answer["rows"] = [json.loads(line) for line in to_jsonl(generated.table).splitlines()]
+        return answer, table_in_words(generated.table)
     answer["texts"] = [join_fields(row, config.data.field_delimiter or "") for row in generated.rows]
     return answer, ""
 

@@ -99,7 +99,7 @@ def _prepare_tokens(config: JobConfig, directory: RunDirectory, *, local: bool) 
     for job in token_jobs(config):
         try:
             checked = check_job(job, begins=False)
-            if checked.key not in keys:
+            if checked.key not in keys and checked.tokens_key is not None:
                 make_tokens(checked, directory.say, local=local)
         except RunnerError as error:
             if error.exit_code != ConfigError.exit_code:

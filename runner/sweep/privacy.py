@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from runner.config import JobConfig
-from runner.privacy.accountant import Mechanism
+from runner.privacy.accountant import Mechanism, Release
 from runner.privacy.budget import SpendingLedger, costliest, spent_before
 from runner.privacy.ledger import LedgerState, RunLedger
 from runner.privacy.report import privacy_report, to_files
@@ -24,18 +24,18 @@ def sweep_statement(config: JobConfig, best: Trial, trials: Sequence[Trial]) -> 
         if RunLedger.exists(directory.folder)
     }
     own = states.pop(best.number)
-    others = [(state.mechanism, state.reserved_steps) for state in states.values() if state.reserved_steps]
+    others = [spent for state in states.values() for spent in state.spent]
     metric, _ = metric_of(sweep_of(config))
     touched = (
         f"{len(trials)} trials, of which the one with the best {metric} is in model/; epsilon is that of all their "
-        "steps together, and does not cover that choice, which looked at exact metrics"
+        "steps and releases together, and does not cover that choice, which looked at exact metrics"
     )
     job = directories[best.number].read_config().model_copy(update={"name": config.name})
     own = replace(own, before=_before(config, own, {state.run_id for state in states.values()}))
     return to_files(privacy_report(job, own, others, sweep=touched))
 
 
-def _before(config: JobConfig, own: LedgerState, trials: set[str]) -> tuple[tuple[Mechanism, int], ...]:
+def _before(config: JobConfig, own: LedgerState, trials: set[str]) -> tuple[tuple[Mechanism | Release, int], ...]:
     """What runs outside the sweep took of the same files."""
     entries = SpendingLedger(open_folder(config.storage.uri)).read()
     histories = spent_before([entry for entry in entries if entry.run_id not in trials], own.files, own.run_id)

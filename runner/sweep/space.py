@@ -28,7 +28,7 @@ DEFAULT_TRIALS = 10
 MOST_TRIALS = 10_000
 FIXED = ("name", "sweep", "storage", "resources")
 """Sections that are the sweep's own."""
-MAKES_TOKENS = ("data", "tokenizer", "examples")
+MAKES_TOKENS = ("data", "fields", "tokenizer", "examples")
 """Sections that tokens depend on."""
 LONGEST_NAME = 63
 

@@ -94,8 +94,12 @@ def mean_losses(network: Network, examples: Examples, positions: NDArray[np.int6
         autograph=False,
     )
     def averages(inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        logits = network.logits(inputs)  # (T*B, V)
-        entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.reshape(tf.transpose(targets), [-1]), logits)
+        logits = network.logits(inputs, targets=targets)  # (T*B, V)
+        flat = tf.reshape(tf.transpose(targets), [-1])
+        if network.slots is not None:
+            slots = network.slots_of_tokens()
+            logits = tf.where(slots == tf.gather(slots, flat)[:, tf.newaxis], logits, logits.dtype.min)
+        entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(flat, logits)
         entropies = tf.reshape(entropies, tf.reverse(tf.shape(inputs), [0])) * tf.transpose(weights)  # (T, B)
         return tf.reduce_sum(entropies, axis=0) / tf.reduce_sum(weights, axis=1)
 

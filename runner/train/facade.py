@@ -21,8 +21,9 @@ from dataclasses import dataclass, replace
 from runner.config import JobConfig
 from runner.data.examples import TokenSet
 from runner.data.files import NOTES, PassedOver, SourceFile, passed_over
-from runner.data.prepare import check_vocabulary, find_tokens, prepare_tokens, token_key, token_lengths
-from runner.data.records import Survey, survey_records
+from runner.data.prepare import bought_key, check_vocabulary, find_tokens, prepare_tokens, survey_job, token_key
+from runner.data.survey import Survey
+from runner.data.table import list_names
 from runner.errors import (
     DataError,
     JobCrashedError,
@@ -35,12 +36,13 @@ from runner.errors import (
 )
 from runner.privacy.budget import Budget
 from runner.privacy.ledger import RunLedger
+from runner.privacy.lookups import lookups_of
 from runner.run_directory import RunDirectory, Status
 from runner.storage import Folder, open_folder, publish, read_published
 from runner.train.callbacks import import_object
 from runner.train.checkpoint import checkpoint_steps
 from runner.train.heartbeat import LogFile
-from runner.train.private_run import check_privacy, check_same_records, open_ledger
+from runner.train.private_run import buy_schema, check_privacy, check_same_records, find_tokens_key, open_ledger
 from runner.train.series import check_previous, record_files, source_files
 
 TOKEN_CACHE = ".cache/tokens"  # noqa: S105 - not that kind of token
@@ -53,11 +55,14 @@ log = logging.getLogger(__name__)
 class CheckedJob:
     """A job that can start. `tokens` are there when an earlier run left them, `survey` when not.
 
-    `files` are those that it may take records from. `budget` is there when a private run begins.
+    `key` names the records and how they become tokens, `tokens_key` the tokens: None as long as the schema that they
+    are made with has not been bought. `files` are those that it may take records from. `budget` is there when a private
+    run begins.
     """
 
     config: JobConfig
     key: str
+    tokens_key: str | None
     tokens: TokenSet | None
     survey: Survey | None
     files: tuple[SourceFile, ...]
@@ -107,9 +112,12 @@ def check_job(config: JobConfig, *, begins: bool = True, directory: RunDirectory
     check_previous(config)
     files = source_files(config, directory)
     key = token_key(config, files)
-    tokens = find_tokens(token_cache(config, patient=False), key)
-    survey = None if tokens else survey_records(config.data, files, token_lengths(config))
-    checked = CheckedJob(config, key, tokens, survey, files)
+    tokens_key = find_tokens_key(config, key, directory)
+    tokens = None if tokens_key is None else find_tokens(token_cache(config, patient=False), tokens_key)
+    survey = None if tokens else survey_job(config, files)
+    if survey is not None and survey.left_out:
+        log.warning("columns that fields does not have are left out: %s", list_names(survey.left_out))
+    checked = CheckedJob(config, key, tokens_key, tokens, survey, files)
     if tokens is not None:
         _check_enough(config, tokens.examples, "examples")
     if survey is not None:
@@ -156,6 +164,10 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
             else:
                 stack.enter_context(connected_ray(local=local))
             with signs_of_life(directory):
+                if lookups_of(config) and checked.tokens is None:
+                    open_ledger(config, directory, checked.key, checked.used, checked.budget, trains=False)
+                    directory.say("looking up the schema, with noise")
+                    checked = with_schema(checked, directory)
                 tokens = make_tokens(checked, directory.say, local=local)
             _check_enough(config, tokens.examples, "examples")
             publish(directory.folder.child("tokenizer"), read_published(tokens.folder))
@@ -219,13 +231,34 @@ def token_cache(config: JobConfig, *, patient: bool = True) -> Folder:
     return open_folder(config.storage.uri, patient=patient).child(TOKEN_CACHE)
 
 
+def with_schema(checked: CheckedJob, directory: RunDirectory) -> CheckedJob:
+    """The job with the schema that its run buys, once its ledger has been charged for it, or bought before.
+
+    Raises:
+        DataError: what is open cannot be had from noisy counts.
+        CorruptError: what was bought does not verify.
+    """
+    assert checked.survey is not None
+    schema, sha256 = buy_schema(checked.config, directory, checked.files, checked.records)
+    tokens_key = bought_key(checked.key, sha256)
+    return replace(
+        checked,
+        budget=None,  # The run has begun.
+        tokens_key=tokens_key,
+        tokens=find_tokens(token_cache(checked.config), tokens_key),
+        survey=replace(checked.survey, schema=schema),
+    )
+
+
 def with_tokens(checked: CheckedJob) -> CheckedJob:
     """The job with its tokens made here, for a run that replaces another: what only tokenizing can tell is then told
-    while the other is still there.
+    while the other is still there. A schema is not bought before the run's directory is its own.
 
     Raises:
         DataError, TokenizerError: there are too few examples, or the vocabulary is too small.
     """
+    if checked.tokens_key is None:
+        return checked
     tokens = make_tokens(checked, log.debug, local=True)
     _check_enough(checked.config, tokens.examples, "examples")
     return replace(checked, tokens=tokens)
@@ -237,8 +270,9 @@ def make_tokens(checked: CheckedJob, progress: Callable[[str], None], *, local: 
     tokens = checked.tokens
     if tokens is None:
         assert checked.survey is not None
+        assert checked.tokens_key is not None
         with connected_ray(local=local):
-            tokens = prepare_tokens(config, checked.survey, token_cache(config), checked.key, progress)
+            tokens = prepare_tokens(config, checked.survey, token_cache(config), checked.tokens_key, progress)
     share_cut = tokens.cut_records / max(tokens.records, 1)
     log.info(
         "%d records (%d null rows dropped), %d examples, %d tokens; %.2f%% of records longer than seq_length",

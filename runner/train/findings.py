@@ -11,9 +11,16 @@ from typing import Any
 
 from runner.data.examples import TokenSet
 from runner.data.files import PassedOver
-from runner.data.records import Survey
+from runner.data.schema.description import describe
+from runner.data.schema.description import in_lines as fields_in_lines
+from runner.data.schema.field_tokenizer import FieldTokenizer
+from runner.data.survey import Survey
+from runner.data.table import list_names
+from runner.data.tokenizer import from_files
+from runner.privacy.lookups import lookups_of
+from runner.storage import read_published
 from runner.train.facade import CheckedJob
-from runner.train.private_run import planned_epsilon
+from runner.train.private_run import describe_releases, planned_epsilon
 
 
 def describe_check(checked: CheckedJob) -> dict[str, Any]:
@@ -28,10 +35,21 @@ def describe_check(checked: CheckedJob) -> dict[str, Any]:
         found["files_after_max_records"] = len(checked.left)
     if tokens is not None:
         found |= _describe_tokens(tokens)
+    elif survey is not None and config.fields is not None:
+        found |= {"rows": survey.found.rows, "records": survey.records}
     elif survey is not None:
         found |= _describe_survey(survey, joined=config.data.columns is not None)
-    if config.examples.packing == "stream":
-        del found["longer_records"]
+    if config.examples.packing == "stream" or config.fields is not None:
+        found.pop("longer_records", None)
+    if survey is not None and survey.left_out:
+        found["columns_left_out"] = list_names(survey.left_out)
+    if config.fields is not None:
+        schema = survey.schema if survey is not None else _tokenizer(tokens).schema if tokens is not None else None
+        if schema is not None:
+            tokenizer = FieldTokenizer(schema)
+            found |= {"tokens_of_a_record": tokenizer.record_tokens, "different_tokens": tokenizer.vocab_size}
+        columns = survey.found.columns if survey is not None and config.data.since is None else {}
+        found["fields"] = describe(config.fields, schema, columns, _bought(checked))
     if checked.budget is not None:
         budget = checked.budget
         found |= {
@@ -39,6 +57,7 @@ def describe_check(checked: CheckedJob) -> dict[str, Any]:
             "planned_steps": budget.charged_steps,
             "planned_epsilon": planned_epsilon(config, budget),
             "delta": budget.delta,
+            **describe_releases(config, budget),
         }
     return found
 
@@ -56,8 +75,13 @@ def in_lines(found: Mapping[str, Any]) -> Iterator[str]:
             case "null_fields":
                 empty = found["empty_fields"]
                 yield f"null fields: {value} (written as empty{f', as are {empty} empty texts' if empty else ''})"
-            case "empty_fields":
+            case "empty_fields" | "different_tokens" | "looked_up":  # With others: the last is in the table.
                 continue
+            case "tokens_of_a_record":
+                yield f"tokens of a record: at most {value}, of {found['different_tokens']:,} different ones"
+            case "fields":
+                yield "fields:"
+                yield from fields_in_lines(value)
             case "longer_records":
                 share = f"{value['records']} ({value['records'] / found['records']:.1%})"
                 words = {
@@ -93,3 +117,24 @@ def _describe_tokens(tokens: TokenSet) -> dict[str, Any]:
         "examples": tokens.examples,
         "tokens": tokens.targets,
     }
+
+
+def _tokenizer(tokens: TokenSet) -> FieldTokenizer:
+    """Of a table's tokens."""
+    tokenizer = from_files(read_published(tokens.folder))
+    assert isinstance(tokenizer, FieldTokenizer)
+    return tokenizer
+
+
+def _bought(checked: CheckedJob) -> dict[str, str] | None:
+    """What a private job buys of each column, and with how much noise; None where it is not private."""
+    if not checked.config.privacy.enabled:
+        return None
+    assert checked.budget is not None
+    histograms = {each.name: each for release in checked.budget.releases for each in release.histograms}
+    bought: dict[str, list[str]] = {}
+    for lookup in lookups_of(checked.config):
+        histogram = histograms[lookup.name]
+        least = "" if histogram.threshold is None else f", from {histogram.threshold} rows on"
+        bought.setdefault(lookup.column, []).append(f"{lookup.key} (noise {histogram.sigma:.3g}{least})")
+    return {column: f"bought: {', '.join(words)}" for column, words in bought.items()}

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from runner.config import TrainingConfig
 from runner.errors import JobFailedError
 from runner.model.network import Network
-from runner.privacy.accountant import epsilon, plain_epsilon
+from runner.privacy.accountant import epsilon, plain_epsilon, spent_by
 from runner.privacy.figures import epsilon_in_words
 from runner.privacy.ledger import RunLedger
 from runner.run_directory import RunDirectory
@@ -300,7 +300,7 @@ class TrainingLoop:
         if self.ledger is None:
             return None
         state = self.ledger.state
-        return epsilon([(state.mechanism, state.counted(step))], state.delta, state.accountant)
+        return epsilon(spent_by(state.releases, state.mechanism, state.counted(step)), state.delta, state.accountant)
 
     def _is_late(self) -> bool:
         self.progress.seconds = time.monotonic() - self._began

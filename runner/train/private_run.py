@@ -2,6 +2,7 @@
 
 budget = check_privacy(config, records, files)                   # before anything is written
 open_ledger(config, directory, tokens_key, files, budget)        # the driver, before workers start
+buy_schema(config, directory)                                    # the driver, where something is to be looked up
 settle(config, directory, ledger)                                # the first worker, at the end
 """
 
@@ -11,16 +12,22 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from runner.config import JobConfig
 from runner.data.batches import BatchPlan
 from runner.data.files import SourceFile
+from runner.data.prepare import bought_key
+from runner.data.schema import Schema
+from runner.data.survey import columns_read
+from runner.data.units import plan_table
 from runner.errors import DataError, PrivacyError
-from runner.privacy.accountant import epsilon
-from runner.privacy.budget import Budget, Entry, SpendingLedger, plan_budget, plan_mechanism, spent_before
-from runner.privacy.ledger import LedgerState, RunLedger
+from runner.privacy.accountant import epsilon, spent_by
+from runner.privacy.budget import Budget, Entry, SpendingLedger, plan_budget, plan_delta, plan_mechanism, spent_before
+from runner.privacy.ledger import PRIVATE_FOLDER, LedgerState, RunLedger
+from runner.privacy.lookups import SCHEMA, bought_fields, count_lookups, lookups_of, plan_schema
+from runner.privacy.releases import find_released, released_once
 from runner.privacy.report import privacy_report, to_files
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
@@ -41,9 +48,13 @@ def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile]) 
         PrivacyError: in one line.
         CorruptError: the ledger over runs does not verify.
     """
-    mechanism, delta = plan_mechanism(config, training_records(config, records))
+    trained = training_records(config, records)
+    looked_up = records if lookups_of(config) else 0
+    releases = plan_schema(config, plan_delta(config, trained, looked_up))
+    mechanism, delta = plan_mechanism(config, trained, releases, looked_up)
     entries = SpendingLedger(open_folder(config.storage.uri, patient=False)).read()
-    budget = plan_budget(config, mechanism, delta, spent_before(entries, _fingerprints(files)))
+    histories = spent_before(entries, _fingerprints(files))
+    budget = plan_budget(config, mechanism, delta, histories, releases=releases)
     if budget.allowed_steps is not None and budget.allowed_steps < budget.planned_steps:
         log.warning(
             "the privacy budget pays for %d of %d planned steps: the run will end there",
@@ -54,16 +65,34 @@ def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile]) 
 
 
 def planned_epsilon(config: JobConfig, budget: Budget) -> float:
-    """What the run costs if it takes every step that is planned and paid for."""
-    return epsilon([(budget.mechanism, budget.charged_steps)], budget.delta, config.privacy.accountant)
+    """What the run costs if it takes every step that is planned and paid for, what it looks up included."""
+    spent = spent_by(budget.releases, budget.mechanism, budget.charged_steps)
+    return epsilon(spent, budget.delta, config.privacy.accountant)
+
+
+def describe_releases(config: JobConfig, budget: Budget) -> dict[str, Any]:
+    """What a job will look up in its records, and what that costs alone; nothing where it looks up nothing."""
+    if not budget.releases:
+        return {}
+    return {
+        "looked_up": [asdict(histogram) for release in budget.releases for histogram in release.histograms],
+        "schema_epsilon": epsilon(spent_by(budget.releases), budget.delta, config.privacy.accountant),
+    }
 
 
 def open_ledger(
-    config: JobConfig, directory: RunDirectory, tokens_key: str, files: Sequence[SourceFile], budget: Budget | None
+    config: JobConfig,
+    directory: RunDirectory,
+    tokens_key: str,
+    files: Sequence[SourceFile],
+    budget: Budget | None,
+    *,
+    trains: bool = True,
 ) -> None:
     """Charge the run for what it plans, and write its ledger, or bring the one of a resumed run up to date.
 
-    `budget`: of `check_privacy`, for a run that begins.
+    `budget`: of `check_privacy`, for a run that begins. `trains`: the steps come next, too; else the run is charged
+    for its releases alone, before they are drawn.
 
     Raises:
         PrivacyError: another run has just taken the rest of the budget.
@@ -82,6 +111,7 @@ def open_ledger(
             before=(),
             allowed_steps=None,
             files=fingerprints,
+            releases=budget.releases,
         )
     else:
         ledger = RunLedger.open(directory.folder, writes=True)
@@ -90,8 +120,11 @@ def open_ledger(
 
     def decide(entries: Sequence[Entry]) -> Entry:
         histories = spent_before(entries, fingerprints, state.run_id)
-        agreed.append(plan_budget(config, state.mechanism, state.delta, histories, begins=budget is not None))
-        return _entry(config, state, max(agreed[-1].charged_steps, state.reserved_steps))
+        begins = not state.branches
+        agreed.append(
+            plan_budget(config, state.mechanism, state.delta, histories, begins=begins, releases=state.releases)
+        )
+        return _entry(config, state, max(agreed[-1].charged_steps if trains else 0, state.reserved_steps))
 
     _spending(config).charge(decide)
     found = agreed[-1]
@@ -104,6 +137,37 @@ def open_ledger(
         RunLedger.create(directory.folder, replace(state, **limits))
     else:
         ledger.change(**limits)
+
+
+def buy_schema(
+    config: JobConfig, directory: RunDirectory, files: tuple[SourceFile, ...], records: int
+) -> tuple[Schema, str]:
+    """The schema of the run's release, which is drawn and stored the first time; and the SHA-256 of what is stored.
+
+    The run's ledger has been charged for it: see `open_ledger`.
+
+    Raises:
+        DataError: what is open cannot be had from noisy counts.
+        CorruptError: what is stored does not verify.
+    """
+    assert config.fields is not None
+    (release,) = RunLedger.open(directory.folder).state.releases
+    columns = plan_table(config.data, files, columns_read(config.fields)).schema
+    released = released_once(
+        directory.folder.child(PRIVATE_FOLDER),
+        release,
+        lambda: count_lookups(config, files, columns, release, records),
+    )
+    found = bought_fields(config, release, released.histograms, records)
+    return Schema.of(config.fields, columns, found), released.sha256
+
+
+def find_tokens_key(config: JobConfig, key: str, directory: RunDirectory | None) -> str | None:
+    """The name of the tokens of a job or run; None where it depends on a schema that is still to be bought."""
+    if not lookups_of(config):
+        return key
+    sha256 = None if directory is None else find_released(directory.folder.child(PRIVATE_FOLDER), SCHEMA)
+    return None if sha256 is None else bought_key(key, sha256)
 
 
 def check_same_records(directory: RunDirectory, tokens_key: str) -> None:
@@ -129,7 +193,9 @@ def charge_again(config: JobConfig, ledger: RunLedger) -> None:
 
     def decide(entries: Sequence[Entry]) -> Entry:
         histories = spent_before(entries, state.files, state.run_id)
-        allowed = plan_budget(config, state.mechanism, state.delta, histories, begins=False).allowed_steps
+        allowed = plan_budget(
+            config, state.mechanism, state.delta, histories, begins=False, releases=state.releases
+        ).allowed_steps
         if allowed is not None and wanted > max(allowed, state.reserved_steps):
             raise PrivacyError(
                 "another run took of the privacy budget of the same files just now: resume this run again, "
@@ -155,7 +221,7 @@ def _spending(config: JobConfig) -> SpendingLedger:
 
 
 def _entry(config: JobConfig, state: LedgerState, steps: int) -> Entry:
-    return Entry(state.run_id, config.name, state.files, state.mechanism, steps, time.time())
+    return Entry(state.run_id, config.name, state.files, state.mechanism, steps, time.time(), state.releases)
 
 
 def _fingerprints(files: Sequence[SourceFile]) -> tuple[str, ...]:

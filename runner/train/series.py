@@ -29,7 +29,7 @@ from runner.train.checkpoint import checkpoint_steps
 
 LAST = "last"
 FILES = "files.json"
-SAME = ("model", "tokenizer", "examples")
+SAME = ("model", "fields", "tokenizer", "examples")
 """Sections that a run shares with the one that it goes on from."""
 
 

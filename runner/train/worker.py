@@ -21,6 +21,7 @@ import tensorflow as tf
 from runner.config import JobConfig
 from runner.data.batches import BatchPlan, PoissonPlan
 from runner.data.examples import Examples, TokenSet
+from runner.data.survey import columns_read
 from runner.data.tokenizer import from_files
 from runner.errors import DataError, OvertakenError, RunnerError, StorageError
 from runner.model.artifact import save_model
@@ -272,7 +273,7 @@ def _leave_model(
         seq_length=tokens.seq_length,
         packing=tokens.packing,
         field_delimiter=config.data.field_delimiter,
-        columns=config.data.columns or (config.data.text_column,),
+        columns=columns_read(config.fields) if config.fields else config.data.columns or (config.data.text_column,),
         statement=statement,
         epoch=loop.progress.kept_epoch,
     )

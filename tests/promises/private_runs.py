@@ -17,7 +17,7 @@ from runner.config import JobConfig, parse_job
 from runner.data.examples import Examples, TokenSet
 from runner.data.files import list_files
 from runner.data.prepare import prepare_tokens, token_key
-from runner.data.records import survey_records
+from runner.data.survey import survey_records
 from runner.errors import JobFailedError
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder

@@ -11,7 +11,7 @@ import ray.data
 from ray import tune
 
 from runner.data import prepare
-from runner.data.records import Unit
+from runner.data.units import Unit
 from runner.errors import RunnerError, find_user_error
 from tests.unit.test_errors import CLASSES
 

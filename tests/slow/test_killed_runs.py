@@ -22,6 +22,7 @@ from tests.runs import (
     write_job,
     write_records,
 )
+from tests.table_records import FIELDS, table_job, write_table
 
 TRAINING = {
     "epochs": 6,
@@ -32,7 +33,8 @@ PAUSE_S = "0.15"
 KILLS = 10
 PRIVATE_KILLS = 5
 PRIVATE = {"privacy": {"enabled": True, "noise_multiplier": 0.8}, "tokenizer": {"kind": "byte"}}
-SETTINGS = pytest.mark.parametrize("settings", [{}, PRIVATE], ids=["plain", "private"])
+TABLE = {"fields": FIELDS, "examples": {"field_order": "random"}}
+SETTINGS = pytest.mark.parametrize("settings", [{}, PRIVATE, TABLE], ids=["plain", "private", "table"])
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +42,15 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_records(tmp_path_factory.mktemp("records"), count=1000)
 
 
+def job_of(name: str, tmp_path: Path, records: Path, settings: dict[str, Any], **training: Any) -> dict[str, Any]:
+    if "fields" not in settings:
+        return small_job(name, records, tmp_path / "runs", **training) | settings
+    return table_job(name, write_table(tmp_path / "table", count=1000), tmp_path / "runs", **training) | settings
+
+
 def submit_unharmed(tmp_path: Path, records: Path, workers: int, settings: dict[str, Any]) -> Path:
     """The run that is never killed."""
-    job = small_job("unharmed", records, tmp_path / "runs", **TRAINING) | settings | {"resources": {"workers": workers}}
+    job = job_of("unharmed", tmp_path, records, settings, **TRAINING) | {"resources": {"workers": workers}}
     run_runner("submit", write_job(tmp_path / "unharmed.yaml", job), TEST_STEP_PAUSE_S="0")
     return tmp_path / "runs" / "unharmed"
 
@@ -74,7 +82,7 @@ def test_a_run_killed_again_and_again_at_random_ends_with_the_same_weights_and_h
     tmp_path: Path, records: Path, settings: dict[str, Any]
 ) -> None:
     unharmed = submit_unharmed(tmp_path, records, 1, settings)
-    job = small_job("killed", records, tmp_path / "runs", **TRAINING) | settings
+    job = job_of("killed", tmp_path, records, settings, **TRAINING)
     run = tmp_path / "runs" / "killed"
     draw = random.Random(2026)
     kills = PRIVATE_KILLS if settings else KILLS
@@ -106,7 +114,7 @@ def test_two_workers_killed_one_by_one_and_with_their_driver_end_with_the_same_w
     tmp_path: Path, records: Path, settings: dict[str, Any]
 ) -> None:
     unharmed = submit_unharmed(tmp_path, records, 2, settings)
-    job = small_job("killed", records, tmp_path / "runs", **TRAINING) | settings | {"resources": {"workers": 2}}
+    job = job_of("killed", tmp_path, records, settings, **TRAINING) | {"resources": {"workers": 2}}
     run = tmp_path / "runs" / "killed"
     process = start_runner("submit", write_job(tmp_path / "killed.yaml", job), **pace_of(unharmed))
     for victim in ("chief", "other", "driver"):

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from runner.config import DataConfig
-from runner.data import records
+from runner.data import units
 from runner.data.files import list_files
-from runner.data.records import Survey, read_records, read_unit, survey_records
+from runner.data.records import read_records, read_unit
+from runner.data.survey import Survey, survey_records
 from runner.errors import DataError
 
 
@@ -45,7 +46,7 @@ def read_all(data: DataConfig) -> list[str | None]:
     for unit in survey(data).units:
         assert unit.first_row == len(found)
         rows = [text for array in read_unit(data, unit) for text in array.to_pylist()]
-        assert len(rows) == unit.stop - unit.start <= records.ROWS_PER_UNIT
+        assert len(rows) == unit.stop - unit.start <= units.ROWS_PER_UNIT
         found += rows
     assert [text for array in read_records(data, list_files(data.uri)) for text in array.to_pylist()] == found
     return found

@@ -22,8 +22,12 @@ def values(shape: Shape, definitions: Mapping[str, Shape]) -> st.SearchStrategy[
     """What `shape` takes; `definitions` is what `$ref` refers to."""
     if "$ref" in shape:
         return st.deferred(lambda: values(definitions[shape["$ref"].rpartition("/")[2]], definitions))
-    if "anyOf" in shape:
-        return st.one_of([values(each, definitions) for each in shape["anyOf"]])
+    if "anyOf" in shape or "oneOf" in shape:
+        drawn = st.one_of([values(each, definitions) for each in shape.get("anyOf") or shape["oneOf"]])
+        beside = {key: shape[key] for key in ("pattern",) if key in shape}
+        return drawn.filter(jsonschema.Draft202012Validator(beside).is_valid) if beside else drawn
+    if "const" in shape:
+        return st.just(shape["const"])
     if "enum" in shape:
         return st.sampled_from(shape["enum"])
     match shape.get("type"):

@@ -15,7 +15,8 @@ from runner.config import DataConfig, GenerationConfig
 from runner.data.fields import join_fields, split_fields, splits_back
 from runner.data.files import list_files
 from runner.data.importing import Join, import_records
-from runner.data.records import plan_units, read_unit
+from runner.data.records import read_unit
+from runner.data.units import plan_units
 from runner.errors import DataError
 from runner.generation.validators import Validator
 from runner.report.table import Layout

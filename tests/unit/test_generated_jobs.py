@@ -70,7 +70,7 @@ def jobs(draw: Any) -> dict[str, Any]:
 @st.composite
 def jobs_with(draw: Any, section: str) -> dict[str, Any]:
     """A job that is good but for one section, of which nobody knows."""
-    document = {"name": "demo", "data": {"uri": "records/", "field_delimiter": ","}}
+    document = {"name": "demo", "data": {"uri": "records/"} | ({} if section == "fields" else {"field_delimiter": ","})}
     return with_swept_fields(document | {section: draw(values(shape_of(section), SCHEMA["$defs"]))}, draw)
 
 
@@ -117,6 +117,7 @@ def check_reads_back(config: JobConfig) -> None:
 
 
 KEYS = {
+    "fields": "integer",
     "generation.columns": "text",
     "sweep.parameters": "tokenizer.alphabet",
     "kubernetes.environment": "X",
@@ -135,6 +136,10 @@ def leaves(shape: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, dict[
     elif "anyOf" in shape:
         for each in shape["anyOf"]:
             yield from leaves(each, path)
+    elif "oneOf" in shape:  # Of the kinds of fields, each in a column named after it.
+        for each in shape["oneOf"]:
+            kind = SCHEMA["$defs"][each["$ref"].rpartition("/")[2]]["properties"]["kind"]["const"]
+            yield from leaves(each, (*path[:-1], kind))
     elif "properties" in shape:
         for name, each in shape["properties"].items():
             yield from leaves(each, (*path, name))
@@ -157,6 +162,10 @@ def job_of(path: Path, value: Any) -> dict[str, Any]:
     for part in reversed(path):
         value = {part: value} if isinstance(part, str) else [value, 1e6] if part == 0 else [1, value]
     document = {"name": "demo", "data": {"uri": "r/", "field_delimiter": ","}, **value}
+    if path[0] == "fields":
+        del document["data"]["field_delimiter"]
+        if len(path) > 2:
+            document["fields"][path[1]].setdefault("kind", path[1])
     if path[0] == "data":
         document["data"] = {"uri": "r/", "field_delimiter": ",", **value["data"]}
     if path[-1] == 0 and path[-2] not in ("range", "uniform", "log_uniform", "int"):

@@ -12,6 +12,7 @@ import pytest
 from runner.config import parse_job
 from runner.errors import ConfigError
 from runner.generation.records import Generated, SamplingSettings
+from runner.generation.rows import text_table
 from runner.generation.shards import (
     Generation,
     claim_folder,
@@ -155,7 +156,7 @@ def test_a_shard_that_was_killed_twice_is_made_again(
     """Once after its repeated records were dropped, before what vouches for it; once when it was to be made anew."""
     generation = generation_of(run)
     claim_folder(folder, generation)
-    monkeypatch.setattr(Maker, "make", lambda *_, **__: Generated(("text",), [("same",)] * 10, {}))
+    monkeypatch.setattr(Maker, "make", lambda *_, **__: Generated(text_table(("text",), [("same",)] * 10), {}))
     make_all(folder, generation)
     write = LocalFolder.write
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from runner.data.importing import import_records
 from runner.generation.output import to_csv, to_jsonl, write_records
 from runner.generation.records import Generated
+from runner.generation.rows import text_table
 from runner.report.synthetic import read_records
 
 SPECIAL = '",;\t|\n\r \ufeff\u2028\u2029\x85\0\x1a\x1b\x0b\x0c\x1c\x7f\\/é\u00a0😀\uffff'
@@ -103,7 +104,7 @@ def test_every_reader_finds_the_records_that_were_written(
     suffix: str, rows: list[tuple[str, ...]], tmp_path: Path
 ) -> None:
     path = tmp_path / f"a.{suffix}"
-    write_records(str(path), Generated(names_of(rows), rows, {}), overwrite=True)
+    write_records(str(path), Generated(text_table(names_of(rows), rows), {}), overwrite=True)
     for read in [*READERS[suffix], read_with_import, read_with_report]:
         assert read(path, names_of(rows)) == [list(row) for row in rows], read.__name__
 
@@ -120,15 +121,15 @@ def test_every_reader_finds_the_records_that_were_written(
 )
 def test_csv_quotes_what_a_reader_would_take_for_something_else(rows: Rows, content: bytes) -> None:
     """By the bytes: what Python's own writer would do depends on its version."""
-    assert to_csv(names_of(rows), rows).endswith(content)
+    assert to_csv(text_table(names_of(rows), rows)).endswith(content)
 
 
 def test_a_first_line_of_csv_is_never_an_order_to_excel() -> None:
-    assert to_csv(["sep=;"], [("a",)]) == b'"sep=;"\na\n'
+    assert to_csv(pa.table({"sep=;": ["a"]})) == b'"sep=;"\na\n'
 
 
 def test_lines_of_json_are_lines_to_every_reader() -> None:
     rows = [("a\u2028b\x85c\u2029d\x0b\x1c\r\n", "1")]
-    written = to_jsonl(names_of(rows), rows).decode()
+    written = to_jsonl(text_table(names_of(rows), rows)).decode()
     assert len(written.splitlines()) == 1
     assert len(io.StringIO(written, newline=None).readlines()) == 1

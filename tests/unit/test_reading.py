@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner.config import DataConfig
-from runner.data import records
+from runner.data import units
 from tests.unit.parquet_files import read_all, refusal, survey, texts, write
 
 WORDS = st.text(st.characters(exclude_characters="|", exclude_categories=["Cs"]), max_size=4)
@@ -106,8 +106,8 @@ def check(
         expected = expected[: places[limit - 1] + 1]
     kept = [text for text in expected if text is not None]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "ROWS_PER_UNIT", rows_per_unit)
-        patch.setattr(records, "ROWS_PER_BATCH", rows_per_batch)
+        patch.setattr(units, "ROWS_PER_UNIT", rows_per_unit)
+        patch.setattr(units, "ROWS_PER_BATCH", rows_per_batch)
         if all(set(text) <= {"|"} and len(text) < width for text in kept):
             assert "no records" in refusal(job)
             return

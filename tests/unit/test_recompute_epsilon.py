@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 
 from runner.config import parse_job
-from runner.privacy.accountant import Mechanism
+from runner.privacy.accountant import Histogram, Mechanism, Release
 from runner.privacy.ledger import Branch, LedgerState
 from runner.privacy.report import privacy_report
 
 SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "recompute_epsilon.py"
 MECHANISM = Mechanism(examples=1000, batch_size=50, noise_multiplier=1.1)
+RELEASE = Release("schema", (Histogram("age.parts", 12.5), Histogram("job.values", 25.0, threshold=140)))
 EARLIER = (Mechanism(examples=900, batch_size=30, noise_multiplier=0.9), 40)
 
 
-def statement(mechanism: Mechanism = MECHANISM, **changes: Any) -> dict[str, Any]:
+def statement(mechanism: Mechanism = MECHANISM, releases: tuple[Release, ...] = (), **changes: Any) -> dict[str, Any]:
     """The statement of a run of two branches, after another run on the same files."""
     config = parse_job(
         {
@@ -41,10 +42,11 @@ def statement(mechanism: Mechanism = MECHANISM, **changes: Any) -> dict[str, Any
         delta=1e-4,
         accountant="pld",
         limit=None,
-        before=(EARLIER,),
+        before=(EARLIER, *((release, 1) for release in releases)),
         allowed_steps=None,
         files=("f",),
         branches=(Branch("a", -1, 0, 25), Branch("b", 0, 20, 60)),
+        releases=releases,
     )
     return privacy_report(config, state) | changes
 
@@ -104,6 +106,19 @@ def test_each_epsilon_that_was_changed_is_found(recompute: Recompute, good: dict
 
 def test_steps_that_do_not_add_up_are_found(recompute: Recompute, good: dict[str, Any]) -> None:
     assert "do not add up to its 65 steps" in str(recompute(good | {"steps_of_branches": [25, 39]}).code)
+
+
+def test_what_was_looked_up_computes_again_too(recompute: Recompute, good: dict[str, Any]) -> None:
+    bought = statement(releases=(RELEASE,))
+    assert bought["epsilon"] > good["epsilon"]
+    assert bought["epsilon_with_earlier_runs"] > good["epsilon_with_earlier_runs"]
+    said = recompute(bought)
+    assert (said.code, said.differing, len(said.lines)) == (0, [], 5)
+    (release,) = bought["releases"]
+    age, job = release["histograms"]
+    for changed in ([age | {"sigma": 20.0}, job], [age, job | {"threshold": 60}], [age]):
+        said = recompute(bought | {"releases": [release | {"histograms": changed}]})
+        assert (said.code, said.differing[-1]) == (1, "epsilon_with_earlier_runs")
 
 
 def test_a_run_without_noise_is_infinite_here_too(recompute: Recompute) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from runner.config import DataConfig
-from runner.data import records
+from runner.data import records, units
 from runner.data.files import list_files
-from runner.data.records import survey_records
+from runner.data.survey import survey_records
 from runner.errors import NothingNewError, StorageError
 from tests.unit.parquet_files import bytes_as_text, read_all, refusal, survey, texts, write
 
@@ -79,7 +80,7 @@ def test_storage_that_is_away_is_no_fault_of_the_records(folder: Path, monkeypat
     def away(*_: Any, **__: Any) -> None:
         raise OSError("When reading information for key 'a.parquet': AWS Error NETWORK_CONNECTION: curlCode: 7")
 
-    monkeypatch.setattr(records.pq, "ParquetFile", away)
+    monkeypatch.setattr(units.pq, "ParquetFile", away)
     with pytest.raises(StorageError, match="NETWORK_CONNECTION"):
         survey(DataConfig(uri=str(folder)))
 
@@ -98,7 +99,7 @@ def test_a_damaged_page_is_found_and_its_file_named(folder: Path) -> None:
 def test_a_text_that_is_not_utf8_is_named_by_file_and_row(
     folder: Path, monkeypatch: pytest.MonkeyPatch, bad: int
 ) -> None:
-    monkeypatch.setattr(records, "ROWS_PER_UNIT", 7_000)
+    monkeypatch.setattr(units, "ROWS_PER_UNIT", 7_000)
     values = [b"good"] * 20_000
     values[bad] = b"caf\xe9"
     write(folder / "a.parquet", texts(["good"] * 10))
@@ -234,7 +235,7 @@ def test_a_run_of_version_1_keeps_its_rows_and_their_texts(folder: Path) -> None
     """It counted rows, and wrote numbers as Arrow casts them."""
     write(folder / "a.parquet", pa.table({"n": [None, 4915112345678.0, 2.0], "t": [None, "x", "y"]}))
     data = DataConfig(uri=str(folder), columns=("n", "t"), field_delimiter="|", max_records=2)
-    files = tuple(records.replace(file, version=1) for file in list_files(data.uri))
+    files = tuple(replace(file, version=1) for file in list_files(data.uri))
     rows = [text for array in records.read_records(data, files) for text in array.to_pylist()]
     assert rows == [None, "4.915112345678e+12|x"]
     assert [unit.version for unit in survey_records(data, files).units] == [1]
@@ -246,8 +247,8 @@ def test_a_run_of_version_1_keeps_its_rows_and_their_texts(folder: Path) -> None
 def test_row_groups_of_any_size_make_units_of_at_most_the_set_size(
     folder: Path, monkeypatch: pytest.MonkeyPatch, rows_per_unit: int, row_group_size: int
 ) -> None:
-    monkeypatch.setattr(records, "ROWS_PER_UNIT", rows_per_unit)
-    monkeypatch.setattr(records, "ROWS_PER_BATCH", 2)
+    monkeypatch.setattr(units, "ROWS_PER_UNIT", rows_per_unit)
+    monkeypatch.setattr(units, "ROWS_PER_BATCH", 2)
     expected = [f"row {number}" for number in range(13)]
     write(folder / "a.parquet", texts(expected), row_group_size=row_group_size)
     assert read_all(DataConfig(uri=str(folder))) == expected
@@ -257,9 +258,7 @@ def test_row_groups_of_any_size_make_units_of_at_most_the_set_size(
 def test_a_unit_reads_only_the_row_groups_it_needs(folder: Path) -> None:
     path = write(folder / "a.parquet", texts(["x"] * 40), row_group_size=10)
     metadata = pq.read_metadata(path)
-    found = [
-        records._row_groups(metadata, records.Unit("a.parquet", start, start + 10, start)) for start in (0, 10, 15)
-    ]
+    found = [units._row_groups(metadata, units.Unit("a.parquet", start, start + 10, start)) for start in (0, 10, 15)]
     assert found == [([0], 0), ([1], 10), ([1, 2], 10)]
 
 

@@ -124,10 +124,11 @@ def test_records_that_changed_are_not_compared(tmp_path: Path) -> None:
 def test_synthetic_files_are_read_as_generate_writes_them(tmp_path: Path, suffix: str) -> None:
     from runner.generation.output import write_records
     from runner.generation.records import Generated
+    from runner.generation.rows import text_table
 
     rows = [("a", "1"), ('quo"te', ""), ("ü\u2028", "x y"), ("two\nlines", "3")]
     path = str(tmp_path / f"synthetic file.{suffix}")
-    write_records(path, Generated(("one", "two"), rows, {}))
+    write_records(path, Generated(text_table(("one", "two"), rows), {}))
     assert read_records(path, ("one", "two"), "|").texts == tuple("|".join(row) for row in rows)
     assert read_records(path, ("two", "one"), "|").texts[0] == "1|a"
     with pytest.raises(DataError, match="has the columns one, two, but the run's records have one, three"):
@@ -199,6 +200,44 @@ def test_figures_are_those_of_the_records(compare: Compare) -> None:
     assert "400" not in page.said
 
 
+def test_fidelity_is_on_top_and_in_the_figures(compare: Compare) -> None:
+    answer, page = compare(people(400), people(400, 1))
+    accuracy = answer["quality"]["accuracy"]
+    levels = [accuracy[level] for level in ("univariate", "bivariate", "trivariate")]
+    for key in ("synthetic", "most", "holdout"):
+        assert accuracy["overall"][key] == pytest.approx(sum(level[key] for level in levels) / 3)
+        assert accuracy["univariate"][key] == pytest.approx(sum(column[key] for column in accuracy["columns"]) / 3)
+        assert accuracy["bivariate"][key] == pytest.approx(sum(pair[key] for pair in accuracy["pairs"]) / 3)
+    assert [pair["names"] for pair in accuracy["pairs"]] == [["field_1", other] for other in ("field_2", "field_3")] + [
+        ["field_2", "field_3"]
+    ]
+    shown = [f"{100 * accuracy['overall'][key]:.1f}%" for key in ("synthetic", "holdout", "most")]
+    assert f"Accuracy {shown[0]} of distributions of one, two and three columns" in page.text
+    assert f"another sample of the same source: {shown[2]}" in page.text
+    assert f"Accuracy {' '.join(shown)} the mean of the three below" in page.text
+    quality = answer["quality"]
+    assert abs(quality["discriminator_auc"] - 0.5) < 2 * quality["discriminator_auc_by_chance"][1]
+    assert quality["nearest_neighbor_distance_ratio"]["ratio"] == pytest.approx(1, abs=0.2)
+    inference = quality["attribute_inference"]
+    assert inference["guessed_of_training"] == pytest.approx(inference["guessed_of_holdout"], abs=0.15)
+    for name in ("Told from real records", "Closer to training", "Closest beside second closest", "Exact copies",
+                 "Guessed from the rest", "Least accurate pairs", "Most at risk to be guessed"):  # fmt: skip
+        assert name in page.text
+
+
+def test_a_rare_value_that_came_through_is_named(compare: Compare) -> None:
+    texts = [*people(395), *["duchess,40.0,yes"] * 5]
+    _, clean = compare(texts, people(200, 1))
+    assert "Rare values that came through" not in clean.text
+    answer, page = compare(texts, [*people(200, 1), "duchess,41.5,no"])
+    rare = answer["quality"]["rare_values"]
+    assert rare["values"] == [
+        {"column": "field_1", "value": "duchess", "training": rare["values"][0]["training"], "synthetic": 1}
+    ]
+    assert 1 <= rare["values"][0]["training"] <= 5
+    assert "duchess field_1" in page.text
+
+
 def test_holdout_records_that_repeat_show_as_the_base_of_copies(compare: Compare) -> None:
     answer, page = compare(["a,1", "b,2"] * 200, ["a,1"] * 30)
     assert answer["quality"]["exact_copies"] == answer["quality"]["exact_copies_of_holdout"] == 1.0
@@ -262,7 +301,12 @@ def test_without_a_holdout_the_page_says_so_instead_of_a_figure(
     assert quality["exact_copies_of_holdout"] is None
     assert quality["closer_to_training"] is None
     assert quality["usefulness"] is None
+    assert quality["attribute_inference"] is None
+    assert quality["discriminator_auc_of_holdout"] is None
+    assert quality["accuracy"]["overall"]["holdout"] is None
+    assert quality["accuracy"]["overall"]["most"] > 0.5
     assert "This run has no holdout" in page.text
+    assert "this run has no holdout to compare with" in page.text
     assert why in page.text
 
 
@@ -279,6 +323,9 @@ def test_plain_texts_are_compared_by_lengths_characters_and_words(compare: Compa
     ]
     assert "The records are plain text" in page.text
     assert answer["quality"]["right_number_of_fields"] is None
+    assert answer["quality"]["accuracy"] is None
+    assert answer["quality"]["discriminator_auc"] is None
+    assert "Fidelity and memory" not in page.text
 
 
 def test_a_private_run_s_page_has_the_claim_and_says_that_it_is_not_covered(tmp_path: Path) -> None:
@@ -337,6 +384,8 @@ def test_a_hundred_columns_are_all_in_the_table_and_some_are_drawn(compare: Comp
     assert len(answer["quality"]["columns"]) == 100
     assert page.tags.count("svg") == 3 + 24 + 1 + 1
     assert "The first 30 columns are looked at" in page.text
+    assert answer["quality"]["accuracy"]["triples_of_all"] == [10_000, 161_700]
+    assert "10,000 of 161,700 triples, drawn at random" in page.text
 
 
 def test_more_columns_take_no_more_time_and_the_page_says_what_is_left_out(

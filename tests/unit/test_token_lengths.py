@@ -13,7 +13,7 @@ from runner.config import JobConfig, parse_job
 from runner.data import prepare
 from runner.data.examples import TokenSet
 from runner.data.files import list_files
-from runner.data.records import Survey, survey_records
+from runner.data.survey import Survey, survey_records
 from runner.data.tokenizer import train_tokenizer
 from runner.errors import DataError
 from runner.storage import open_folder

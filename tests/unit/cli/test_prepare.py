@@ -18,8 +18,9 @@ from tests.unit.cli.commands import Result, Run, one_line, tree, write_job, writ
 
 
 def test_init_writes_a_job_that_is_good_and_explained(run: Run, here: Path) -> None:
-    result = run("init", "job.yaml", "--name", "claims", "--data", "s3://bucket/claims/")
+    result = run("init", "job.yaml", "--name", "claims", "--data", "claims/")
     assert result == Result(0, "wrote job.yaml; `runner submit job.yaml` trains it\n", "")
+    assert run("init", "job.yaml", "--force", "--name", "claims", "--data", "s3://bucket/claims/").code == 0
     text = (here / "job.yaml").read_text()
     plan = run("submit", "job.yaml", "--dry-run", "--json").answer
     assert (plan["job"]["name"], plan["job"]["data"]["uri"]) == ("claims", "s3://bucket/claims/")
@@ -87,12 +88,10 @@ def test_init_knows_how_import_joined_fields(run: Run, here: Path, delimiter: st
 
 def test_init_guesses_no_delimiter(run: Run, here: Path) -> None:
     write_records(here / "records", ["a,b"] * 3)
-    (here / "broken").mkdir()
-    (here / "broken" / "part-00000.parquet").write_bytes(b"PAR1")
     (here / "claims.csv").write_text("age,code\n49,C30\n")
     run("import", "claims.csv", "columns/")
     assert "--field-delimiter" not in run("import", "claims.csv", "one/", "--columns", "code").out
-    for folder in ("records/", "broken/", "columns/", "one/", "nowhere/", "s3://bucket/claims/"):
+    for folder in ("records/", "columns/", "one/", "nowhere/", "s3://bucket/claims/"):
         assert data_of(run, here, "--data", folder)["field_delimiter"] is None
 
 

@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from runner.cli.options import answer
 from runner.errors import ConfigError
-from runner.screen import VisibleFormatter, show, show_records, tell, visible
+from runner.generation.output import table_in_words
+from runner.screen import Column, VisibleFormatter, show, show_records, side_by_side, tell, visible
 from runner.submit.follow import live_line
 from tests.unit.cli.commands import Run, one_line, take_run, write_records
 
@@ -147,3 +150,26 @@ def test_generated_records_are_exact_in_a_pipe(run: Run, here: Path, monkeypatch
     texts.append("two\nlines")
     assert "record 3 holds a line break" in one_line(run("generate", "demo"), 2)
     assert run("generate", "demo", "--json").answer == {"texts": texts}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    columns=st.lists(st.tuples(ANYTHING, st.lists(ANYTHING, min_size=3, max_size=3), st.booleans()), min_size=1),
+    width=st.integers(1, 200),
+)
+def test_a_table_side_by_side_is_as_wide_as_the_terminal_and_obeys_no_value(
+    columns: list[tuple[str, list[str], bool]], width: int
+) -> None:
+    text = side_by_side([Column(*column) for column in columns], width)
+    lines = text.split("\n")
+    assert len(lines) % 5 == 4, "a name and three values, a line each, and one between two parts"
+    assert visible(text) == text
+    assert all(cell_len(line) <= max(width, 48) for line in lines)
+
+
+def test_a_table_is_csv_in_a_pipe_and_aligned_on_a_terminal() -> None:
+    table = pa.table({"age": pa.array([9, None, 41], pa.int8()), "name": ["anna", "b\x1b[2J", None]})
+    with pipe():
+        assert table_in_words(table) == "age,name\n9,anna\n,b\x1b[2J\n41,"
+    with terminal():
+        assert table_in_words(table) == "age  name\n  9  anna\n     b\\x1b[2J\n 41"

@@ -1,0 +1,90 @@
+"""A table that no job names yet: the fields that `runner init --data FOLDER` writes for it.
+
+    look = look_at(DataConfig(uri="records/"))       # None: records that are texts, or nothing there
+    look.fields["age"].values, look.fields["age"].note
+
+The first million rows are read. Of private records none is: the fields follow from the types of the columns alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from runner.config import DataConfig
+from runner.data.files import in_parallel, list_files
+from runner.data.records import read_with_fields
+from runner.data.schema.found import ColumnSummary
+from runner.data.schema.proposal import Proposal, propose, propose_unseen
+from runner.data.table import list_names
+from runner.data.texts import is_text
+from runner.data.units import TablePlan, Unit, plan_table
+from runner.errors import DataError
+
+MOST_ROWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """Proposed fields, after `rows` of `all_rows` were read. `left_out`: the columns that no field can hold."""
+
+    fields: dict[str, Proposal]
+    rows: int
+    all_rows: int
+    left_out: tuple[str, ...] = ()
+
+    def in_lines(self) -> Iterator[str]:
+        """What was done, and what was not, for a person."""
+        if not self.rows:
+            yield f"{len(self.fields)} fields, by types alone: no value was read; declare first what they ask for"
+        elif self.rows < self.all_rows:
+            yield f"{len(self.fields)} fields, by the first {self.rows:,} of {self.all_rows:,} rows"
+        else:
+            yield f"{len(self.fields)} fields, by all {self.rows:,} rows"
+        if self.left_out:
+            yield f"left out, no field can hold lists or structs: {list_names(self.left_out)}"
+
+
+def look_at(data: DataConfig, columns: Sequence[str] | None = None, *, private: bool = False) -> FirstLook | None:
+    """What the files of a folder are proposed to be; None where they hold one column of texts, or there are none.
+
+    columns: those that are wanted; None for all.
+
+    Raises:
+        DataError: a file cannot be read, lacks a column or has another type in it than others, or holds what no field
+            can hold in it.
+        StorageError: storage cannot be reached.
+    """
+    try:
+        files = list_files(data.uri)
+    except DataError:
+        return None
+    plan = plan_table(data, files, columns)
+    if columns is None and len(plan.schema) <= 1 and all(is_text(column.type) for column in plan.schema):
+        return None
+    all_rows = sum(unit.stop - unit.start for unit in plan.units)
+    left_out = plan.left_out if columns is None else ()
+    if private:
+        return FirstLook(propose_unseen(plan.schema), 0, all_rows, left_out)
+    return FirstLook(propose(plan.schema, _count(data, plan)), min(all_rows, MOST_ROWS), all_rows, left_out)
+
+
+def _count(data: DataConfig, plan: TablePlan) -> dict[str, ColumnSummary]:
+    """What is in each column, of the first `MOST_ROWS` rows."""
+    empty = {column.name: ColumnSummary.of(column.name, None, column.type) for column in plan.schema}
+
+    def look(unit: Unit) -> dict[str, ColumnSummary]:
+        found, row = dict(empty), unit.first_row
+        for _, columns in read_with_fields(data, unit, plan.schema):
+            for name, column in zip(plan.schema.names, columns, strict=True):
+                found[name] = found[name].add(column, row)
+            row += len(columns[0])
+        return found
+
+    units = [
+        replace(unit, stop=min(unit.stop, unit.start + MOST_ROWS - unit.first_row))
+        for unit in plan.units
+        if unit.first_row < MOST_ROWS
+    ]
+    parts = in_parallel(look, units)
+    return {name: sum((part[name] for part in parts), summary) for name, summary in empty.items()}

@@ -1,0 +1,414 @@
+"""What a job left open of a table's schema, found in its records, such that no single record's value leaves.
+
+    summaries = {name: ColumnSummary.of(name, field, kind) + ... for all records}
+    complete(fields, summaries)["age"].field.range   # (17, 90)
+
+Values that fewer than `min_count` records have become one rare value. A range goes from the tenth smallest value to
+the tenth largest; what is beyond is clipped to it.
+"""
+
+# pyarrow.compute makes its functions when it is imported, out of sight of type checkers.
+# pyright: reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyarrow import types
+
+from runner.config.fields import (
+    LARGEST_UNITS,
+    MOST_VALUES,
+    CategoryField,
+    DateField,
+    DatetimeField,
+    FieldConfig,
+    IdField,
+    IntegerField,
+    NumberField,
+    Resolution,
+    TextField,
+)
+from runner.data.schema.found import ENDS, ColumnSummary, Counts, Ends
+from runner.data.schema.outside import Declared
+from runner.data.schema.reading import FINER, UNITS_A_SECOND, is_numeric, plain_type, written_types
+from runner.errors import DataError
+
+FREQUENT = 0.005
+"""A number that this share of the records has is a value of its own."""
+KEPT_DECIMALS = 6
+"""Numbers that need more places after the point are rounded to `STEPS` steps of their range."""
+STEPS = 10**6
+MOST = 0.999
+"""Of the records: where so many need few decimals, the others are rounded to these."""
+
+LONGEST_SHOWN = 60
+
+RESOLUTIONS: tuple[Resolution, ...] = ("hour", "minute", "second", "millisecond", "microsecond", "nanosecond")
+EPOCH = datetime(1970, 1, 1)
+"""In local time, or in UTC where the column has a zone."""
+
+Measured: TypeAlias = IntegerField | NumberField
+
+
+@dataclass(frozen=True)
+class CompleteField:
+    """A field of which nothing is open, and what else its codec is made of.
+
+    `reading`: of numbers, dates and moments, the type as which the column's values, or its texts, are taken. `rare`:
+    there is a rare value. `values` and `counts`, of integers and numbers: the distinct values in units of
+    10^-decimals, within the range, and their weights; `frequent`: those that are values of their own. With `edges`,
+    which bound parts of the range (one more than `counts`), these are the weights of the parts instead. `texts`: of a
+    text, a sample to train its tokenizer on. `rare_records`, `clipped` and `rounded` count the records that do not come
+    back as they were.
+    """
+
+    field: FieldConfig
+    reading: pa.DataType | None = None
+    rare: bool = False
+    values: NDArray[np.int64] | None = None
+    counts: NDArray[np.int64] | None = None
+    edges: NDArray[np.int64] | None = None
+    frequent: tuple[int, ...] = ()
+    texts: pa.Array | None = None
+    rare_records: int = 0
+    clipped: int = 0
+    rounded: int = 0
+
+
+def declared(fields: Mapping[str, FieldConfig]) -> dict[str, CompleteField]:
+    """Every field as a private job declares it: nothing of the records is in it."""
+    return {
+        name: CompleteField(field, rare=isinstance(field, CategoryField) and field.outside == "rare")
+        for name, field in fields.items()
+    }
+
+
+def complete(fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSummary]) -> dict[str, CompleteField]:
+    """Every field with what was found in all the records.
+
+    Raises:
+        DataError: a column's values are not what its field says, or do not tell what is open.
+    """
+    check_declared(fields, summaries)
+    found: dict[str, CompleteField] = {}
+    mistakes: list[str] = []
+    for name, field in fields.items():
+        if name not in summaries:  # What names a row and is left out is not read.
+            found[name] = CompleteField(field)
+            continue
+        try:
+            found[name] = complete_field(field, summaries[name])
+        except DataError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise DataError(*mistakes)
+    return found
+
+
+def complete_field(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
+    """One of them."""
+    if isinstance(field, IdField):
+        return CompleteField(field)
+    if field.nullable is None:
+        field = field.model_copy(update={"nullable": count_missing(field, summary) > 0})
+    found = _complete(field, summary)
+    if summary.not_numbers and not found.rare and getattr(found.field, "outside", None) == "refuse":
+        return replace(found, field=found.field.model_copy(update={"outside": "null"}))
+    return found
+
+
+def _complete(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
+    match field:
+        case CategoryField():
+            return _category(field, summary)
+        case IntegerField() | NumberField():
+            return _measured(field, summary)
+        case DateField():
+            return _date(field, summary)
+        case DatetimeField():
+            return _moment(field, summary)
+        case TextField():
+            return CompleteField(field, texts=summary.sample.trimmed().values)
+        case _:
+            return CompleteField(field)
+
+
+def check_declared(
+    fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSummary], *, is_private: bool = False
+) -> None:
+    """Whether the values are what the fields say, where they refuse others.
+
+    Raises:
+        DataError: a line for each column where they are not, with some of the values unless they are private. Of
+            private records nothing is found, not even that what is no number is to be null.
+    """
+    mistakes = [
+        mistake
+        for name, field in fields.items()
+        if name in summaries and not isinstance(field, IdField)
+        for mistake in _undeclared_values(field, summaries[name], is_private=is_private)
+    ]
+    if mistakes:
+        raise DataError(*mistakes)
+
+
+def _undeclared_values(field: FieldConfig, summary: ColumnSummary, *, is_private: bool) -> Iterator[str]:
+    key, missing = f"fields.{summary.name}", count_missing(field, summary)
+    if missing and getattr(field, "nullable", None) is False:
+        what = "null" if summary.nulls else "empty" if summary.empty else "not a number, or infinite"
+        yield (
+            f"column {summary.name}: {missing:,} of {summary.rows:,} values are {what}, but {key}.nullable is false; "
+            "make it true"
+        )
+    if is_private and summary.not_numbers and getattr(field, "outside", "refuse") == "refuse":
+        yield (
+            f"column {summary.name}: {summary.not_numbers:,} of {summary.rows:,} values are not a number, or infinite; "
+            f"set {key}.outside to null"
+        )
+    if summary.outside and getattr(field, "outside", "refuse") == "refuse":
+        instead = {"category": "rare or null", "boolean": ""}.get(field.kind, "clip or null")
+        examples = f", such as {', '.join(map(shortened, summary.outside_examples))}" if not is_private else ""
+        yield (
+            f"column {summary.name}: {summary.outside:,} of {summary.rows:,} values are outside the schema{examples}; "
+            "declare them" + (f", or set {key}.outside to {instead}" if instead else " as a category")
+        )
+
+
+def count_missing(field: FieldConfig, summary: ColumnSummary) -> int:
+    """Values that are taken as null: nulls, floats that are no number, and empty texts where there should be one."""
+    is_read = isinstance(field, IntegerField | NumberField | DateField | DatetimeField)
+    return summary.nulls + summary.not_numbers + (summary.empty if is_read else 0)
+
+
+def shortened(value: str) -> str:
+    """For messages."""
+    return repr(value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}...")
+
+
+def reading_of(field: FieldConfig, summary: ColumnSummary) -> pa.DataType:
+    """The type as which a column's values are taken for a field of numbers, dates or moments.
+
+    Raises:
+        DataError: they are no such values.
+    """
+    accepts = {
+        "integer": lambda kind: _is_number(kind) and not summary.ends[kind].places[1:].any(),
+        "number": _is_number,
+        "date": lambda kind: types.is_date(kind) or _is_midnights(kind, summary),
+        "datetime": lambda kind: types.is_date(kind) or types.is_timestamp(kind),
+    }[field.kind]
+    found = next((kind for kind in summary.ends if accepts(kind)), None)
+    if found is None and not summary.filled:
+        found = {"integer": pa.int64(), "number": pa.float64()}.get(field.kind, pa.timestamp("s"))
+    if found is None:
+        article = "an" if field.kind == "integer" else "a"
+        raise DataError(
+            f"column {summary.name} is {summary.kind}, and not each of its values is {article} {field.kind}; "
+            f"declare another kind in fields.{summary.name}"
+        )
+    return found
+
+
+def decimals_of(ends: Ends, width: float, largest: float = 0.0) -> int:
+    """How many places after the point are kept of numbers whose range is so wide.
+
+    `largest`: of floats, the largest one: they tell only 2^53 units apart; 0 for other numbers.
+    """
+    most = int(np.log10(2**53 / largest)) if largest > 0 else FINER
+    places = np.flatnonzero(ends.places)
+    needed = int(places[-1]) if places.size else 0
+    if needed <= KEPT_DECIMALS:
+        return min(needed, max(most, 0))
+    by_most = int(np.searchsorted(np.cumsum(ends.places), MOST * ends.places.sum()))
+    if by_most <= KEPT_DECIMALS:
+        return min(by_most, max(most, 0))
+    steps = int(np.ceil(np.log10(STEPS / width))) if width > 0 else KEPT_DECIMALS
+    return min(max(steps, 0), max(most, 0), FINER - 1)
+
+
+def _category(field: CategoryField, summary: ColumnSummary) -> CompleteField:
+    if field.values is not None:
+        return CompleteField(field, rare=field.outside == "rare")
+    counted = summary.counts()
+    kept = None if counted is None else counted[1] >= field.min_count
+    if counted is None or kept is None or kept.sum() > MOST_VALUES:
+        raise DataError(
+            f"column {summary.name} has over {MOST_VALUES:,} distinct values, too many for a category; "
+            "make it kind text or id, or an integer or number"
+        )
+    values, counts = counted
+    if summary.values and not kept.any() and not field.nullable:
+        raise DataError(
+            f"column {summary.name}: none of its {len(values):,} values is in {field.min_count} records or more "
+            "(min_count), so none could be generated; list its values, lower min_count, or make it kind text or id"
+        )
+    texts = Declared.of(field, summary.kind).to_texts(values.filter(pa.array(kept)))
+    rare = int(counts[~kept].sum())
+    update = {"values": tuple(texts.to_pylist())}
+    return CompleteField(field.model_copy(update=update), rare=rare > 0, rare_records=rare)
+
+
+def _measured(field: Measured, summary: ColumnSummary) -> CompleteField:
+    kind = reading_of(field, summary)
+    ends = summary.ends.get(kind)
+    found = field.range is None
+    if found:
+        _check_enough(summary)
+    scale = kind.scale if types.is_decimal(kind) else 0
+    if field.range is not None:
+        low, high = field.range
+    elif ends is not None and summary.filled:
+        low, high = (_plain(end, scale) for end in (ends.least[-1], ends.largest[0]))
+    else:
+        low = high = 0
+    decimals, rounded = 0, 0
+    if isinstance(field, NumberField):
+        decimals = field.decimals
+        if decimals is None:
+            decimals = decimals_of(ends, float(high - low), _largest(ends, kind)) if ends is not None else 0
+        rounded = int(ends.places[decimals + 1 :].sum()) if ends is not None else 0
+    numbers, counts = _numbers(summary, kind)
+    units = _units(numbers, scale, decimals, summary.name)
+    bounds = _units(np.asarray([low, high]), 0, decimals, summary.name)
+    if found and ends is not None and summary.filled:
+        bounds = _units(np.asarray([ends.least[-1], ends.largest[0]]), scale, decimals, summary.name)
+        low, high = (_plain(end, decimals) for end in bounds.tolist())
+    if not found and field.outside != "clip":
+        inside = (units >= bounds[0]) & (units <= bounds[1])
+        units, counts = units[inside], counts[inside]
+    values, places = np.unique(np.clip(units, *bounds), return_inverse=True)
+    weights = np.bincount(places, counts, len(values)).astype(np.int64)
+    often = (weights >= FREQUENT * weights.sum()) & (weights >= ENDS)
+    update: dict[str, Any] = {"range": (low, high)}
+    if isinstance(field, NumberField):
+        update["decimals"] = decimals
+    if found and field.outside == "refuse":
+        update["outside"] = "clip"
+    return CompleteField(
+        field.model_copy(update=update),
+        kind,
+        values=values,
+        counts=weights,
+        frequent=tuple(values[often].tolist()),
+        clipped=_beyond(ends) if found and ends is not None else 0,
+        rounded=rounded,
+    )
+
+
+def _date(field: DateField, summary: ColumnSummary) -> CompleteField:
+    kind = reading_of(field, summary)
+    if field.range is not None:
+        return CompleteField(field, kind)
+    first, last, ends = _found_moments(kind, summary)
+    update = {"range": (first.date(), last.date())} | _clipping(field)
+    return CompleteField(field.model_copy(update=update), kind, clipped=_beyond(ends))
+
+
+def _moment(field: DatetimeField, summary: ColumnSummary) -> CompleteField:
+    kind = reading_of(field, summary)
+    ends = summary.ends.get(kind)
+    update: dict[str, Any] = {}
+    clipped = rounded = 0
+    places = np.zeros(FINER + 1, np.int64) if ends is None or types.is_date(kind) else ends.places
+    if field.resolution is None:
+        update["resolution"] = RESOLUTIONS[max(int(np.flatnonzero(places)[-1]) - 1, 0) if places.any() else 0]
+    else:
+        rounded = int(places[RESOLUTIONS.index(field.resolution) + 2 :].sum())
+    if field.range is None:
+        first, last, ends = _found_moments(kind, summary)
+        update |= {"range": (first, last)} | _clipping(field)
+        clipped = _beyond(ends)
+    return CompleteField(field.model_copy(update=update), kind, clipped=clipped, rounded=rounded)
+
+
+def _found_moments(kind: pa.DataType, summary: ColumnSummary) -> tuple[datetime, datetime, Ends]:
+    """The range of a column of dates or moments, cut down to microseconds at its ends, and what it was found by."""
+    _check_enough(summary)
+    ends = summary.ends.get(kind)
+    if ends is None or not summary.filled:
+        none = np.zeros(0, np.int64)
+        return EPOCH, EPOCH, Ends(none, none, none)
+    if types.is_date(kind):
+        first, last = (int(day) * 86_400 * 10**6 for day in (ends.least[-1], ends.largest[0]))
+    else:
+        second = UNITS_A_SECOND[kind.unit]
+        first = -(-int(ends.least[-1]) * 10**6 // second)
+        last = int(ends.largest[0]) * 10**6 // second
+    try:
+        return EPOCH + timedelta(microseconds=first), EPOCH + timedelta(microseconds=max(first, last)), ends
+    except OverflowError:
+        raise DataError(f"column {summary.name} holds days beyond the years 1 to 9999; make them null") from None
+
+
+def _clipping(field: DateField | DatetimeField) -> dict[str, str]:
+    return {"outside": "clip"} if field.outside == "refuse" else {}
+
+
+def _check_enough(summary: ColumnSummary) -> None:
+    """Whether the tenth smallest and the tenth largest value are a range."""
+    if 0 < summary.filled < 2 * ENDS:
+        raise DataError(
+            f"column {summary.name} has {summary.filled} values, too few to find a range that gives none of them away; "
+            f"declare fields.{summary.name}.range"
+        )
+
+
+def _beyond(ends: Ends) -> int:
+    """How many records are beyond the range that the ends give."""
+    if not ends.least.size:
+        return 0
+    return int((ends.least < ends.least[-1]).sum() + (ends.largest > ends.largest[0]).sum())
+
+
+def _largest(ends: Ends, kind: pa.DataType) -> float:
+    """The largest of floats, without its sign; 0 for other numbers."""
+    return float(np.abs(np.concatenate([ends.least, ends.largest])).max(initial=0)) if types.is_floating(kind) else 0.0
+
+
+def _numbers(summary: ColumnSummary, kind: pa.DataType) -> Counts:
+    """The distinct numbers, in units of the type, and their weights."""
+    values, counts = summary.counts() or summary.sampled()
+    if is_numeric(plain_type(summary.kind)):
+        return values.to_numpy(), counts
+    filled = pc.not_equal(values, "")
+    read = written_types(values.filter(filled)).get(kind)
+    return (
+        (np.zeros(0, np.int64), counts[:0])
+        if read is None
+        else (read.to_numpy(), counts[filled.to_numpy(zero_copy_only=False)])
+    )
+
+
+def _units(numbers: NDArray[Any], scale: int, decimals: int, name: str) -> NDArray[np.int64]:
+    """Numbers in units of 10^-scale (floats: of one) in units of 10^-decimals."""
+    if numbers.dtype == np.int64 and decimals >= scale:
+        factor = 10 ** (decimals - scale)
+        if numbers.size and int(np.abs(numbers).max()) * factor > LARGEST_UNITS:
+            raise DataError(f"column {name}: numbers of more than 18 digits with {decimals} decimals; keep fewer")
+        return numbers * factor
+    units = np.round(numbers * 10.0 ** (decimals - scale))
+    if units.size and np.abs(units).max() > LARGEST_UNITS:
+        raise DataError(f"column {name}: numbers of more than 18 digits with {decimals} decimals; keep fewer")
+    return units.astype(np.int64)
+
+
+def _plain(number: Any, decimals: int) -> Any:
+    """An int or a float, of a number in units of 10^-decimals."""
+    number = number.item() if isinstance(number, np.generic) else number
+    return number / 10**decimals if decimals else int(number) if float(number).is_integer() else number
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
+
+
+def _is_midnights(kind: pa.DataType, summary: ColumnSummary) -> bool:
+    return types.is_timestamp(kind) and not summary.ends[kind].places[1:].any()
