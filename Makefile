@@ -4,7 +4,7 @@ SHELL := /bin/bash
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := .venv/bin
 
-.PHONY: help install demo kubernetes-tools cluster test test-docs test-s3 test-slow test-browser test-hosts test-image test-kubernetes test-pods audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-sweep bench-report bench-generate bench-start clean
+.PHONY: help install demo kubernetes-tools cluster test test-docs test-s3 test-slow test-browser test-hosts test-image test-kubernetes test-pods audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-quality bench-sweep bench-report bench-generate bench-start clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -88,6 +88,9 @@ bench-tokenize: install  ## Tokenizing through Ray Data against a plain loop
 
 bench-utility: install  ## What privacy costs in quality (an hour)
 	$(RUN)/python benchmarks/bench_utility.py
+
+bench-quality: install  ## Quality over epsilon beside peers, on public tables (hours; downloads 8 GB)
+	$(RUN)/python benchmarks/bench_quality.py
 
 bench-sweep: install  ## How much of a sweep of small trials is training
 	$(RUN)/python benchmarks/bench_sweep.py

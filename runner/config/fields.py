@@ -43,6 +43,13 @@ def _moment(value: Any) -> Any:
     raise ValueError(f"{value!r} is no moment; write it as 2024-12-31 or 2024-12-31T23:59:59")
 
 
+def _to_its_end(bounds: Any) -> Any:
+    """A last day that is no moment is in the range until it ends."""
+    if isinstance(bounds, (list, tuple)) and len(bounds) == 2 and isinstance(bounds[1], str) and len(bounds[1]) == 10:
+        return (bounds[0], f"{bounds[1]}T23:59:59.999999")
+    return bounds
+
+
 Written = Annotated[str, Field(max_length=40)]
 Day = Annotated[date, BeforeValidator(_day, json_schema_input_type=Written)]
 Moment = Annotated[datetime, BeforeValidator(_moment, json_schema_input_type=Written)]
@@ -149,8 +156,8 @@ class DatetimeField(FieldSection):
     """A moment: a day and a time of day."""
 
     kind: Literal["datetime"] = Field(description="a day and a time of day")
-    range: Annotated[tuple[Moment, Moment], AfterValidator(_ordered)] | None = Field(
-        default=None, description="[first, last]; of columns with a time zone in UTC; null: as found"
+    range: Annotated[tuple[Moment, Moment], BeforeValidator(_to_its_end), AfterValidator(_ordered)] | None = Field(
+        default=None, description="[first, last], a last day to its end; in UTC where there is a zone; null: as found"
     )
     resolution: Resolution | None = Field(default=None, description="the smallest part that is kept; null: as found")
     outside: Literal["refuse", "null", "clip"] = Field(

@@ -68,6 +68,8 @@ class JobConfig(Section):
             self._check_table()
         elif self.tokenizer.kind == "fields":
             raise ValueError("tokenizer.kind is fields, but there is no section fields; list the columns there")
+        elif self.examples.field_order == "random":
+            raise ValueError("examples.field_order: only a job with fields has fields to put in another order")
         self._check_generation()
         if self.privacy.enabled:
             self._check_private()

@@ -24,8 +24,9 @@ from runner.config import DataConfig, FieldConfig, undeclared
 from runner.data.files import READERS, SourceFile
 from runner.data.records import most_records, read_with_fields
 from runner.data.schema import Schema
-from runner.data.schema.completion import check_declared, complete, declared
+from runner.data.schema.completion import complete, declared
 from runner.data.schema.found import ColumnSummary
+from runner.data.schema.refusals import check_declared
 from runner.data.texts import is_text, to_texts
 from runner.data.token_lengths import Certainty, LengthCount, TokenLengths
 from runner.data.units import Unit, plan_table, plan_units, text_columns, text_columns_in_words, where

@@ -15,8 +15,6 @@ Chooser = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 _TOP_CANDIDATES = 128  # nucleus sampling sorts all logits only when this many do not reach top_p
 _BLOCK = 32
-_MOST = 1e30
-"""Logits beyond are as good as infinite; divided by the least temperature they still are float32."""
 
 
 def make_chooser(vocab_size: int, temperature: float, top_k: int | None, top_p: float) -> Chooser:
@@ -104,13 +102,12 @@ class Rules(NamedTuple):
     def choose(self, choose: Chooser, logits: tf.Tensor, u: tf.Tensor, places: tf.Tensor, room: tf.Tensor) -> tf.Tensor:
         """Draw one of the tokens that are allowed in the states `places` (B), by logits (B, V) and u (B).
 
-        room (B): how many tokens may still follow. Logits count as numbers of at most 1e30, and NaN as the least: so
-        there is a largest one. What is drawn is looked up once more: rounding never leads out of the automaton.
+        room (B): how many tokens may still follow. What is drawn is looked up once more: where neither the network nor
+        rounding leads to a token that is allowed, as with logits that are no numbers, it is the one nearest to the end.
         """
         kind = self.left.dtype
         room = tf.cast(tf.minimum(room, kind.max - 1), kind)
         allowed = tf.gather(self.left, places) <= room[:, tf.newaxis]
-        logits = tf.where(tf.math.is_nan(logits), -_MOST, tf.clip_by_value(logits, -_MOST, _MOST))
         drawn = choose(tf.where(allowed, logits, -np.inf), u)
         is_allowed = tf.gather(allowed, drawn, batch_dims=1)
         return tf.where(is_allowed, drawn, tf.gather(self.nearest, places))

@@ -259,7 +259,7 @@ def to_files(report: dict[str, Any]) -> dict[str, bytes]:
     }
 
 
-def _also_touched(config: JobConfig, releases: Sequence[Release]) -> dict[str, str]:
+def _also_touched(config: JobConfig, releases: Sequence[Release] = ()) -> dict[str, str]:
     """What the job did with the records besides the private steps, and whether epsilon covers it."""
     settings, stopping = config.training, config.training.early_stopping
     metric = stopping.metric

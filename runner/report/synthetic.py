@@ -13,7 +13,7 @@ from runner.data.schema import Schema
 from runner.data.schema.values import from_texts
 from runner.data.table import Row, list_names
 from runner.data.tables import open_table
-from runner.errors import ConfigError, DataError
+from runner.errors import ConfigError, DataError, JobFailedError
 from runner.generation.output import SUFFIXES, to_csv
 from runner.generation.records import RecordMaker, SamplingSettings
 from runner.generation.rows import learned_schema
@@ -56,12 +56,15 @@ def draw_records(model_folder: Folder, n: int) -> SyntheticRecords:
 
     Raises:
         RunNotFoundError: there is no model.
-        JobFailedError: hardly any record has the right number of fields.
+        JobFailedError: the model can write no record with the right number of fields.
     """
     from runner.model.artifact import load_model
 
     model = load_model(model_folder)
-    generated = RecordMaker(model, SamplingSettings(seed=SEED, records_per_prompt=n)).make(n)
+    try:
+        generated = RecordMaker(model, SamplingSettings(seed=SEED, records_per_prompt=n)).make(n)
+    except ConfigError as error:  # Nobody asked for these settings.
+        raise JobFailedError(str(error)) from None
     source, left_out = f"the run's model, temperature 1, seed {SEED}", sum(generated.invalid.values())
     if (learned := learned_schema(model)) is not None:
         return SyntheticRecords((), source, left_out, generated.table.select(learned.names))

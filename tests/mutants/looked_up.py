@@ -9,7 +9,7 @@ from typing import Any
 from tests.mutants.mutants import leave_mark, mutant
 
 
-@mutant("test_20_an_attack_on_a_release_finds_no_more_than_is_claimed")
+@mutant("test_20_an_attack_on_a_release_finds_no_more_than_is_claimed", file="test_looked_up.py")
 def a_release_has_less_noise_than_is_accounted_for() -> None:
     from runner.privacy import releases
 
@@ -22,7 +22,7 @@ def a_release_has_less_noise_than_is_accounted_for() -> None:
     releases.draw_discrete_gaussian = faulty
 
 
-@mutant("test_20_an_attack_on_a_release_finds_no_more_than_is_claimed")
+@mutant("test_20_an_attack_on_a_release_finds_no_more_than_is_claimed", file="test_looked_up.py")
 def several_histograms_are_accounted_for_as_one() -> None:
     from runner.privacy.accountant import Release
 
@@ -33,7 +33,7 @@ def several_histograms_are_accounted_for_as_one() -> None:
     Release.sigmas = property(faulty)  # type: ignore[assignment]
 
 
-@mutant("test_20_a_value_of_a_single_record_is_released_as_seldom_as_delta_says")
+@mutant("test_20_a_value_of_a_single_record_is_released_as_seldom_as_delta_says", file="test_looked_up.py")
 def thresholds_are_not_paid_from_delta() -> None:
     from runner.privacy.accountant import Histogram
 
@@ -44,7 +44,7 @@ def thresholds_are_not_paid_from_delta() -> None:
     Histogram.threshold_delta = property(faulty)  # type: ignore[assignment]
 
 
-@mutant("test_20_the_value_of_one_record_is_not_in_the_schema")
+@mutant("test_20_the_value_of_one_record_is_not_in_the_schema", file="test_looked_up.py")
 def every_value_that_occurs_is_released() -> None:
     from runner.privacy import releases
 
@@ -59,7 +59,7 @@ def every_value_that_occurs_is_released() -> None:
     releases._noisy = faulty
 
 
-@mutant("test_20_a_bought_schema_costs_what_the_job_says_and_is_in_every_ledger")
+@mutant("test_20_a_bought_schema_costs_what_the_job_says_and_is_in_every_ledger", file="test_looked_up.py")
 def a_release_is_not_charged() -> None:
     from runner.train import private_run
 
@@ -72,7 +72,7 @@ def a_release_is_not_charged() -> None:
     private_run._entry = faulty
 
 
-@mutant("test_20_a_run_that_is_killed_before_it_draws_is_charged_once_and_draws_once")
+@mutant("test_20_a_run_that_is_killed_before_it_draws_is_charged_once_and_draws_once", file="test_looked_up.py")
 def a_release_is_charged_after_it_is_drawn() -> None:
     from runner.train import facade
 
@@ -86,7 +86,7 @@ def a_release_is_charged_after_it_is_drawn() -> None:
     facade.open_ledger = faulty
 
 
-@mutant("test_20_a_run_that_is_killed_after_it_drew_uses_what_it_drew")
+@mutant("test_20_a_run_that_is_killed_after_it_drew_uses_what_it_drew", file="test_looked_up.py")
 def a_release_is_drawn_again_on_resume() -> None:
     from runner.train import facade, private_run
 
@@ -102,7 +102,7 @@ def a_release_is_drawn_again_on_resume() -> None:
     facade.find_tokens_key = lambda *_arguments: None
 
 
-@mutant("test_20_delta_is_below_one_in_all_records_that_are_looked_at")
+@mutant("test_20_delta_is_below_one_in_all_records_that_are_looked_at", file="test_looked_up.py")
 def records_for_validation_do_not_count_as_looked_at() -> None:
     from runner.train import private_run
 
@@ -116,7 +116,7 @@ def records_for_validation_do_not_count_as_looked_at() -> None:
     private_run.plan_mechanism = lambda config, examples, releases, _: plan_mechanism(config, examples, releases)
 
 
-@mutant("test_20_max_epsilon_is_checked_before_anything_is_looked_up")
+@mutant("test_20_max_epsilon_is_checked_before_anything_is_looked_up", file="test_looked_up.py")
 def max_epsilon_does_not_see_releases() -> None:
     from runner.train import private_run
 
@@ -129,7 +129,7 @@ def max_epsilon_does_not_see_releases() -> None:
     private_run.plan_budget = faulty
 
 
-@mutant("test_20_tokens_of_a_bought_schema_are_no_other_run_s")
+@mutant("test_20_tokens_of_a_bought_schema_are_no_other_run_s", file="test_looked_up.py")
 def tokens_of_a_bought_schema_are_shared() -> None:
     from runner.train import facade, private_run
 
@@ -140,7 +140,7 @@ def tokens_of_a_bought_schema_are_shared() -> None:
     facade.bought_key = private_run.bought_key = faulty
 
 
-@mutant("test_20_a_run_that_is_replaced_is_not_refunded")
+@mutant("test_20_a_run_that_is_replaced_is_not_refunded", file="test_looked_up.py")
 def the_releases_of_earlier_runs_are_forgotten() -> None:
     from runner.privacy.budget import Entry
     from runner.train import private_run
@@ -154,7 +154,7 @@ def the_releases_of_earlier_runs_are_forgotten() -> None:
     private_run.spent_before = faulty
 
 
-@mutant("test_20_the_statement_says_what_was_looked_up_and_what_was_declared")
+@mutant("test_20_the_statement_says_what_was_looked_up_and_what_was_declared", file="test_looked_up.py")
 def what_was_looked_up_is_said_to_be_declared() -> None:
     from runner.privacy import report
 

@@ -20,11 +20,11 @@ MUTANTS: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {}
 """By name: what puts the fault in, and which tests should notice."""
 
 
-def mutant(*tests: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Register a fault and the promise tests that are run against it."""
+def mutant(*tests: str, file: str = "test_promises.py") -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Register a fault and the promise tests, of a file in `tests/promises/`, that are run against it."""
 
     def register(apply: Callable[[], None]) -> Callable[[], None]:
-        MUTANTS[apply.__name__] = (apply, tests)
+        MUTANTS[apply.__name__] = (apply, tuple(f"{file}::{test}" for test in tests))
         return apply
 
     return register
@@ -348,4 +348,4 @@ def records_that_are_not_finite_are_let_in() -> None:
     clipping._without_non_finite = faulty
 
 
-from tests.mutants import looked_up  # noqa: E402, F401 - it registers more of them
+from tests.mutants import looked_up, tables  # noqa: E402, F401 - they register more of them

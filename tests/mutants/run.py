@@ -22,9 +22,7 @@ from xml.etree import ElementTree
 from tests.mutants.mutants import MARK_VARIABLE, MUTANTS, NAME_VARIABLE
 from tests.runs import ROOT
 
-PROMISES = "tests/promises/test_promises.py"
-LOOKED_UP = "tests/promises/test_looked_up.py"
-"""Those of promise 20."""
+PROMISES = "tests/promises"
 AT_ONCE = 2
 TIMEOUT_S = 300
 REFUSALS = ("runner.errors.PrivacyError", "runner.errors.JobFailedError", "runner.errors.CorruptError")
@@ -77,7 +75,7 @@ def judge(name: str) -> Verdict:
         mark, report = Path(folder, "executed"), Path(folder, "report.xml")
         environment = {NAME_VARIABLE: name, MARK_VARIABLE: str(mark)}
         try:
-            done = run_tests([f"{_file_of(test)}::{test}" for test in tests], report, **environment)
+            done = run_tests([f"{PROMISES}/{test}" for test in tests], report, **environment)
         except subprocess.TimeoutExpired:
             return verdict(False, "no answer in time")
         if not report.exists() or done.returncode not in (0, 1):
@@ -92,15 +90,11 @@ def judge(name: str) -> Verdict:
     return verdict(True, test)
 
 
-def _file_of(test: str) -> str:
-    return LOOKED_UP if test.startswith("test_20_") else PROMISES
-
-
 def main() -> int:
     """Print a table, the score and a summary line; the exit code."""
     names = sys.argv[1:] or list(MUTANTS)
     with TemporaryDirectory() as folder:
-        unharmed = run_tests(["tests/promises"], Path(folder, "report.xml"))
+        unharmed = run_tests([PROMISES], Path(folder, "report.xml"))
     if unharmed.returncode != 0:
         print(unharmed.stdout[-5000:], unharmed.stderr[-2000:])
         print("the promise tests fail without any mutant")

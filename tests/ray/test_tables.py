@@ -175,13 +175,15 @@ def test_a_private_run_with_a_declared_schema_is_like_any_other(table: Path, run
 
 def test_a_series_goes_on_with_the_schema_of_its_first_run(tmp_path: Path) -> None:
     records, runs = write_table(tmp_path / "records"), tmp_path / "runs"
-    job = table_job("claims", records, runs, epochs=1)
+    job = table_job("claims", records, runs, epochs=1) | {"examples": {"field_order": "random"}}
     submit(job, since="last")
     pq.write_table(table_rows(200, seed=8), records / "part-8.parquet")
     submit(job, since="last")
     assert status_of(runs / "claims.002")["state"] == "done"
     first, second = ((runs / name / "tokenizer" / "tokenizer.json").read_bytes() for name in ("claims", "claims.002"))
     assert first == second
+    generate(runs / "claims.002", tmp_path / "out.parquet", 100)
+    assert pq.read_table(tmp_path / "out.parquet").schema == MADE
     odd = table_rows(200, seed=9).set_column(6, "plan", pa.array(["platinum"] * 200).dictionary_encode())
     pq.write_table(odd, records / "part-9.parquet")
     with pytest.raises(DataError, match="plan"):

@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 
 from runner.report import fidelity
 from runner.report.bins import FEWEST_RECORDS, RANGES, VALUES, find_bins
+from runner.report.compare import _measure_fidelity  # pyright: ignore[reportPrivateUsage]
 from runner.report.fidelity import Accuracy, measure_fidelity
+from runner.report.table import Column, TableLayout
 from tests.judged_tables import FIGURES, tables
+from tests.table_records import LEARNED, table_rows
 
 SMALL = st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=30)
 
@@ -192,3 +195,13 @@ def test_of_many_columns_some_pairs_and_triples_are_looked_at(monkeypatch: pytes
     assert (found.all_columns, found.all_pairs, found.all_triples) == (30, 435, 4060)
     assert found == measure_fidelity(wide, None, wide)
     assert measure_fidelity(wide.select(["c0"]), None, wide).bivariate is None
+
+
+def test_rows_of_a_table_are_compared_with_the_types_of_their_columns() -> None:
+    samples = [table_rows(120, seed) for seed in range(3)]
+    layout = TableLayout(tuple(Column(name, "category") for name in LEARNED))
+    found = _measure_fidelity(layout, samples)
+    assert list(found.columns) == LEARNED
+    assert found.columns["plan"].holdout is not None
+    assert found.columns["price"].synthetic > 0.7, "a decimal has ranges"
+    assert found.columns["seen"].synthetic > 0.7, "so has a moment"

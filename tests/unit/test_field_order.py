@@ -18,6 +18,7 @@ from runner.data.examples import Examples, TokenSet
 from runner.data.files import SourceFile
 from runner.data.prepare import token_key
 from runner.data.schema.slots import Slots
+from runner.errors import ConfigError
 from runner.storage import LocalFolder
 from runner.train.feed import Feed
 
@@ -143,13 +144,20 @@ def test_without_a_field_order_batches_are_as_before() -> None:
         assert records_of(share) == [tuple(ROWS[position][1:].tolist()) for position in positions]
 
 
+JOB: dict[str, Any] = {"name": "a", "data": {"uri": "b"}, "examples": {"field_order": "random"}}
+TABLE = {"fields": {"sex": {"kind": "category"}}}
+
+
 def test_jobs_that_differ_in_the_order_of_fields_share_their_tokens() -> None:
     files = (SourceFile(name="a.parquet", size=1, fingerprint="f", version=1),)
-    jobs = [
-        parse_job({"name": "a", "data": {"uri": "b"}, "examples": {"field_order": order}}, environment={})
-        for order in ("schema", "random")
-    ]
-    assert token_key(jobs[0], files) == token_key(jobs[1], files)
+    one, other = (parse_job(job, environment={}) for job in (JOB | TABLE, JOB | TABLE | {"examples": {}}))
+    assert (one.examples.field_order, other.examples.field_order) == ("random", "schema")
+    assert token_key(one, files) == token_key(other, files)
+
+
+def test_a_job_of_texts_has_no_order_of_fields() -> None:
+    with pytest.raises(ConfigError, match=r"examples.field_order: only a job with fields"):
+        parse_job(JOB, environment={})
 
 
 def test_slots_come_back_from_the_manifest_and_texts_have_none_there(tmp_path: Any) -> None:

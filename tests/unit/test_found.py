@@ -77,6 +77,10 @@ def test_sums_are_the_same_whatever_the_order_and_the_split(kind: str, data: st.
         patch.setattr(found, "SAMPLE_ROWS", 6)
         patch.setattr(found, "ENDS", 3)
         assert plain(summary(column, *cuts)) == plain(summary(column))
+        one_by_one = ColumnSummary.of("x", None, arrow)
+        for start, stop in zip([0, *cuts], [*cuts, len(column)], strict=True):
+            one_by_one = one_by_one.add(column.slice(start, stop - start), start)
+        assert plain(one_by_one) == plain(summary(column))
 
 
 @settings(max_examples=50)
@@ -108,6 +112,12 @@ def test_beyond_the_bounds_of_memory_the_sample_stands_for_the_rows(monkeypatch:
     sampled = np.repeat(values.to_numpy(), counts)
     for share in (0.3, 0.5, 0.9):
         assert (numbers <= np.quantile(sampled, share)).mean() == pytest.approx(share, abs=0.035)
+
+
+def test_long_texts_are_not_counted_beyond_the_bounds_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(found, "MOST_BYTES", 1_000)
+    assert summary(pa.array(["a" * 250, "b" * 250, "c" * 250, "d" * 250])).counts() is not None
+    assert summary(pa.array(["a" * 250, "b" * 250, "c" * 250, "d" * 251])).counts() is None
 
 
 def test_what_a_declaration_rules_out_is_counted_and_shown() -> None:

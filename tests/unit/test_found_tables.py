@@ -13,10 +13,11 @@ from vega_datasets import local_data
 from runner.config import FieldConfig, parse_job
 from runner.config.fields import TextField
 from runner.data.schema import Schema
-from runner.data.schema.completion import complete, count_missing
+from runner.data.schema.completion import complete
 from runner.data.schema.description import describe, in_lines
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.schema.proposal import propose
+from runner.data.schema.refusals import count_missing
 from runner.data.texts import to_texts
 from tests.unit.test_found import COLUMNS
 from tests.unit.test_proposal import summaries

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from random import Random
 from typing import Any
 
@@ -101,6 +102,21 @@ def test_walks_are_the_valid_records(kind: str, own: list[dict[str, Any]], delim
     for text in [*texts, *drawn(grammar, tokenizer, 5, seed=1)]:
         if tokenizer.decode(tokenizer.encode(text)) == text:  # A user's own model changes some.
             assert is_walk(grammar, tokenizer, text) == (validator.check(text).reason is None), text
+
+
+@pytest.mark.parametrize("delimiter", ["a", "aa", "aba", "aab", "abab"])
+@pytest.mark.parametrize("pattern", [None, "a*", ".?b?a?"])
+def test_records_split_as_python_splits_them_at_a_delimiter_that_overlaps_itself(
+    delimiter: str, pattern: str | None
+) -> None:
+    tokenizer = CharTokenizer("ab")
+    config = configured({"y": {"pattern": pattern}} if pattern else {})
+    grammar = compile_grammar(config, ["x", "y"], delimiter, tokenizer)
+    validator = Validator(config, ["x", "y"], delimiter)
+    texts = ["".join(letters) for length in range(9) for letters in product("ab", repeat=length)]
+    assert [text for text in texts if is_walk(grammar, tokenizer, text)] == [
+        text for text in texts if validator.check(text).reason is None
+    ]
 
 
 def test_a_users_own_model_may_drop_the_space_that_it_begins_with() -> None:

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from runner.config import GenerationConfig
-from runner.data.tokenizer import ByteTokenizer, Tokenizer
-from runner.errors import ConfigError
+from runner.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from runner.errors import ConfigError, JobFailedError
 from runner.generation.pool import load_maker
 from runner.generation.records import RecordMaker, SamplingSettings
 from runner.generation.shards import Generation, claim_folder, finished_shards, make_shard, read_generation
 from runner.model.artifact import TrainedModel, load_model
 from runner.model.network import Network
+from runner.report.synthetic import draw_records
 from runner.run_directory import GENERATION, RunDirectory
 from runner.storage import open_folder
 from runner.submit.generate import Request, generate
@@ -60,6 +61,22 @@ def test_a_record_ends_in_time_however_little_room_there_is() -> None:
     assert {(len(x), len(y)) for x, y in rows} == {(4, 6), (4, 8), (5, 6), (6, 6)}
     with pytest.raises(ConfigError, match="11 tokens or more, but may have 10"):
         RecordMaker(replace(model, seq_length=10), settings(1, rules))
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "seq_length", "line"),
+    [
+        (CharTokenizer("ab"), 30, "the model cannot write the field delimiter ','"),
+        (CharTokenizer("ab,"), 1, "a record has 2 tokens or more, but may have 1"),
+    ],
+)
+def test_a_report_does_without_the_records_that_a_model_cannot_write(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: CharTokenizer, seq_length: int, line: str
+) -> None:
+    model = untrained(tokenizer, ("x", "y", "z"), seq_length)
+    monkeypatch.setattr("runner.model.artifact.load_model", lambda _: model)
+    with pytest.raises(JobFailedError, match=line):
+        draw_records(open_folder(str(tmp_path)), 5)
 
 
 def test_rules_of_the_users_own_are_still_counted(monkeypatch: pytest.MonkeyPatch) -> None:

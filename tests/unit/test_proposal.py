@@ -26,6 +26,7 @@ from tests.unit.test_found import COLUMNS, summary
 
 FIELD: TypeAdapter[Any] = TypeAdapter(FieldConfig)
 ROWS = 600
+MOSTLY_A = ["a"] * 500 + [f"b{row % 11}" for row in range(99)]
 DAYS = ["2001-01-01", "2024-02-29"]
 ORDER = np.random.default_rng(0).permutation(ROWS)
 
@@ -68,6 +69,11 @@ def repeated(*values: Any) -> list[Any]:
             {"kind": "datetime", "range": ["2001-01-01T07:30:00", "2024-02-29T00:00:00"], "resolution": "minute"},
         ),
         (repeated(time(7), time(8)), pa.time32("s"), {"kind": "category", "values": ["07:00:00", "08:00:00"]}),
+        (
+            ["a"] * 500 + [f"b{row % 11}" for row in range(99)],
+            None,
+            {"kind": "category", "values": ["a"], "outside": "rare"},
+        ),
         # What is no text cannot be learned letter by letter.
         ([time(row // 60, row % 60) for row in ORDER], None, {"kind": "id"}),
         ((ORDER.astype(np.uint64) // 2 + 1) << 53, None, {"kind": "id"}),

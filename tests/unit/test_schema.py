@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,16 @@ def test_too_many_categories_are_refused_by_their_number() -> None:
         )
 
 
+def test_a_table_too_wide_for_its_automaton_is_refused_before_it_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.data.schema.schema.MOST_CELLS", 5000)
+    field = field_of("{kind: integer, range: [1, 100]}")
+    schema = Schema.of({"a": field}, pa.schema([("a", pa.int64())]))
+    assert len(schema.codecs) == 1
+    names = [f"c{number}" for number in range(50)]
+    with pytest.raises(DataError, match=r"fields: 50 columns have 5,050 tokens at 50 places, too many for the tables"):
+        Schema.of(dict.fromkeys(names, field), pa.schema([(name, pa.int64()) for name in names]))
+
+
 # Values that the schema does not have
 
 
@@ -170,12 +181,12 @@ def test_too_many_categories_are_refused_by_their_number() -> None:
         (
             "{kind: datetime, range: [2020-01-01, 2020-12-31], resolution: hour}",
             pa.array([dt.datetime(2021, 1, 1)]),
-            "a value is outside [2020-01-01 00:00:00.000000, 2020-12-31 00:00:00.000000], such as '2021-01-01",
+            "a value is outside [2020-01-01 00:00:00.000000, 2020-12-31 23:00:00.000000], such as '2021-01-01",
         ),
         (
             "{kind: boolean, nullable: false}",
             pa.array([None, True]),
-            "column c: 1 values are null, but fields.c.nullable is false",
+            "column c: a value is null, but fields.c.nullable is false",
         ),
         ("{kind: text}", pa.array([b"\xff"]), "column c: a value is outside valid UTF-8"),
     ],
@@ -201,7 +212,13 @@ def test_values_outside_the_schema_are_refused_with_their_number_and_the_first(
             [9, 0, None, 2.2],
             3,
         ),
-        ("{kind: integer, range: [0, 9], outside: clip}", pa.array([1.5, 12.5, 3]), [None, None, 3], 2),
+        ("{kind: integer, range: [0, 9], outside: clip}", pa.array([1.5, 12.5, 3]), [None, 9, 3], 2),
+        (
+            "{kind: integer, range: [0, 9], outside: clip}",
+            pa.array([Decimal("1.50"), Decimal("12.50"), Decimal("3.00")]),
+            [None, 9, 3],
+            2,
+        ),
         ("{kind: integer, range: [0, 9], outside: clip}", pa.array(["x", "12", "7"]), [None, "9", "7"], 2),
         ("{kind: integer, range: [0, 9], outside: clip}", pa.array([2**64 - 1], pa.uint64()), [9], 1),
         ("{kind: category, values: [a], outside: 'null'}", pa.array(["a", "b"]), ["a", None], 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,13 @@ from runner.data.files import SourceFile
 from runner.data.prepare import token_key
 from runner.data.records import read_records, read_unit
 from runner.data.tokenizer import ByteTokenizer
-from runner.errors import NothingNewError
+from runner.errors import ConfigError, NothingNewError
 from runner.generation.records import are_in
 from runner.generation.training_records import hash_records
 from runner.run_directory import RunDirectory
 from runner.storage import publish
 from runner.train.facade import check_job
-from runner.train.series import files_so_far, reading_version, record_files, source_files
+from runner.train.series import check_previous, files_so_far, reading_version, record_files, source_files
 from tests.unit.parquet_files import texts, write
 
 
@@ -210,3 +211,19 @@ def test_copies_are_found_by_the_rules_that_the_run_read_its_records_by(tmp_path
     config = config_of("any", tmp_path, columns=["a", "b"], field_delimiter="|")
     assert all(are_in(hash_records(config.data), ["4915112345678|x"]))
     assert all(are_in(hash_records(config.data, version=1), ["4.915112345678e+12|x"]))
+
+
+def test_a_table_goes_on_only_from_a_run_with_the_same_fields(tmp_path: Path) -> None:
+    """Whose schema, with what was found, it takes over."""
+    storage = {"uri": str(tmp_path / "runs")}
+    fields = {"age": {"kind": "integer", "range": [0, 99]}}
+    first = parse_job({"name": "first", "data": {"uri": "r/"}, "fields": fields, "storage": storage}, environment={})
+    directory = RunDirectory.of(first)
+    directory.claim(first, "local")
+    directory.folder.write("model/manifest.json", b"{}")
+    for bound, refused in ((99, False), (120, True)):
+        fields["age"]["range"] = [0, bound]
+        document = {"name": "second", "data": {"uri": "r/", "since": "first"}, "fields": fields, "storage": storage}
+        second = parse_job(document, environment={})
+        with pytest.raises(ConfigError, match="fields differs from run first") if refused else nullcontext():
+            check_previous(second)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -42,6 +43,12 @@ def test_values_are_texts_as_they_are_written() -> None:
     fields = parsed().fields
     assert fields is not None
     assert fields["workclass"].values == ("Private", "02116", "no", "1.10", "true")  # type: ignore[union-attr]
+
+
+def test_a_last_day_of_moments_counts_to_its_end() -> None:
+    fields = parsed("{a: {kind: datetime, range: [2020-01-01, 2020-12-31]}}").fields
+    assert fields is not None
+    assert fields["a"].range == (dt.datetime(2020, 1, 1), dt.datetime(2020, 12, 31, 23, 59, 59, 999_999))  # type: ignore[union-attr]
 
 
 def test_a_field_can_be_set_on_the_command_line_and_by_the_environment() -> None:

@@ -146,12 +146,15 @@ class Codec(ABC):
         where, count = f"column {self.name}", int(refused.sum())
         key = f"fields.{self.name}"
         if not (strange := refused & read.strange).any():
-            return f"{where}: {count:,} values are null, but {key}.nullable is false"
+            return f"{where}: {_many(count)} null, but {key}.nullable is false"
         example = column.filter(pa.array(strange)).slice(0, 1)
         shown = to_texts(example).cast(pa.large_binary())[0].as_py().decode(errors="backslashreplace")
-        many = f"{count:,} values are" if count > 1 else "a value is"
         how = "; change that" if self.outside != "refuse" else f"; change that, or say in {key}.outside what to do"
-        return f"{where}: {many} outside {self.range_words()}, such as {shown!r:.200}{how}"
+        return f"{where}: {_many(count)} outside {self.range_words()}, such as {shown!r:.200}{how}"
+
+
+def _many(count: int) -> str:
+    return f"{count:,} values are" if count > 1 else "a value is"
 
 
 def trace_states(

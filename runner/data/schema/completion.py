@@ -12,7 +12,7 @@ the tenth largest; what is beyond is clipped to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
@@ -39,6 +39,7 @@ from runner.config.fields import (
 from runner.data.schema.found import ENDS, ColumnSummary, Counts, Ends
 from runner.data.schema.outside import Declared
 from runner.data.schema.reading import FINER, UNITS_A_SECOND, is_numeric, plain_type, written_types
+from runner.data.schema.refusals import check_declared, count_missing
 from runner.errors import DataError
 
 FREQUENT = 0.005
@@ -48,8 +49,6 @@ KEPT_DECIMALS = 6
 STEPS = 10**6
 MOST = 0.999
 """Of the records: where so many need few decimals, the others are rounded to these."""
-
-LONGEST_SHOWN = 60
 
 RESOLUTIONS: tuple[Resolution, ...] = ("hour", "minute", "second", "millisecond", "microsecond", "nanosecond")
 EPOCH = datetime(1970, 1, 1)
@@ -139,58 +138,6 @@ def _complete(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
             return CompleteField(field, texts=summary.sample.trimmed().values)
         case _:
             return CompleteField(field)
-
-
-def check_declared(
-    fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnSummary], *, is_private: bool = False
-) -> None:
-    """Whether the values are what the fields say, where they refuse others.
-
-    Raises:
-        DataError: a line for each column where they are not, with some of the values unless they are private. Of
-            private records nothing is found, not even that what is no number is to be null.
-    """
-    mistakes = [
-        mistake
-        for name, field in fields.items()
-        if name in summaries and not isinstance(field, IdField)
-        for mistake in _undeclared_values(field, summaries[name], is_private=is_private)
-    ]
-    if mistakes:
-        raise DataError(*mistakes)
-
-
-def _undeclared_values(field: FieldConfig, summary: ColumnSummary, *, is_private: bool) -> Iterator[str]:
-    key, missing = f"fields.{summary.name}", count_missing(field, summary)
-    if missing and getattr(field, "nullable", None) is False:
-        what = "null" if summary.nulls else "empty" if summary.empty else "not a number, or infinite"
-        yield (
-            f"column {summary.name}: {missing:,} of {summary.rows:,} values are {what}, but {key}.nullable is false; "
-            "make it true"
-        )
-    if is_private and summary.not_numbers and getattr(field, "outside", "refuse") == "refuse":
-        yield (
-            f"column {summary.name}: {summary.not_numbers:,} of {summary.rows:,} values are not a number, or infinite; "
-            f"set {key}.outside to null"
-        )
-    if summary.outside and getattr(field, "outside", "refuse") == "refuse":
-        instead = {"category": "rare or null", "boolean": ""}.get(field.kind, "clip or null")
-        examples = f", such as {', '.join(map(shortened, summary.outside_examples))}" if not is_private else ""
-        yield (
-            f"column {summary.name}: {summary.outside:,} of {summary.rows:,} values are outside the schema{examples}; "
-            "declare them" + (f", or set {key}.outside to {instead}" if instead else " as a category")
-        )
-
-
-def count_missing(field: FieldConfig, summary: ColumnSummary) -> int:
-    """Values that are taken as null: nulls, floats that are no number, and empty texts where there should be one."""
-    is_read = isinstance(field, IntegerField | NumberField | DateField | DatetimeField)
-    return summary.nulls + summary.not_numbers + (summary.empty if is_read else 0)
-
-
-def shortened(value: str) -> str:
-    """For messages."""
-    return repr(value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}...")
 
 
 def reading_of(field: FieldConfig, summary: ColumnSummary) -> pa.DataType:

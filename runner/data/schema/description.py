@@ -15,10 +15,11 @@ import pyarrow as pa
 from runner.config import FieldConfig, undeclared
 from runner.data.schema.category import CategoryCodec
 from runner.data.schema.codec import Codec
-from runner.data.schema.completion import complete_field, count_missing, declared
+from runner.data.schema.completion import complete_field, declared
 from runner.data.schema.found import ColumnSummary
 from runner.data.schema.identifier import IdCodec
 from runner.data.schema.number import NumberCodec
+from runner.data.schema.refusals import count_missing
 from runner.data.schema.schema import Schema, make_codec
 from runner.data.schema.text import TextCodec
 

@@ -39,6 +39,7 @@ MOST_BYTES = 32 << 20
 SAMPLE_ROWS = 32_768
 SAMPLE_CHARACTERS = 1_024
 """Texts in the sample are cut there."""
+NO_BOUND = np.uint64(2**64 - 1)
 ENDS = 10
 """So many of the smallest and of the largest values are kept: the last of them is no single record's."""
 EXAMPLES = 3
@@ -80,19 +81,29 @@ class Ends:
 
 @dataclass(frozen=True)
 class Sample:
-    """`SAMPLE_ROWS` values, those of the rows whose scrambled numbers are the smallest; more until it is trimmed."""
+    """`SAMPLE_ROWS` values, those of the rows whose scrambled numbers are the smallest; more until it is trimmed.
+
+    `bound`: rows of larger ones are not among them.
+    """
 
     keys: NDArray[np.uint64]
     values: pa.Array
+    bound: np.uint64 = NO_BOUND
 
     def __add__(self, other: Sample) -> Sample:
-        both = Sample(np.concatenate([self.keys, other.keys]), pa.concat_arrays([self.values, other.values]))
+        both = Sample(
+            np.concatenate([self.keys, other.keys]),
+            pa.concat_arrays([self.values, other.values]),
+            min(self.bound, other.bound),
+        )
         return both.trimmed() if len(both.keys) > 2 * SAMPLE_ROWS else both
 
     def trimmed(self) -> Sample:
         """The sample itself, in the order of the keys."""
         order = np.argsort(self.keys)[:SAMPLE_ROWS]
-        return Sample(self.keys[order], self.values.take(pa.array(order)))
+        keys = self.keys[order]
+        bound = keys[-1] if len(keys) == SAMPLE_ROWS else self.bound
+        return Sample(keys, self.values.take(pa.array(order)), bound)
 
 
 @dataclass(frozen=True)
@@ -232,9 +243,7 @@ class ColumnSummary:
     def _sampled(self, counted: pa.Array, first_row: int) -> Sample:
         """The rows of a batch that may be in the sample."""
         keys = _scrambled(np.arange(first_row, first_row + len(counted), dtype=np.uint64))
-        chosen = counted.is_valid().to_numpy(zero_copy_only=False)
-        if len(self.sample.keys) >= SAMPLE_ROWS:
-            chosen &= keys <= np.partition(self.sample.keys, SAMPLE_ROWS - 1)[SAMPLE_ROWS - 1]
+        chosen = counted.is_valid().to_numpy(zero_copy_only=False) & (keys <= self.sample.bound)
         values = counted.filter(pa.array(chosen))
         if self.counted_type == TEXT:
             values = pc.utf8_slice_codeunits(values, 0, SAMPLE_CHARACTERS)

@@ -5,6 +5,8 @@
 ((8, 2, 10), [[0, 1, 7], [3, -1, 2]])
 """
 
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import math
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from runner.data.schema.codec import (
@@ -89,13 +92,19 @@ class NumberCodec(Codec):
         null = null_mask(column) & ~unread
         units, lost = to_units(column, self.decimals)
         lost = (lost | unread) & ~null
-        if self.whole and pa.types.is_floating(column.type):
-            numbers = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
-            lost = lost | (np.isfinite(numbers) & (np.rint(numbers) != numbers))
+        if self.whole and most_decimals(column.type) > 0:
+            lost = lost | ((units >= self.low) & (units <= self.high) & ~self._is_whole(column, units) & ~null)
         strange = (lost | (units < self.low) | (units > self.high)) & ~null
         # Clipping brings no text and no NaN inside.
         null = null | lost if self.outside == "clip" else null
         return Read(np.clip(units, self.low, self.high), null, strange)
+
+    def _is_whole(self, column: pa.Array, units: NDArray[np.int64]) -> Mask:
+        """Of numbers in the range, which are no others than their units."""
+        kind = column.type
+        wide = pa.float64() if pa.types.is_floating(kind) else pa.decimal256(76, kind.scale)  # Not all types compare.
+        same = from_units(np.clip(units, self.low, self.high), self.decimals, kind).cast(wide)
+        return pc.equal(same, column.cast(wide)).fill_null(True).to_numpy(zero_copy_only=False)
 
     def to_tokens(self, read: Read, null: Mask) -> Tokens:
         units = read.values

@@ -55,6 +55,8 @@ LEAST_RECORDS = 10
 """A number of fewer records is no token of its own, and the range is not cut for them."""
 LEAST_PARTS = 16
 """Of a range, however many of its values are tokens of their own."""
+MOST_CELLS = 1 << 29
+"""Of an automaton, at five bytes each."""
 SEED = 0
 """Fixed, so that jobs that differ only in `training.seed` share their tokens."""
 
@@ -104,6 +106,13 @@ class Schema:
             column = pa.field(name, pa.null()) if place < 0 else columns.field(place)
             codecs.append(make_codec(field, column, None if found is None else found.get(name)))
             nullable.append(column.nullable or codecs[-1].nullable)
+        states = sum(len(codec.states()) for codec in codecs)
+        tokens = sum(sum(codec.slots) for codec in codecs)
+        if states * tokens > MOST_CELLS:
+            raise DataError(
+                f"fields: {len(codecs)} columns have {tokens:,} tokens at {states:,} places, too many for the tables "
+                "of what may follow; take fewer bins, shorter texts or fewer columns"
+            )
         return cls(tuple(codecs), tuple(nullable))
 
     @property

@@ -129,7 +129,7 @@ def test_init_refuses_a_file_that_cannot_be_read(run: Run, here: Path) -> None:
 def test_init_says_when_not_all_rows_were_read(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_look, "MOST_ROWS", 500)
     write_table(here / "people", {"age": PEOPLE["age"], "sex": PEOPLE["sex"]})
-    write_table(here / "people", {"age": [1] * ROWS, "sex": ["x"] * ROWS}, "b")
+    write_table(here / "people", {"age": [1] * ROWS, "sex": ["x"] * 100 + ["y"] * 300}, "b")
     assert "2 fields, by the first 500 of 800 rows" in run("init", "job.yaml", "--data", "people/").out
     text = (here / "job.yaml").read_text()
     assert "values: [Female, Male, x]" in text
@@ -221,3 +221,38 @@ def test_every_column_that_does_not_fit_has_a_line(run: Run, here: Path) -> None
     result = run("validate", "job.yaml", "--set", "fields.age.outside=refuse", "--set", "fields.sex.values=[Male]")
     assert result.code == 2
     assert [line.split(":")[1].strip() for line in result.err.splitlines()] == ["column age", "column sex"]
+
+
+def test_names_that_yaml_takes_for_something_else_stay_names(run: Run, here: Path) -> None:
+    names = ["no", "1", "a: b", "#", "? q", "[x]", "line\nbreak", "\u2028" * 300, " lead", "fields"]
+    write_table(here / "people", {name: [row % 3 for row in range(ROWS)] for name in names})
+    for template in ("default", "private"):
+        assert run("init", "job.yaml", "--force", "--data", "people/", "--template", template).code == 0
+        assert list(fields_of(here / "job.yaml")) == names
+    assert run("init", "job.yaml", "--force", "--data", "people/").code == 0
+    fields = load_job(here / "job.yaml", environment={}).fields
+    assert fields is not None
+    assert list(fields) == names
+
+
+def test_a_table_that_was_imported_has_numbers_again(run: Run, here: Path) -> None:
+    lines = [f"{row},{row % 7}.50,2024-01-{1 + row % 28:02d}" for row in range(ROWS)]
+    (here / "claims.csv").write_text("\n".join(["age,paid,seen", *lines, ",,"]) + "\n")
+    run("import", "claims.csv", "records/")
+    assert run("init", "job.yaml", "--data", "records/").code == 0
+    kinds = {name: entry["kind"] for name, entry in fields_of(here / "job.yaml").items()}
+    assert kinds == {"age": "id", "paid": "category", "seen": "date"}
+    found = run("validate", "job.yaml", "--set", "fields.age={kind: integer}", "--json").answer
+    assert found["fields"][0]["is"] == "found: range"
+    assert (found["fields"][0]["null"], found["fields"][0]["clip"]) == (1, 18)
+
+
+def test_private_values_are_in_no_message(run: Run, here: Path) -> None:
+    write_table(here / "people", {"sex": PEOPLE["sex"], "age": PEOPLE["age"]})
+    run("init", "job.yaml", "--data", "people/", "--template", "private")
+    line = one_line(
+        run("validate", "job.yaml", "--set", "fields.age.range=[0, 99]", "--set", "fields.sex.values=[Male]"), 2
+    )
+    assert line == (
+        "column sex: 200 of 400 values are outside the schema; declare them, or set fields.sex.outside to rare or null"
+    )
