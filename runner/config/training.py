@@ -214,7 +214,7 @@ class PrivacyConfig(Section):
         "trained on; null: marginals for fields without text and a target_epsilon",
     )
     draws: int = Field(
-        default=200_000, ge=1_000, le=10_000_000, description="method marginals: records to draw and train on"
+        default=150_000, ge=1_000, le=2_000_000, description="method marginals: records to draw and train on"
     )
     # Its largest: 1e6 makes epsilon 0 in 4 digits, and times the largest clip and 5 deviations still is a float32.
     noise_multiplier: float | None = Field(

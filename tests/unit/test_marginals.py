@@ -46,7 +46,7 @@ def test_marginals_are_those_of_pandas() -> None:
     table = table[(table >= 0).any(axis=1)]
     for name, axes in MARGINALS.items():
         cells = pd.DataFrame({axis.slot: axis.cells[table[axis.slot]] for axis in axes})
-        expected = {key: count for key, count in cells.value_counts().items()}
+        expected = dict(cells.value_counts().items())
         counts = found[name].counts
         assert {tuple(at): int(counts[tuple(at)]) for at in np.argwhere(counts).tolist()} == expected
 
