@@ -25,9 +25,10 @@ from runner.data.csv_table import CsvTable
 from runner.data.schema import Codec
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.schema.identifier import IdCodec
+from runner.data.schema.values import from_texts
 from runner.data.tables import open_table
 from runner.data.texts import TEXT
-from runner.errors import ConfigError
+from runner.errors import ConfigError, DataError
 from runner.generation.conditions import given_columns, wrong_values
 from runner.generation.shares import ValueShare
 from runner.generation.validators import value_rules
@@ -138,6 +139,7 @@ class _Columns:
                 name,
                 pa.array([texts[place] for place in there], TEXT),
                 lambda place, there=there, name=name: f"{table.where(places[there[place]])}, column {name}",
+                uri,
             )
             for place in set(range(len(rows))).difference(there):
                 rows[place].pop(name, None)
@@ -146,12 +148,25 @@ class _Columns:
                 row.pop(name, None)
         return tuple(json.dumps({**constant, **row}, ensure_ascii=False) if constant or row else "" for row in rows)
 
-    def check(self, name: str, texts: pa.Array, where: Callable[[int], str]) -> None:
-        """Raise ConfigError for the first value that no row has."""
+    def check(self, name: str, texts: pa.Array, where: Callable[[int], str], uri: str | None = None) -> None:
+        """Raise ConfigError for the first value that no row has. Of a file, values are taken for what training took
+        them for, where the job says so in `outside`, and counted."""
         if not len(texts):
             return
         codec = self.codecs[name]
         wrong = np.flatnonzero(wrong_values(codec, texts))
+        if uri is not None and wrong.size:
+            taken = [place for place in wrong.tolist() if _is_taken(codec, texts.slice(place, 1))]
+            wrong = np.setdiff1d(wrong, taken)
+            if taken:
+                log.warning(
+                    "%s: column %s: %s outside %s; they stay, and rows are drawn as training took them (outside: %s)",
+                    uri,
+                    name,
+                    f"{len(taken):,} values are" if len(taken) > 1 else "a value is",
+                    codec.range_words(),
+                    codec.outside,
+                )
         if wrong.size:
             value = texts[int(wrong[0])].as_py()
             shown = "null" if value is None else repr(value)
@@ -234,6 +249,15 @@ def _split(texts: Sequence[str], option: str) -> list[str]:
     if not all(pairs):
         raise ConfigError(f"{option}: there is a comma too many; a value with a comma is put in quotes with its column")
     return pairs
+
+
+def _is_taken(codec: Codec, text: pa.Array) -> bool:
+    """Whether training takes a value that the schema does not have, for another one."""
+    try:
+        codec.encode(from_texts(text, codec.type))
+    except (DataError, ValueError, TypeError, pa.ArrowException):
+        return False
+    return True
 
 
 def _read_text(value: str) -> str | None:

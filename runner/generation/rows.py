@@ -1,9 +1,9 @@
 """Drawn token ids to the rows of a table: of records that are texts, and of those of a table.
 
     rows = make_rows(model, validator, seed=0)
-    for record in rows.read(batch, first_draw=0):        # of each draw
-        record.text, record.check()                      # a text that no other record has; its verdict
-    rows.to_table([record, ...], first=0)                # those that are kept
+    for record in rows.read(batch, first_draw=0, numbers=numbers):   # of each draw
+        record.text, record.check()                                  # a text that no other record has; its verdict
+    rows.to_table([record, ...], first=0, numbers=numbers)           # those that are kept
 
 What a table's schema does not learn is a function of the seed and of a number: digits that are drawn evenly of the
 number of the draw, so that they are checked as they will be; what names a row of its number in the whole output.

@@ -70,8 +70,9 @@ class Generation:
     def to_dict(self) -> dict[str, Any]:
         """Plain values; the prompts by their digest."""
         settings = {name: getattr(self.settings, name) for name in SETTINGS}
-        if not settings["rebalance"]:
-            del settings["rebalance"]  # as in folders of versions that had none
+        shares = [list(share) for share in settings.pop("rebalance")]
+        if shares:  # Folders of versions that had none go on.
+            settings["rebalance"] = shares
         settings["validation"] = self.settings.validation.model_dump(mode="json", exclude={"actors"})
         settings["prompts"] = hashlib.sha256(_prompts_file(self.settings)).hexdigest()
         return {

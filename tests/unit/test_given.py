@@ -18,6 +18,7 @@ from runner.config import ColumnRule
 from runner.data.tokenizer import ByteTokenizer
 from runner.errors import ConfigError, DataError, RunnerError
 from runner.generation.given import read_given, read_shares
+from runner.generation.records import RecordMaker, SamplingSettings
 from runner.generation.shares import ValueShare
 from runner.model.artifact import ModelDescription
 from tests.table_models import make_table_model
@@ -204,6 +205,37 @@ def test_a_file_that_does_not_fit_is_refused_with_row_and_column(
     assert "a.parquet, row 2, column age: '200' is outside" in error_of(
         lambda: file_of(models[True], tmp_path / "a.parquet")
     )
+
+
+def test_a_value_of_a_file_that_training_took_for_another_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Clipped, rare or null: the row is drawn given that; of `--given` it is a mistake all the same."""
+    fields = {
+        "sex": {"kind": "category", "values": ["f", "m"], "outside": "rare"},
+        "age": {"kind": "integer", "range": [20, 70], "outside": "clip"},
+        "size": {"kind": "integer", "range": [1, 3], "outside": "null"},
+        "kept": {"kind": "boolean"},
+    }
+    columns = pa.schema([("sex", pa.string()), ("age", pa.int8()), ("size", pa.int8()), ("kept", pa.bool_())])
+    model = make_table_model(tmp_path / "model", fields, columns, any_order=True)
+    rows = [{"sex": "x", "age": "80"}, {"size": "7"}, {"sex": "y"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prompts = read_given(model, [], str(tmp_path / "a.jsonl"), {})
+    assert [json.loads(prompt) for prompt in prompts] == rows
+    assert [line.partition("column ")[2].partition(" outside")[0] for line in caplog.messages] == [
+        "sex: 2 values are",
+        "age: a value is",
+        "size: a value is",
+    ]
+    made = RecordMaker(model, SamplingSettings(prompts=prompts, records_per_prompt=40)).make(120).table.to_pylist()
+    assert all((row["sex"], row["age"]) == ("x", 80) for row in made[:40])
+    assert all(row["size"] == 7 and row["sex"] in ("f", "m", None) for row in made[40:80])
+    assert {row["kept"] for row in made} == {True, False, None}
+    assert all(row["age"] is None or 20 <= row["age"] <= 70 for row in made[40:])
+    assert "'80' is outside" in error_of(lambda: pairs_of(model, "age=80"))
+    (tmp_path / "a.jsonl").write_text('{"age": "old"}')
+    assert "line 1, column age: 'old' is outside" in error_of(lambda: file_of(model, tmp_path / "a.jsonl"))
 
 
 # Shares
