@@ -29,8 +29,11 @@ from runner.data.automaton import Automaton
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.texts import to_texts
 from runner.errors import JobFailedError
+from runner.generation.conditions import Conditions, make_conditions
 from runner.generation.grammar import compile_grammar
 from runner.generation.rows import Record, Rows, learned_schema, make_rows
+from runner.generation.shares import ValueShare
+from runner.generation.table_rules import allowed_rows
 from runner.generation.validators import Validator
 from runner.model.artifact import TrainedModel
 from runner.model.choice import check_choice
@@ -57,7 +60,8 @@ MOST_REASONS = 50
 class SamplingSettings:
     """What records depend on besides the model. For the first four see `runner.model.sampling`.
 
-    `prompts`: how records begin, `records_per_prompt` of them each. `unique`: drop repeated records.
+    `prompts`: how records begin, `records_per_prompt` of them each; of a table, what is given of rows, each an object
+    in JSON of texts by column. `rebalance`: of a table, shares of one column's values. `unique`: drop repeated records.
     `not_in_training`: drop those that are a record of the job's data.
 
     Raises:
@@ -73,6 +77,7 @@ class SamplingSettings:
     unique: bool = False
     not_in_training: bool = False
     validation: GenerationConfig = field(default_factory=GenerationConfig)
+    rebalance: tuple[ValueShare, ...] = ()
 
     def __post_init__(self) -> None:
         check_choice(self.temperature, self.top_k, self.top_p)
@@ -134,8 +139,13 @@ class RecordMaker:
         self.validator = Validator(settings.validation, columns, model.field_delimiter)
         self._training = training
         self._model = model
-        is_table = isinstance(model.tokenizer, FieldTokenizer)
-        self._prompts = [[]] if is_table else [model.tokenizer.encode(prompt) for prompt in settings.prompts]
+        automaton = _automaton(model, settings, masked=masked)
+        self._conditions: Conditions | None = None
+        self._prompts: list[list[int]] = [[]]
+        if not isinstance(model.tokenizer, FieldTokenizer):
+            self._prompts = [model.tokenizer.encode(prompt) for prompt in settings.prompts]
+        elif automaton is not None:
+            self._conditions = make_conditions(model.tokenizer, automaton, settings)
         self._sampler = Sampler(
             model.network,
             end_id=model.tokenizer.end_id,
@@ -143,7 +153,8 @@ class RecordMaker:
             temperature=settings.temperature,
             top_k=settings.top_k,
             top_p=settings.top_p,
-            automaton=_automaton(model, settings) if masked or is_table else None,
+            automaton=automaton if self._conditions is None else self._conditions.automaton,
+            routed=self._conditions is not None,
         )
 
     def make(
@@ -164,13 +175,16 @@ class RecordMaker:
         known = self._known(n)
         wanted_in_all = n if known is None else math.ceil(CALIBRATED_DRAWS * n)
         tally = _Tally(wanted_in_all, self.settings.validation.max_invalid)
-        rows = make_rows(self._model, self.validator, self.settings.seed)
+        rows = make_rows(self._model, self.validator, self.settings.seed, self._conditions)
         made: list[tuple[int, Record]] = []
         drawn: list[NDArray[np.int32]] = []
         seen: set[str] = set()
-        missing = (np.arange(first, first + n) // self.settings.records_per_prompt).tolist()
         if known is not None:
             missing = [0] * wanted_in_all
+        elif self._conditions is None:
+            missing = (np.arange(first, first + n) // self.settings.records_per_prompt).tolist()
+        else:
+            missing = self._conditions.numbers(first, n)
         while missing:
             wanted = Counter(missing)
             asked = [missing[index % len(missing)] for index in range(max(len(missing), FEWEST_DRAWS))]
@@ -199,14 +213,15 @@ class RecordMaker:
         if known is not None:
             groups = np.concatenate(drawn)[[record.place for _, record in made]]
             made = [made[place] for place in self._take(known, groups, n, first_draw)]
-        table = rows.to_table([record for _, record in made], first)
+        table = rows.to_table([record for _, record in made], first, [number for number, _ in made])
         return Generated(table, dict(tally.invalid), **tally.copies)
 
     def _known(self, n: int) -> KnownTables | None:
-        """What n records are held to; None where they are taken as they are drawn."""
+        """What n records are held to; None where they are taken as they are drawn, as where any of their values are
+        given."""
         wanted = self.settings.validation.calibrate
         is_wanted = n >= LEAST_CALIBRATED if wanted is None else wanted
-        return self._model.known if is_wanted else None
+        return self._model.known if is_wanted and self._conditions is None else None
 
     def _take(self, known: KnownTables, groups: NDArray[np.int32], n: int, number: int) -> list[int]:
         """Which n of valid draws have together the shares that are known; each twice at most."""
@@ -224,11 +239,17 @@ class RecordMaker:
     ) -> Iterator[tuple[int, Record, bool]]:
         """A draw for each prompt number: that number, the record, and whether it is a training record. groups: gets
         those of each draw, where the draws are held to what is known."""
-        prompts = self._prompts if len(self._prompts) == 1 else [self._prompts[number] for number in missing]
-        batches = self._sampler.batches(len(missing), seed=self.settings.seed, first=first_draw, prompts=prompts)
+        routes: NDArray[np.int32] | None = None
+        if self._conditions is not None:
+            prompts, routes = self._conditions.begin(missing)
+        else:
+            prompts = self._prompts if len(self._prompts) == 1 else [self._prompts[number] for number in missing]
+        batches = self._sampler.batches(
+            len(missing), seed=self.settings.seed, first=first_draw, prompts=prompts, routes=routes
+        )
         drawn = 0
         for batch in batches:
-            records = rows.read(batch, first_draw + drawn)
+            records = rows.read(batch, first_draw + drawn, missing[drawn : drawn + len(batch)])
             if tables is not None:
                 assert self._model.tokenizer.slots is not None
                 groups.append(tables.rows_of(batch, self._model.tokenizer.slots))
@@ -239,9 +260,11 @@ class RecordMaker:
             drawn += len(records)
 
 
-def _automaton(model: TrainedModel, settings: SamplingSettings) -> Automaton | None:
+def _automaton(model: TrainedModel, settings: SamplingSettings, *, masked: bool) -> Automaton | None:
     if isinstance(model.tokenizer, FieldTokenizer):
-        return model.tokenizer.automaton()
+        return allowed_rows(model.tokenizer, settings.validation.columns)
+    if not masked:
+        return None
     return compile_grammar(settings.validation, model.columns, model.field_delimiter, model.tokenizer).automaton
 
 

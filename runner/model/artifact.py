@@ -37,7 +37,7 @@ LONGEST_STREAM_RECORD = 4
 class ModelDescription:
     """What a model says of itself: its tokenizer, and the settings it was trained with.
 
-    `digest` changes when any of its files does.
+    `digest` changes when any of its files does. `any_order`: whether it draws the fields of a table in any order.
     """
 
     tokenizer: Tokenizer
@@ -46,6 +46,7 @@ class ModelDescription:
     field_delimiter: str | None
     columns: tuple[str, ...]
     digest: str
+    any_order: bool = False
     known: KnownTables | None = None
 
     @property
@@ -54,7 +55,7 @@ class ModelDescription:
         return self.seq_length * (LONGEST_STREAM_RECORD if self.packing == "stream" else 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainedModel(ModelDescription):
     """A model read back."""
 
@@ -143,6 +144,7 @@ def _read(folder: Folder) -> tuple[dict[str, Any], dict[str, bytes]]:
         "packing": description["packing"],
         "field_delimiter": description["field_delimiter"],
         "columns": tuple(description["columns"]),
+        "any_order": description["network"].get("any_order", False),
         "known": KnownTables.from_files(files),
         "digest": hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest(),
     }
