@@ -39,7 +39,7 @@ from runner.config.fields import (
 from runner.data.schema.found import ENDS, ColumnSummary, Counts, Ends
 from runner.data.schema.outside import Declared
 from runner.data.schema.reading import FINER, UNITS_A_SECOND, is_numeric, plain_type, written_types
-from runner.data.schema.refusals import check_declared, count_missing
+from runner.data.schema.refusals import check_declared, count_missing, reading_of
 from runner.errors import DataError
 
 FREQUENT = 0.005
@@ -118,9 +118,13 @@ def complete_field(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
     """One of them."""
     if isinstance(field, IdField):
         return CompleteField(field)
-    if field.nullable is None:
+    is_open = field.nullable is None
+    if is_open:
         field = field.model_copy(update={"nullable": count_missing(field, summary) > 0})
     found = _complete(field, summary)
+    if is_open and getattr(found.field, "outside", None) == "null":
+        lost = summary.outside + found.clipped + found.rare_records
+        found = replace(found, field=found.field.model_copy(update={"nullable": found.field.nullable or lost > 0}))
     if summary.not_numbers and not found.rare and getattr(found.field, "outside", None) == "refuse":
         return replace(found, field=found.field.model_copy(update={"outside": "null"}))
     return found
@@ -140,30 +144,6 @@ def _complete(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
             return CompleteField(field, texts=summary.sample.trimmed().values)
         case _:
             return CompleteField(field)
-
-
-def reading_of(field: FieldConfig, summary: ColumnSummary) -> pa.DataType:
-    """The type as which a column's values are taken for a field of numbers, dates or moments.
-
-    Raises:
-        DataError: they are no such values.
-    """
-    accepts = {
-        "integer": lambda kind: _is_number(kind) and not summary.ends[kind].places[1:].any(),
-        "number": _is_number,
-        "date": lambda kind: types.is_date(kind) or _is_midnights(kind, summary),
-        "datetime": lambda kind: types.is_date(kind) or types.is_timestamp(kind),
-    }[field.kind]
-    found = next((kind for kind in summary.ends if accepts(kind)), None)
-    if found is None and not summary.filled:
-        found = {"integer": pa.int64(), "number": pa.float64()}.get(field.kind, pa.timestamp("s"))
-    if found is None:
-        article = "an" if field.kind == "integer" else "a"
-        raise DataError(
-            f"column {summary.name} is {summary.kind}, and not each of its values is {article} {field.kind}; "
-            f"declare another kind in fields.{summary.name}"
-        )
-    return found
 
 
 def decimals_of(ends: Ends, width: float, largest: float = 0.0) -> int:
@@ -376,11 +356,3 @@ def _plain(number: Any, decimals: int) -> Any:
     """An int or a float, of a number in units of 10^-decimals."""
     number = number.item() if isinstance(number, np.generic) else number
     return number / 10**decimals if decimals else int(number) if float(number).is_integer() else number
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
-
-
-def _is_midnights(kind: pa.DataType, summary: ColumnSummary) -> bool:
-    return types.is_timestamp(kind) and not summary.ends[kind].places[1:].any()
