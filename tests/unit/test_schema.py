@@ -209,7 +209,7 @@ def test_values_outside_the_schema_are_refused_with_their_number_and_the_first(
         (
             "{kind: number, range: [0, 9], decimals: 1, outside: clip}",
             pa.array([np.inf, -np.inf, np.nan, 2.25]),
-            [9, 0, None, 2.2],
+            [None, None, None, 2.2],
             3,
         ),
         ("{kind: integer, range: [0, 9], outside: clip}", pa.array([1.5, 12.5, 3]), [None, 9, 3], 2),
