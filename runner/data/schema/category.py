@@ -31,7 +31,6 @@ from runner.data.schema.codec import (
     plain_type,
     take,
     texts_of,
-    trace_states,
     with_room,
 )
 from runner.data.schema.values import from_texts
@@ -110,8 +109,9 @@ class CategoryCodec(Codec):
         return take(self._values, pa.array(places, pa.int32(), mask=missing))
 
     def states(self) -> tuple[State, ...]:
-        drawn = dict.fromkeys(range(len(self.values)), DONE) | ({self.null_token: DONE} if self.nullable else {})
-        return trace_states(self.slots, "value", lambda _: (0, drawn))
+        allowed = np.ones(self.slots[0], bool)
+        allowed[len(self.values) : len(self.values) + self.rare] = False
+        return (State(0, allowed, np.full(self.slots[0], DONE, np.int32)),)
 
     def range_words(self) -> str:
         shown = ", ".join(map(repr, self.values[:5]))
