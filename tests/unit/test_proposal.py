@@ -21,6 +21,7 @@ from runner.data.schema import found
 from runner.data.schema.completion import complete, complete_field
 from runner.data.schema.found import ColumnSummary
 from runner.data.schema.proposal import Proposal, propose, propose_unseen
+from runner.data.schema.reading import MISSING
 from runner.errors import DataError
 from tests.unit.test_found import COLUMNS, summary
 
@@ -78,8 +79,11 @@ def repeated(*values: Any) -> list[Any]:
         ([time(row // 60, row % 60) for row in ORDER], None, {"kind": "id"}),
         ((ORDER.astype(np.uint64) // 2 + 1) << 53, None, {"kind": "id"}),
         (ORDER // 2 * 10**18 / 7, None, {"kind": "id"}),
-        # Few numbers in a text are codes. Many are numbers, unless they are written in another way than numbers are.
-        (repeated("1", "2"), None, {"kind": "category", "values": ["1", "2"]}),
+        # Texts are numbers where all are written so, in one way or several.
+        (repeated("1", "2"), None, {"kind": "integer", "range": [1, 2]}),
+        (repeated("1.0", "2.0"), None, {"kind": "integer", "range": [1, 2]}),
+        (repeated("1.0", "2.25", "3.50"), None, {"kind": "number", "range": [1.0, 3.5], "decimals": 2}),
+        (repeated("01", "02"), None, {"kind": "category", "values": ["01", "02"]}),
         (repeated(*DAYS), None, {"kind": "date", "range": DAYS}),
         ([str(row // 6) for row in ORDER], None, {"kind": "integer", "range": [1, 98], "outside": "clip"}),
         ([f"{row // 10:03d}" for row in ORDER], None, {"kind": "category"}),
@@ -105,8 +109,12 @@ def test_a_column_gets_the_kind_of_its_type_and_values(
 def test_empty_texts_among_numbers_are_nulls() -> None:
     entry = proposed([*(str(row // 6) for row in ORDER), "", "", ""])
     assert entry.values == {"kind": "integer", "range": [1, 98], "outside": "clip", "nullable": True}
-    assert entry.note == "101 distinct, 12 rows beyond the range, taken as its ends, 3 rows empty, taken as null"
-    assert proposed(repeated("1", "2", "")).values["values"] == ["", "1", "2"]
+    assert entry.note == (
+        "101 distinct, 12 rows beyond the range, taken as its ends, 3 rows empty or of no value, taken as null"
+    )
+    for missing in MISSING:
+        assert proposed(repeated("1", "2", missing)).values == {"kind": "integer", "range": [1, 2], "nullable": True}
+    assert proposed(repeated("a", "NA", "")).values["values"] == ["", "NA", "a"]
     assert proposed([""] * ROWS).values == {"kind": "category", "values": [""], "nullable": False}
     told = summary(pa.array(["7", "", "12"]), 2, field=IntegerField(kind="integer", range=(0, 9)))
     assert (told.outside_examples, told.empty, [str(kind) for kind in told.ends]) == (("12",), 1, ["int64", "double"])

@@ -19,7 +19,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types
 
@@ -38,7 +37,7 @@ from runner.config.fields import (
 )
 from runner.data.schema.found import ENDS, ColumnSummary, Counts, Ends
 from runner.data.schema.outside import Declared
-from runner.data.schema.reading import FINER, UNITS_A_SECOND, is_numeric, plain_type, written_types
+from runner.data.schema.reading import FINER, UNITS_A_SECOND, is_missing, is_numeric, plain_type, written_types
 from runner.data.schema.refusals import check_declared, count_missing
 from runner.errors import DataError
 
@@ -325,13 +324,9 @@ def _numbers(summary: ColumnSummary, kind: pa.DataType) -> Counts:
     values, counts = summary.counts() or summary.sampled()
     if is_numeric(plain_type(summary.kind)):
         return values.to_numpy(), counts
-    filled = pc.not_equal(values, "")
-    read = written_types(values.filter(filled)).get(kind)
-    return (
-        (np.zeros(0, np.int64), counts[:0])
-        if read is None
-        else (read.to_numpy(), counts[filled.to_numpy(zero_copy_only=False)])
-    )
+    filled = ~is_missing(values)
+    read = written_types(values.filter(pa.array(filled))).get(kind)
+    return (np.zeros(0, np.int64), counts[:0]) if read is None else (read.to_numpy(), counts[filled])
 
 
 def _units(numbers: NDArray[Any], scale: int, decimals: int, name: str) -> NDArray[np.int64]:

@@ -7,8 +7,8 @@ The kind goes by the column's type, and by its values where those say more:
 
 - numbers are `integer` where all are whole, of whatever type, else `number`;
 - moments that are all at midnight are `date`;
-- texts are `category` where the values that ten records or more have are nearly all of the records; else numbers or
-  dates if all are written so; else `text`;
+- texts are numbers or dates if all are written so; else `category` where the values that ten records or more have are
+  nearly all of the records; else `text`;
 - keys are `id`: texts without spaces, UUIDs, and whole numbers, where no two rows have the same one though chance would
   have repeated some.
 
@@ -44,7 +44,7 @@ from runner.config.fields import (
 )
 from runner.data.schema.completion import CompleteField, complete_field
 from runner.data.schema.found import ENDS, MOST_VALUES, ColumnSummary
-from runner.data.schema.reading import TEXT, is_numeric, plain_type, written_types
+from runner.data.schema.reading import TEXT, is_missing, is_numeric, plain_type, written_types
 from runner.data.texts import is_text
 
 MOST_LISTED = 50
@@ -127,9 +127,7 @@ def _kind_of(summary: ColumnSummary) -> FieldConfig:
         return IdField(kind="id", made=made)
     written = next(iter(summary.ends), None) if types.is_uint64(plain) or _is_string(plain) else plain
     if written is not None and is_numeric(written) and summary.filled >= 2 * ENDS and not _is_large(summary, written):
-        counted = summary.counts()
-        if written is plain or types.is_temporal(written) or not (counted and len(counted[0]) <= MOST_LISTED):
-            return _measured_kind(written, summary)
+        return _measured_kind(written, summary)
     if not summary.values or _is_category(summary):
         return CategoryField(kind="category")
     if is_text(plain) and not isinstance(plain, pa.UuidType):
@@ -152,8 +150,8 @@ def _key(summary: ColumnSummary) -> Literal["sequence", "uuid"] | None:
     values, counts = summary.counts() or summary.sampled()
     plain = plain_type(summary.kind)
     if summary.empty:
-        filled = pc.not_equal(values, "")
-        values, counts = values.filter(filled), counts[filled.to_numpy(zero_copy_only=False)]
+        filled = ~is_missing(values)
+        values, counts = values.filter(pa.array(filled)), counts[filled]
     rows = int(counts.sum())
     if len(values) < DISTINCT * rows or rows < 2 * ENDS:
         return None
@@ -229,7 +227,7 @@ def _notes(summary: ColumnSummary, found: CompleteField) -> Iterator[str]:
     if summary.nulls:
         yield f"{_rows(summary.nulls)} null"
     if summary.empty and not isinstance(found.field, CategoryField | TextField | IdField):
-        yield f"{_rows(summary.empty)} empty, taken as null"
+        yield f"{_rows(summary.empty)} empty or of no value, taken as null"
     if summary.not_numbers:
         yield f"{_rows(summary.not_numbers)} not a number or infinite, taken as null"
 
