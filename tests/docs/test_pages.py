@@ -67,7 +67,7 @@ def test_privacy(newcomer: Newcomer) -> None:
     """In a checkout, as the page says."""
     for folder in ("docs", "examples"):
         shutil.copytree(ROOT / folder, newcomer.folder / folder, ignore=shutil.ignore_patterns("data"))
-    newcomer.run("python examples/make_demo_data.py; rm examples/data/randhie/part-0000[123].parquet")
+    newcomer.run("python examples/make_demo_data.py; rm examples/data/randhie-texts/part-0000[123].parquet")
     newcomer.follow(page_named("privacy.md"))
 
 

@@ -43,6 +43,10 @@ from runner.errors import DataError
 
 FREQUENT = 0.005
 """A number that this share of the records has is a value of its own."""
+FEW_VALUES = 1_024
+"""So many numbers far apart are values of their own where many records have each: prices of a list, not lengths."""
+COVERED = 0.95
+"""Of the records, by such values."""
 KEPT_DECIMALS = 6
 """Numbers that need more places after the point are rounded to `STEPS` steps of their range."""
 STEPS = 10**6
@@ -232,7 +236,10 @@ def _measured(field: Measured, summary: ColumnSummary) -> CompleteField:
         units, counts = units[inside], counts[inside]
     values, places = np.unique(np.clip(units, *bounds), return_inverse=True)
     weights = np.bincount(places, counts, len(values)).astype(np.int64)
-    often = (weights >= FREQUENT * weights.sum()) & (weights >= ENDS)
+    several = weights >= ENDS
+    is_list = 2 * len(values) < bounds[1] + 1 - bounds[0] and several.sum() <= FEW_VALUES
+    least = 0 if is_list and weights[several].sum() >= COVERED * weights.sum() else FREQUENT * weights.sum()
+    often = several & (weights >= least)
     update: dict[str, Any] = {"range": (low, high)}
     if isinstance(field, NumberField):
         update["decimals"] = decimals

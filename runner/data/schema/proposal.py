@@ -54,6 +54,9 @@ COVERED = 0.95
 """Of the records must have values that `ENDS` records have, or a text is no category."""
 ROWS_A_VALUE = 5
 """A few values that so many rows have on average are categories, even where many are rare."""
+ROWS_A_BIN = 25
+"""Parts of a range with fewer rows on average are learned row by row."""
+FEWEST_BINS = 12
 DISTINCT = 0.99
 """Of a key's values; a merge of two tables may have repeated a few."""
 EXPECTED_REPEATS = 100
@@ -62,7 +65,7 @@ LONGEST_KEY = 64
 LONG_TEXT = 200
 """Bytes above which a text's tokens should be pieces of words."""
 
-ORDER = ("values", "range", "decimals", "resolution", "tokenizer", "max_tokens", "made", "outside", "nullable")
+ORDER = ("values", "range", "decimals", "bins", "resolution", "tokenizer", "max_tokens", "made", "outside", "nullable")
 """Of what an entry says, as a reader wants it."""
 
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -116,6 +119,8 @@ def _propose(summary: ColumnSummary) -> Proposal:
         field = field.model_copy(update={"values": listed, "outside": outside})
     elif not found.clipped and hasattr(field, "outside"):
         field = field.model_copy(update={"outside": "null" if summary.not_numbers else "refuse"})
+    if isinstance(field, IntegerField | NumberField):
+        field = field.model_copy(update={"bins": min(max(summary.rows // ROWS_A_BIN, FEWEST_BINS), field.bins)})
     return Proposal(field, ", ".join(_notes(summary, found)))
 
 
