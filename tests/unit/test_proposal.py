@@ -85,14 +85,14 @@ def repeated(*values: Any) -> list[Any]:
         (repeated("1.0", "2.25", "3.50"), None, {"kind": "number", "range": [1.0, 3.5], "decimals": 2}),
         (repeated("01", "02"), None, {"kind": "category", "values": ["01", "02"]}),
         (repeated(*DAYS), None, {"kind": "date", "range": DAYS}),
-        ([str(row // 6) for row in ORDER], None, {"kind": "integer", "range": [1, 98], "outside": "clip"}),
+        ([str(row // 6) for row in ORDER], None, {"kind": "integer", "range": [1, 98], "bins": 24, "outside": "clip"}),
         ([f"{row // 10:03d}" for row in ORDER], None, {"kind": "category"}),
         ([f"{row // 6:03d}" for row in ORDER], None, {"kind": "text", "max_tokens": 10}),
         ([f"visit {row}" for row in ORDER], None, {"kind": "text", "max_tokens": 10}),
         # Numbers that all differ are keys where chance would have repeated some.
         (ORDER, None, {"kind": "id", "made": "sequence"}),
-        (ORDER * 10**6, None, {"kind": "integer", "range": [9_000_000, 590_000_000], "outside": "clip"}),
-        (ORDER / 1, None, {"kind": "integer", "range": [9, 590], "outside": "clip"}),
+        (ORDER * 10**6, None, {"kind": "integer", "range": [9_000_000, 590_000_000], "bins": 24, "outside": "clip"}),
+        (ORDER / 1, None, {"kind": "integer", "range": [9, 590], "bins": 24, "outside": "clip"}),
         ([f"K-{row}" for row in ORDER], None, {"kind": "id", "made": "sequence"}),
         ([f"00010203-0405-0607-0809-{row:012x}" for row in ORDER], None, {"kind": "id", "made": "uuid"}),
         ([row.to_bytes(16, "big") for row in ORDER.tolist()], pa.uuid(), {"kind": "id", "made": "uuid"}),
@@ -108,7 +108,7 @@ def test_a_column_gets_the_kind_of_its_type_and_values(
 
 def test_empty_texts_among_numbers_are_nulls() -> None:
     entry = proposed([*(str(row // 6) for row in ORDER), "", "", ""])
-    assert entry.values == {"kind": "integer", "range": [1, 98], "outside": "clip", "nullable": True}
+    assert entry.values == {"kind": "integer", "range": [1, 98], "bins": 24, "outside": "clip", "nullable": True}
     assert entry.note == (
         "101 distinct, 12 rows beyond the range, taken as its ends, 3 rows empty or of no value, taken as null"
     )
@@ -250,6 +250,16 @@ def test_numbers_are_counted_in_units_of_their_decimals() -> None:
     assert (fewer.values.tolist(), fewer.rounded) == ([3, 12, 25], 10)
     thirds = complete_field(NumberField(kind="number"), summary(pa.array(np.arange(60) / 3)))
     assert (thirds.field.decimals, thirds.rounded) == (5, 40)  # pyright: ignore
+
+
+def test_prices_of_a_list_are_values_of_their_own_and_lengths_are_not() -> None:
+    prices = np.random.default_rng(0).choice(10**6, 900, replace=False)
+    listed = complete_field(IntegerField(kind="integer"), summary(pa.array(np.repeat(prices, 12))))
+    assert set(listed.frequent) == set(prices.tolist())
+    lengths = complete_field(IntegerField(kind="integer"), summary(pa.array(np.repeat(np.arange(900), 12))))
+    assert lengths.frequent == ()
+    single = complete_field(IntegerField(kind="integer"), summary(pa.array(np.repeat(prices, 9))))
+    assert single.frequent == ()
 
 
 def test_moments_are_found_down_to_their_resolution() -> None:

@@ -119,8 +119,9 @@ def _propose(summary: ColumnSummary) -> Proposal:
         field = field.model_copy(update={"values": listed, "outside": outside})
     elif not found.clipped and hasattr(field, "outside"):
         field = field.model_copy(update={"outside": "null" if summary.not_numbers else "refuse"})
-    if isinstance(field, IntegerField | NumberField):
-        field = field.model_copy(update={"bins": min(max(summary.rows // ROWS_A_BIN, FEWEST_BINS), field.bins)})
+    if isinstance(field, IntegerField | NumberField) and found.values is not None:
+        bins = max(summary.rows // ROWS_A_BIN, FEWEST_BINS)
+        field = field.model_copy(update={"bins": bins} if bins < min(len(found.values), field.bins) else {})
     return Proposal(field, ", ".join(_notes(summary, found)))
 
 
