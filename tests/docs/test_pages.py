@@ -54,6 +54,11 @@ def test_own_data(newcomer: Newcomer) -> None:
     newcomer.follow(page_named("own-data.md"))
 
 
+def test_tables(newcomer: Newcomer) -> None:
+    write_claims(newcomer.folder / "claims.csv")
+    newcomer.follow(page_named("tables.md"))
+
+
 def test_generating(owner: Newcomer) -> None:
     owner.replaced = {"-n 1000000 ": "-n 3000 --rows-per-shard 1000 "}
     owner.follow(page_named("generate.md"))

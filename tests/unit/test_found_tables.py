@@ -72,6 +72,8 @@ def check_round_trip(table: pa.Table, *, is_open: bool) -> None:
         came = back.field(back.type.get_field_index(name))
         assert came.type == column.type
         lost = entry.get("rare", 0) + entry.get("clip", 0) + count_missing(field, told[name]) - told[name].nulls
+        if not getattr(field, "exact", True):
+            continue
         if isinstance(field, TextField):
             lost = int((column.cast(pa.binary()).to_pandas().dropna().str.len() > field.max_tokens).sum())
         assert lost <= changed(came, column) <= lost + entry.get("rounded", 0)

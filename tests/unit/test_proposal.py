@@ -29,6 +29,7 @@ FIELD: TypeAdapter[Any] = TypeAdapter(FieldConfig)
 ROWS = 600
 MOSTLY_A = ["a"] * 500 + [f"b{row % 11}" for row in range(99)]
 DAYS = ["2001-01-01", "2024-02-29"]
+CONTINUOUS = {"bins": 24, "exact": False, "outside": "clip"}
 ORDER = np.random.default_rng(0).permutation(ROWS)
 
 
@@ -91,8 +92,12 @@ def repeated(*values: Any) -> list[Any]:
         ([f"visit {row}" for row in ORDER], None, {"kind": "text", "max_tokens": 10}),
         # Numbers that all differ are keys where chance would have repeated some.
         (ORDER, None, {"kind": "id", "made": "sequence"}),
-        (ORDER * 10**6, None, {"kind": "integer", "range": [9_000_000, 590_000_000], "bins": 24, "outside": "clip"}),
-        (ORDER / 1, None, {"kind": "integer", "range": [9, 590], "bins": 24, "outside": "clip"}),
+        (
+            ORDER * 10**6,
+            None,
+            {"kind": "integer", "range": [9_000_000, 590_000_000], "bins": 24, "exact": False, "outside": "clip"},
+        ),
+        (ORDER / 1, None, {"kind": "integer", "range": [9, 590], "bins": 24, "exact": False, "outside": "clip"}),
         ([f"K-{row}" for row in ORDER], None, {"kind": "id", "made": "sequence"}),
         ([f"00010203-0405-0607-0809-{row:012x}" for row in ORDER], None, {"kind": "id", "made": "uuid"}),
         ([row.to_bytes(16, "big") for row in ORDER.tolist()], pa.uuid(), {"kind": "id", "made": "uuid"}),

@@ -268,10 +268,10 @@ def test_values_between_those_that_were_found_have_no_tokens() -> None:
     values, counts = np.array([10, 20, 30, 35, 40]), np.array([900, 90, 50, 3, 30])
     found = Found(field_of("{kind: number, range: [1, 4], decimals: 1, nullable: false}"), values=values, counts=counts)
     tokenizer = tokenizer_of("{kind: number}", pa.float64(), found)
-    assert tokenizer.slots.sizes[1] == 4 + 1
+    assert tokenizer.slots.sizes[1] == 4 + 1  # type: ignore[union-attr]
     assert through(tokenizer, pa.array([1.0, 2.0, 3.5, 4.0, 1.1])) == [1.0, 2.0, 3.5, 4.0, 1.1]
     dense = replace(found, values=np.arange(10, 41), counts=np.full(31, 30))
-    assert tokenizer_of("{kind: number}", pa.float64(), dense).slots.sizes[1:] == (31,)
+    assert tokenizer_of("{kind: number}", pa.float64(), dense).slots.sizes[1:] == (31,)  # type: ignore[union-attr]
 
 
 def test_digits_that_are_not_learned_are_drawn_evenly_by_the_number_of_the_row() -> None:

@@ -57,6 +57,8 @@ ROWS_A_VALUE = 5
 ROWS_A_BIN = 25
 """Parts of a range with fewer rows on average are learned row by row."""
 FEWEST_BINS = 12
+MOSTLY_DISTINCT = 0.5
+"""Where more values than that share of the rows differ, digits inside a part say no more than whose row it was."""
 DISTINCT = 0.99
 """Of a key's values; a merge of two tables may have repeated a few."""
 EXPECTED_REPEATS = 100
@@ -65,7 +67,19 @@ LONGEST_KEY = 64
 LONG_TEXT = 200
 """Bytes above which a text's tokens should be pieces of words."""
 
-ORDER = ("values", "range", "decimals", "bins", "resolution", "tokenizer", "max_tokens", "made", "outside", "nullable")
+ORDER = (
+    "values",
+    "range",
+    "decimals",
+    "bins",
+    "exact",
+    "resolution",
+    "tokenizer",
+    "max_tokens",
+    "made",
+    "outside",
+    "nullable",
+)
 """Of what an entry says, as a reader wants it."""
 
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -119,10 +133,19 @@ def _propose(summary: ColumnSummary) -> Proposal:
         field = field.model_copy(update={"values": listed, "outside": outside})
     elif not found.clipped and hasattr(field, "outside"):
         field = field.model_copy(update={"outside": "null" if summary.not_numbers else "refuse"})
-    if isinstance(field, IntegerField | NumberField) and found.values is not None:
-        bins = max(summary.rows // ROWS_A_BIN, FEWEST_BINS)
-        field = field.model_copy(update={"bins": bins} if bins < min(len(found.values), field.bins) else {})
+    if isinstance(field, IntegerField | NumberField):
+        field = field.model_copy(update=dict(_cuts(field, summary)))
     return Proposal(field, ", ".join(_notes(summary, found)))
+
+
+def _cuts(field: IntegerField | NumberField, summary: ColumnSummary) -> Iterator[tuple[str, Any]]:
+    """How a number becomes tokens, where that is not the default."""
+    values, counts = summary.counts() or summary.sampled()
+    bins = max(summary.rows // ROWS_A_BIN, FEWEST_BINS)
+    if bins < min(len(values), field.bins):
+        yield "bins", bins
+    if len(values) > MOSTLY_DISTINCT * counts.sum() and len(values) > bins:
+        yield "exact", False
 
 
 def _kind_of(summary: ColumnSummary) -> FieldConfig:
