@@ -255,7 +255,7 @@ def read_as(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Mask]:
     values = plain_values(column)
     if not is_text(values.type) or is_text(kind):
         return values, np.zeros(len(column), bool)
-    texts = to_texts(values)
+    texts = pc.utf8_trim_whitespace(to_texts(values))
     if (missing := is_missing(texts)).any():
         texts = pc.if_else(pa.array(missing), pa.scalar(None, texts.type), texts)
     try:

@@ -126,6 +126,7 @@ class Declared:
 
 def _parsed(texts: pa.Array, kind: pa.DataType) -> pa.Array:
     """Numbers of texts; null for those that are not of the type."""
+    texts = pc.utf8_trim_whitespace(texts)
     try:
         return to_numbers(texts.cast(kind))
     except pa.ArrowException:

@@ -8,8 +8,8 @@
 `runner import` makes every column one of texts. A text counts as a whole number, a date or a moment only where it is
 written exactly as `runner.data.texts` writes that, so that reading and writing give it back: `007` is a text. Numbers
 with decimals are written in more than one way in one column: pandas writes `3.0` beside `3.25`, others `3` beside
-`3.50`. They are read as floats, which are written with the fewest digits. `MISSING` texts among them are values that
-are missing.
+`3.50`, or with spaces around. They are read as floats, which are written with the fewest digits. `MISSING` texts among
+them are values that are missing.
 """
 
 # pyarrow.compute makes its functions when it is imported, out of sight of type checkers.
@@ -103,10 +103,12 @@ def written_types(texts: pa.Array) -> dict[pa.DataType, pa.Array]:
         candidates.insert(1, pa.decimal128(MOST_DECIMALS, min(places, MOST_DECIMALS)))
     for kind in candidates:
         try:
-            numbers = to_numbers(texts.cast(kind))
             if types.is_floating(kind):
-                is_written = not numbers.null_count and pc.all(pc.match_substring_regex(texts, DECIMAL)).as_py()
+                bare = pc.utf8_trim_whitespace(texts)
+                numbers = to_numbers(bare.cast(kind))
+                is_written = not numbers.null_count and pc.all(pc.match_substring_regex(bare, DECIMAL)).as_py()
             else:
+                numbers = to_numbers(texts.cast(kind))
                 is_written = to_texts(from_numbers(numbers, kind)).equals(texts)
             if is_written:
                 found[kind] = numbers
@@ -117,7 +119,7 @@ def written_types(texts: pa.Array) -> dict[pa.DataType, pa.Array]:
 
 def is_missing(texts: pa.Array) -> NDArray[np.bool_]:
     """(n,): which texts say that there is no value."""
-    return pc.is_in(texts, pa.array(MISSING, texts.type)).to_numpy(zero_copy_only=False)
+    return pc.is_in(pc.utf8_trim_whitespace(texts), pa.array(MISSING, texts.type)).to_numpy(zero_copy_only=False)
 
 
 def places_of(numbers: NDArray[np.int64] | NDArray[np.float64], kind: pa.DataType) -> NDArray[np.int64]:
