@@ -1,10 +1,9 @@
 """Settings for a table without privacy, by its size: what `runner init` writes where it finds one.
 
     >>> table_settings(24_421)["training"]["batch_size"], table_settings(24_421)["training"]["epochs"]
-    (256, 13)
+    (256, 19)
 
-Tried on Adult and Bank Marketing, and on tables of 75 to 20,190 rows that statsmodels and vega_datasets ship, half of
-the rows of each kept aside: docs/benchmarks.md has the figures.
+docs/benchmarks.md has how they were chosen, and what comes out for several tables.
 """
 
 from __future__ import annotations
@@ -16,37 +15,40 @@ ROWS_A_BATCH = 128
 """A batch is larger where there are more rows than so many times its size."""
 LEAST_BATCHES = 5
 """Every fifth is for validation."""
-STEPS = 1_000
-"""Of a run, about: what the networks here need to learn a table of a few thousand rows or more."""
-EPOCHS = (5, 60)
-"""At least, for tables that have more steps than that; and at most, for those that are soon known by heart."""
-SMALL_ROWS = 2_000
+STEPS = (600, 1_500)
+"""Of a run: at least, and at most unless that would be fewer than the least `EPOCHS`."""
+ROWS_A_STEP = 16
+EPOCHS = (5, 40)
+LARGE_ROWS = 10_000
+"""Fewer rows are soon known by heart: they get a smaller network that forgets more."""
 
 
 def table_settings(rows: int) -> dict[str, Any]:
     """The sections `model` and `training` of a job, where they are not the defaults.
 
-    The batch grows with the rows, so that an epoch has 100 steps or so. The rate rises in the first 5% of the steps and
-    falls along half a cosine; a moving average of the weights smooths the rest. The epoch with the best validation loss
-    is kept.
+    The batch grows with the rows, so that an epoch has about 100 steps or fewer. The rate rises in the first 5% of all
+    steps and falls along half a cosine; a moving average of the weights smooths the rest. The epoch with the best
+    validation loss is kept.
     """
     batch_size = next((size for size in BATCH_SIZES if rows <= ROWS_A_BATCH * size), BATCH_SIZES[-1])
     batch_size = max(min(batch_size, rows // LEAST_BATCHES), 1)
-    steps = max(rows * (LEAST_BATCHES - 1) // LEAST_BATCHES // batch_size, 1)
+    steps_of_epoch = max(rows * (LEAST_BATCHES - 1) // LEAST_BATCHES // batch_size, 1)
+    steps = min(max(rows // ROWS_A_STEP, STEPS[0]), STEPS[1])
+    is_large = rows >= LARGE_ROWS
     return {
         "model": {
             "embedding_dim": 64,
-            "rnn_units": 128,
+            "rnn_units": 192 if is_large else 128,
             "layers": 1,
-            "dropout_rate": 0.3 if rows < SMALL_ROWS else 0.1,
+            "dropout_rate": 0.2 if is_large else 0.3,
         },
         "training": {
-            "epochs": min(max(STEPS // steps, EPOCHS[0]), EPOCHS[1]),
+            "epochs": min(max(steps // steps_of_epoch, EPOCHS[0]), EPOCHS[1]),
             "batch_size": batch_size,
             "optimizer": {
                 "name": "adam",
-                "learning_rate": 0.008,
-                "ema_momentum": 0.98,
+                "learning_rate": 0.005 if is_large else 0.008,
+                "ema_momentum": 0.99 if is_large else 0.98,
                 "schedule": {"name": "cosine", "warmup": 0.05, "final": 0.0},
             },
             # The rate has to fall to its end; the best epoch's weights are kept all the same.
