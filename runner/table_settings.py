@@ -15,12 +15,14 @@ ROWS_A_BATCH = 128
 """A batch is larger where there are more rows than so many times its size."""
 LEAST_BATCHES = 5
 """Every fifth is for validation."""
-STEPS = (600, 1_500)
+STEPS = (800, 1_500)
 """Of a run: at least, and at most unless that would be fewer than the least `EPOCHS`."""
 ROWS_A_STEP = 16
 EPOCHS = (5, 40)
-LARGE_ROWS = 10_000
-"""Fewer rows are soon known by heart: they get a smaller network that forgets more."""
+LARGE_ROWS = 20_480
+"""From here on a larger network has something to learn."""
+SMALL_ROWS = 2_000
+"""Fewer rows are soon known by heart: their network forgets more."""
 
 
 def table_settings(rows: int) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def table_settings(rows: int) -> dict[str, Any]:
             "embedding_dim": 64,
             "rnn_units": 192 if is_large else 128,
             "layers": 1,
-            "dropout_rate": 0.2 if is_large else 0.3,
+            "dropout_rate": 0.3 if rows < SMALL_ROWS else 0.2 if is_large else 0.1,
         },
         "training": {
             "epochs": min(max(steps // steps_of_epoch, EPOCHS[0]), EPOCHS[1]),
