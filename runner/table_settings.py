@@ -19,24 +19,26 @@ STEPS = (800, 1_500)
 """Of a run: at least, and at most unless that would be fewer than the least `EPOCHS`."""
 ROWS_A_STEP = 16
 EPOCHS = (5, 40)
+TIMES_FOR_TEXTS = 3
 LARGE_ROWS = 20_480
 """From here on a larger network has something to learn."""
 SMALL_ROWS = 2_000
 """Fewer rows are soon known by heart: their network forgets more."""
 
 
-def table_settings(rows: int) -> dict[str, Any]:
+def table_settings(rows: int, *, has_texts: bool = False) -> dict[str, Any]:
     """The sections `model` and `training` of a job, where they are not the defaults.
 
     The batch grows with the rows, so that an epoch has about 100 steps or fewer. The rate rises in the first 5% of all
     steps and falls along half a cosine; a moving average of the weights smooths the rest. The epoch with the best
-    validation loss is kept.
+    validation loss is kept. Spelling takes more steps than values: `has_texts`.
     """
     batch_size = next((size for size in BATCH_SIZES if rows <= ROWS_A_BATCH * size), BATCH_SIZES[-1])
     batch_size = max(min(batch_size, rows // LEAST_BATCHES), 1)
     steps_of_epoch = max(rows * (LEAST_BATCHES - 1) // LEAST_BATCHES // batch_size, 1)
     steps = min(max(rows // ROWS_A_STEP, STEPS[0]), STEPS[1])
-    is_large = rows >= LARGE_ROWS
+    steps *= TIMES_FOR_TEXTS if has_texts else 1
+    is_large = rows >= LARGE_ROWS or (has_texts and rows >= SMALL_ROWS)
     return {
         "model": {
             "embedding_dim": 64,

@@ -84,7 +84,8 @@ def init(
         fields = {each: entry.values for each, entry in look.fields.items()}
         values = job_values(name, data, template, fields)
         if template == "default":
-            values |= table_settings(look.all_rows)
+            has_texts = any(entry["kind"] == "text" for entry in fields.values())
+            values |= table_settings(look.all_rows, has_texts=has_texts)
     # A private table is refused until the user has declared what is asked for.
     parse_job(values | ({"privacy": None} if look is not None else {}), environment={})
     if not path.parent.is_dir():
