@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -53,13 +54,14 @@ def fields_of(table: pa.Table, *, is_open: bool) -> dict[str, FieldConfig]:
 
 
 def changed(came: pa.Array, column: pa.Array) -> int:
-    """Values that are not what they were. 0.30000000000000004 may come back as 0.3."""
+    """Values that are not what they were. 0.30000000000000004 may come back as 0.3, and a text 8.50 as 8.5."""
     if pa.types.is_floating(column.type):
         before, after = column.to_pandas(), came.to_pandas()
         same = ((after - before).abs() <= 1e-14 * before.abs()) | (before.isna() & came.is_null().to_pandas())
         return int((~same | (before.isna() & column.is_valid().to_pandas())).sum())
     before, after = to_texts(column).to_pandas(), to_texts(came).to_pandas()
-    return int(((before != after) & ~(before.isna() & after.isna())).sum())
+    same_numbers = pd.to_numeric(before, errors="coerce") == pd.to_numeric(after, errors="coerce")
+    return int(((before != after) & ~(before.isna() & after.isna()) & ~same_numbers).sum())
 
 
 def check_round_trip(table: pa.Table, *, is_open: bool) -> None:
@@ -78,6 +80,8 @@ def check_round_trip(table: pa.Table, *, is_open: bool) -> None:
         came = back.field(back.type.get_field_index(name))
         assert came.type == column.type
         lost = entry.get("rare", 0) + entry.get("clip", 0) + count_missing(field, told[name]) - told[name].nulls
+        if not getattr(field, "exact", True):
+            continue
         if isinstance(field, TextField):
             lost = int((column.cast(pa.binary()).to_pandas().dropna().str.len() > field.max_tokens).sum())
         assert lost <= changed(came, column) <= lost + entry.get("rounded", 0)

@@ -19,7 +19,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types
 
@@ -38,12 +37,16 @@ from runner.config.fields import (
 )
 from runner.data.schema.found import ENDS, ColumnSummary, Counts, Ends
 from runner.data.schema.outside import Declared
-from runner.data.schema.reading import FINER, UNITS_A_SECOND, is_numeric, plain_type, written_types
+from runner.data.schema.reading import FINER, UNITS_A_SECOND, is_missing, is_numeric, plain_type, written_types
 from runner.data.schema.refusals import check_declared, count_missing, reading_of
 from runner.errors import DataError
 
 FREQUENT = 0.005
 """A number that this share of the records has is a value of its own."""
+FEW_VALUES = 1_024
+"""So many numbers far apart are values of their own where many records have each: prices of a list, not lengths."""
+COVERED = 0.95
+"""Of the records, by such values."""
 KEPT_DECIMALS = 6
 """Numbers that need more places after the point are rounded to `STEPS` steps of their range."""
 STEPS = 10**6
@@ -218,7 +221,10 @@ def _measured(field: Measured, summary: ColumnSummary) -> CompleteField:
         units, counts = units[inside], counts[inside]
     values, places = np.unique(np.clip(units, *bounds), return_inverse=True)
     weights = np.bincount(places, counts, len(values)).astype(np.int64)
-    often = (weights >= FREQUENT * weights.sum()) & (weights >= ENDS)
+    several = weights >= ENDS
+    is_list = 2 * len(values) < bounds[1] + 1 - bounds[0] and several.sum() <= FEW_VALUES
+    least = 0 if is_list and weights[several].sum() >= COVERED * weights.sum() else FREQUENT * weights.sum()
+    often = several & (weights >= least)
     update: dict[str, Any] = {"range": (low, high)}
     if isinstance(field, NumberField):
         update["decimals"] = decimals
@@ -330,13 +336,9 @@ def _numbers(summary: ColumnSummary, kind: pa.DataType) -> Counts:
     values, counts = summary.counts() or summary.sampled()
     if is_numeric(plain_type(summary.kind)):
         return values.to_numpy(), counts
-    filled = pc.not_equal(values, "")
-    read = written_types(values.filter(filled)).get(kind)
-    return (
-        (np.zeros(0, np.int64), counts[:0])
-        if read is None
-        else (read.to_numpy(), counts[filled.to_numpy(zero_copy_only=False)])
-    )
+    filled = ~is_missing(values)
+    read = written_types(values.filter(pa.array(filled))).get(kind)
+    return (np.zeros(0, np.int64), counts[:0]) if read is None else (read.to_numpy(), counts[filled])
 
 
 def _units(numbers: NDArray[Any], scale: int, decimals: int, name: str) -> NDArray[np.int64]:
