@@ -77,8 +77,7 @@ class GenerationConfig(Section):
     )
     calibrate: bool | None = Field(
         default=None,
-        description="draw more records and take those that keep to the noisy counts of a private table; null: where "
-        "1,000 or more are asked for",
+        description="keep to the noisy counts of a private table; null: from 1,000 records on",
     )
     actors: int | None = Field(
         default=None, ge=1, le=4096, description="processes that generate shards; null: one for each core"

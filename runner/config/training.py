@@ -211,8 +211,7 @@ class PrivacyConfig(Section):
     enabled: bool = Field(default=False, description="train with differential privacy")
     method: Literal["steps", "marginals"] | None = Field(
         default=None,
-        description="noise in every step, or in counts of a table's columns and pairs of columns, whose draws are "
-        "trained on; null: marginals for fields without text and a target_epsilon",
+        description="steps: noise in each; marginals: train on draws by noisy counts; null: these for a table",
     )
     draws: int = Field(
         default=150_000, ge=1_000, le=2_000_000, description="method marginals: records to draw and train on"

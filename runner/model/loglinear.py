@@ -188,8 +188,8 @@ def draw_evenly(weights: NDArray[np.float64], count: int, generator: np.random.G
 def cap_weights(weights: NDArray[np.float64], count: int, most: float) -> NDArray[np.float64]:
     """Weights with which `draw_evenly` takes no row of `count` more often than `most`, as near to these as can be.
 
-    >>> cap_weights(np.array([0.7, 0.2, 0.1]), 2, 1.0).tolist()
-    [0.5, 0.3333333333333333, 0.16666666666666666]
+    >>> cap_weights(np.array([0.75, 0.125, 0.125]), 2, 1.0).tolist()
+    [0.5, 0.25, 0.25]
     """
     expected = weights / weights.sum() * count
     is_full = np.zeros(len(weights), bool)
