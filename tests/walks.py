@@ -48,3 +48,23 @@ def holds(language: Language, symbols: Sequence[int] | None) -> bool:
     """Whether a text is one of the language."""
     state = DEAD if symbols is None else int(language.after(symbols)[0])
     return state != DEAD and bool(language.final[state])
+
+
+def routed_walk(
+    automaton: Automaton, route: np.ndarray, tokens: Sequence[int], generator: np.random.Generator | None = None
+) -> list[int]:
+    """Tokens along a way through an automaton's joints, as far as they are allowed, then, with a generator, any that
+    are, to the end of the record."""
+    assert automaton.joints is not None
+    led = dict(zip(automaton.joints.tolist(), route.tolist(), strict=True))
+    state, walk, left = int(route[0]), list[int](), list(tokens)
+    while left or (generator is not None and (not walk or walk[-1] != 0)):
+        if not left:
+            assert generator is not None
+            left = [int(generator.choice(np.flatnonzero(automaton.allowed[state])))]
+        if not automaton.allowed[state, left[0]]:
+            return walk
+        walk.append(left.pop(0))
+        state = int(automaton.following[state, walk[-1]])
+        state = led.get(state, state)
+    return walk

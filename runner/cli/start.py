@@ -80,7 +80,10 @@ def resume(
 @click.command()
 @click.argument("run", type=Text(4096))
 @click.option(
-    "-n", "count", type=click.IntRange(1, 1_000_000_000), default=10, show_default=True, help="Records of each prompt."
+    "-n",
+    "count",
+    type=click.IntRange(1, 1_000_000_000),
+    help="Records of each prompt, or of each row of --given-file.  [default: 10, of a row 1]",
 )
 @click.option(
     "-o",
@@ -119,6 +122,25 @@ def resume(
     help="File of prompts: .parquet, .csv, .jsonl, or .txt with one a line.",
 )
 @click.option("--prompt-column", type=Text(), default="prompt", show_default=True, help="The column of --prompts.")
+@click.option(
+    "--given",
+    type=Text(100_000),
+    multiple=True,
+    metavar="COLUMN=VALUE,...",
+    help="Of a table: what all rows have; repeatable.",
+)
+@click.option(
+    "--given-file",
+    type=Text(4096),
+    help="Of a table: rows whose missing columns and nulls are drawn; .parquet, .csv or .jsonl.",
+)
+@click.option(
+    "--rebalance",
+    type=Text(100_000),
+    multiple=True,
+    metavar="COLUMN=VALUE:SHARE,...",
+    help="Of a table: the share of the rows that have a value; repeatable.",
+)
 @click.option("--unique", is_flag=True, help="Drop exact copies; across shards, fewer records may remain.")
 @click.option("--not-in-training", is_flag=True, help="Drop exact copies of the job's records.")
 @click.option(
@@ -135,7 +157,7 @@ def resume(
 @with_launch
 def generate(
     run: str,
-    count: int,
+    count: int | None,
     output: str | None,
     overwrite: bool,
     temperature: float,
@@ -145,6 +167,9 @@ def generate(
     prompt: str | None,
     prompts_uri: str | None,
     prompt_column: str,
+    given: tuple[str, ...],
+    given_file: str | None,
+    rebalance: tuple[str, ...],
     unique: bool,
     not_in_training: bool,
     rows_per_shard: int,
@@ -163,12 +188,17 @@ def generate(
       runner generate demo -n 1000 -o synthetic.parquet --temperature 0.8
       runner generate demo -n 1000000 -o s3://bucket/synthetic/ --unique
       runner generate demo -n 20 -o out.csv --prompts ages.csv --prompt-column age
+      runner generate table -n 1000 --given 'sex=Female,income=>50K'
+      runner generate table --given-file people.parquet -o whole.parquet
+      runner generate table -n 1000 --rebalance 'income=>50K:0.5'
       runner generate demo -n 1000000 -o s3://bucket/out/ --on ray --address http://head:8265
     """
     from runner.run_directory import RunDirectory
 
     if prompt is not None and prompts_uri is not None:
         raise ConfigError("give --prompt or --prompts, not both")
+    if count is None:
+        count = 10 if given_file is None else 1
     directory = RunDirectory.find(run, runs_uri)
 
     from runner.generation.records import SamplingSettings, describe_left_out
@@ -185,6 +215,9 @@ def generate(
         prompts=None if prompts_uri is None else (prompts_uri, prompt_column),
         overrides=overrides,
         overwrite=overwrite,
+        given=given,
+        given_file=given_file,
+        rebalance=rebalance,
     )
     values, text = generate_from(directory, request, launch)
     for line in describe_left_out(values) if "invalid" in values else ():

@@ -91,9 +91,8 @@ class JobConfig(Section):
             raise ValueError("tokenizer.uri: a job with fields makes its tokens of their values; leave it out")
         if self.examples.packing != "records":
             raise ValueError(f"examples.packing: a job with fields needs records, not {self.examples.packing}")
-        if self.generation.fields is not None or self.generation.columns:
-            name = "columns" if self.generation.columns else "fields"
-            raise ValueError(f"generation.{name}: a job with fields says there what is valid; leave it out")
+        if self.generation.fields is not None:
+            raise ValueError("generation.fields: a job with fields has its columns there; leave it out")
         assert self.fields is not None
         if all(field.kind == "id" for field in self.fields.values()):
             raise ValueError("fields: all are of kind id, which is never learned; add a column to learn")
@@ -106,6 +105,8 @@ class JobConfig(Section):
                 "generation.fields: they are for a text_column whose fields data.field_delimiter separates"
             )
         columns = fields or self.data.columns or (self.data.text_column,)
+        if self.fields is not None:
+            columns = [name for name, field in self.fields.items() if field.kind != "id"]
         for name in self.generation.columns:
             if name not in columns:
                 raise ValueError(f"generation.columns.{name}: no such column; there are {', '.join(columns)}")

@@ -26,13 +26,15 @@ class Automaton:
     """S states over V tokens. `allowed` (S, V); `following` (S, V) int32, any state where a token is not allowed.
 
     `slots` (S) int32: the slot that is filled next (see `runner.data.schema`), for networks that are told; None where
-    there are no slots.
+    there are no slots. `joints` (J) int32: of a record of J - 1 parts, the states in which each begins, and the one in
+    which the last is over; None where there are no parts. Only the last token of the part before leads to them.
     """
 
     allowed: NDArray[np.bool_]
     following: NDArray[np.int32]
     start: int = 0
     slots: NDArray[np.int32] | None = None
+    joints: NDArray[np.int32] | None = None
 
     def walk(self, tokens: Sequence[int]) -> int | None:
         """The state after these tokens; None where one of them is not allowed."""
@@ -42,6 +44,21 @@ class Automaton:
                 return None
             state = int(self.following[state, token])
         return state
+
+    def routes(self, orders: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Ways through the parts, (n, J), in `orders` (n, J - 1) of their numbers: the states that take the places of
+        the joints.
+
+        >>> two = Automaton(np.eye(3, dtype=bool), np.eye(3, dtype=np.int32), joints=np.array([0, 1, 2], np.int32))
+        >>> two.routes(np.array([[0, 1], [1, 0]])).tolist()  # the second begins in 1, and goes from there to 0
+        [[0, 1, 2], [1, 2, 0]]
+        """
+        assert self.joints is not None
+        routes = np.empty((len(orders), len(self.joints)), np.int32)
+        places = np.concatenate([np.zeros((len(orders), 1), np.int64), orders + 1], axis=1)
+        states = np.concatenate([self.joints[orders], np.full((len(orders), 1), self.joints[-1])], axis=1)
+        np.put_along_axis(routes, places, states, axis=1)
+        return routes
 
 
 @dataclass(frozen=True)

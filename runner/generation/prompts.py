@@ -30,11 +30,14 @@ def read_prompts(uri: str, column: str) -> tuple[str, ...]:
 
 
 def check_prompts(model: ModelDescription, prompts: Sequence[str]) -> None:
-    """Raise ConfigError for a prompt that no record of the model can begin with."""
+    """Raise ConfigError for a prompt that no record of the model can begin with; rows of a table begin with none."""
     tokenizer = model.tokenizer
     if isinstance(tokenizer, FieldTokenizer):
         if any(prompts):
-            raise ConfigError("--prompt, --prompts: this model makes rows of a table, which no text begins")
+            raise ConfigError(
+                "--prompt, --prompts: this model makes rows of a table, which no text begins; "
+                "--given COLUMN=VALUE says what they have"
+            )
         return
     for prompt in prompts:
         ids = tokenizer.encode(prompt)

@@ -27,8 +27,11 @@ from runner.data.automaton import Automaton
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.texts import to_texts
 from runner.errors import JobFailedError
+from runner.generation.conditions import Conditions, make_conditions
 from runner.generation.grammar import compile_grammar
 from runner.generation.rows import Record, Rows, learned_schema, make_rows
+from runner.generation.shares import ValueShare
+from runner.generation.table_rules import allowed_rows
 from runner.generation.validators import Validator
 from runner.model.artifact import TrainedModel
 from runner.model.choice import check_choice
@@ -49,7 +52,8 @@ MOST_REASONS = 50
 class SamplingSettings:
     """What records depend on besides the model. For the first four see `runner.model.sampling`.
 
-    `prompts`: how records begin, `records_per_prompt` of them each. `unique`: drop repeated records.
+    `prompts`: how records begin, `records_per_prompt` of them each; of a table, what is given of rows, each an object
+    in JSON of texts by column. `rebalance`: of a table, shares of one column's values. `unique`: drop repeated records.
     `not_in_training`: drop those that are a record of the job's data.
 
     Raises:
@@ -65,6 +69,7 @@ class SamplingSettings:
     unique: bool = False
     not_in_training: bool = False
     validation: GenerationConfig = field(default_factory=GenerationConfig)
+    rebalance: tuple[ValueShare, ...] = ()
 
     def __post_init__(self) -> None:
         check_choice(self.temperature, self.top_k, self.top_p)
@@ -126,8 +131,13 @@ class RecordMaker:
         self.validator = Validator(settings.validation, columns, model.field_delimiter)
         self._training = training
         self._model = model
-        is_table = isinstance(model.tokenizer, FieldTokenizer)
-        self._prompts = [[]] if is_table else [model.tokenizer.encode(prompt) for prompt in settings.prompts]
+        automaton = _automaton(model, settings, masked=masked)
+        self._conditions: Conditions | None = None
+        self._prompts: list[list[int]] = [[]]
+        if not isinstance(model.tokenizer, FieldTokenizer):
+            self._prompts = [model.tokenizer.encode(prompt) for prompt in settings.prompts]
+        elif automaton is not None:
+            self._conditions = make_conditions(model.tokenizer, automaton, settings)
         self._sampler = Sampler(
             model.network,
             end_id=model.tokenizer.end_id,
@@ -135,7 +145,8 @@ class RecordMaker:
             temperature=settings.temperature,
             top_k=settings.top_k,
             top_p=settings.top_p,
-            automaton=_automaton(model, settings) if masked or is_table else None,
+            automaton=automaton if self._conditions is None else self._conditions.automaton,
+            routed=self._conditions is not None,
         )
 
     def make(
@@ -154,10 +165,13 @@ class RecordMaker:
             JobFailedError: too many draws are invalid or copies, or the user's function failed.
         """
         tally = _Tally(n, self.settings.validation.max_invalid)
-        rows = make_rows(self._model, self.validator, self.settings.seed)
+        rows = make_rows(self._model, self.validator, self.settings.seed, self._conditions)
         made: list[tuple[int, Record]] = []
         seen: set[str] = set()
-        missing = (np.arange(first, first + n) // self.settings.records_per_prompt).tolist()
+        if self._conditions is None:
+            missing = (np.arange(first, first + n) // self.settings.records_per_prompt).tolist()
+        else:
+            missing = self._conditions.numbers(first, n)
         while missing:
             wanted = Counter(missing)
             asked = [missing[index % len(missing)] for index in range(max(len(missing), FEWEST_DRAWS))]
@@ -183,16 +197,22 @@ class RecordMaker:
             first_draw += len(asked)
             missing = sorted(wanted.elements())
         made.sort(key=lambda each: each[0])
-        table = rows.to_table([record for _, record in made], first)
+        table = rows.to_table([record for _, record in made], first, [number for number, _ in made])
         return Generated(table, dict(tally.invalid), **tally.copies)
 
     def _draw(self, rows: Rows, missing: Sequence[int], first_draw: int) -> Iterator[tuple[int, Record, bool]]:
         """A draw for each prompt number: that number, the record, and whether it is a training record."""
-        prompts = self._prompts if len(self._prompts) == 1 else [self._prompts[number] for number in missing]
-        batches = self._sampler.batches(len(missing), seed=self.settings.seed, first=first_draw, prompts=prompts)
+        routes: NDArray[np.int32] | None = None
+        if self._conditions is not None:
+            prompts, routes = self._conditions.begin(missing)
+        else:
+            prompts = self._prompts if len(self._prompts) == 1 else [self._prompts[number] for number in missing]
+        batches = self._sampler.batches(
+            len(missing), seed=self.settings.seed, first=first_draw, prompts=prompts, routes=routes
+        )
         drawn = 0
         for batch in batches:
-            records = rows.read(batch, first_draw + drawn)
+            records = rows.read(batch, first_draw + drawn, missing[drawn : drawn + len(batch)])
             known = [False] * len(records)
             if self._training is not None:
                 known = are_in(self._training, [record.text for record in records])
@@ -200,9 +220,11 @@ class RecordMaker:
             drawn += len(records)
 
 
-def _automaton(model: TrainedModel, settings: SamplingSettings) -> Automaton | None:
+def _automaton(model: TrainedModel, settings: SamplingSettings, *, masked: bool) -> Automaton | None:
     if isinstance(model.tokenizer, FieldTokenizer):
-        return model.tokenizer.automaton()
+        return allowed_rows(model.tokenizer, settings.validation.columns)
+    if not masked:
+        return None
     return compile_grammar(settings.validation, model.columns, model.field_delimiter, model.tokenizer).automaton
 
 

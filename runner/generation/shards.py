@@ -28,10 +28,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.config import GenerationConfig
-from runner.data.texts import row_texts
+from runner.data.texts import row_texts, without_views
 from runner.errors import ConfigError, CorruptError, ObjectNotFoundError
 from runner.generation.output import to_parquet
 from runner.generation.records import RecordMaker, SamplingSettings, hash_texts
+from runner.generation.shares import ValueShare
 from runner.run_directory import GENERATION
 from runner.storage import Folder, shown_name
 
@@ -69,6 +70,9 @@ class Generation:
     def to_dict(self) -> dict[str, Any]:
         """Plain values; the prompts by their digest."""
         settings = {name: getattr(self.settings, name) for name in SETTINGS}
+        shares = [list(share) for share in settings.pop("rebalance")]
+        if shares:  # Folders of versions that had none go on.
+            settings["rebalance"] = shares
         settings["validation"] = self.settings.validation.model_dump(mode="json", exclude={"actors"})
         settings["prompts"] = hashlib.sha256(_prompts_file(self.settings)).hexdigest()
         return {
@@ -143,6 +147,8 @@ def read_generation(folder: Folder) -> Generation:
         raise CorruptError(f"{folder.uri}: written by another version of runner")
     settings: dict[str, Any] = values["settings"]
     validation = GenerationConfig.model_validate(settings["validation"])
+    if "rebalance" in settings:
+        settings["rebalance"] = tuple(ValueShare(*share) for share in settings["rebalance"])
     return Generation(
         values["run_uri"],
         values["model"],
@@ -240,7 +246,8 @@ def summarize(infos: Sequence[ShardInfo]) -> dict[str, Any]:
 
 
 def _rewrite(folder: Folder, number: int, info: ShardInfo, keep: np.ndarray) -> ShardInfo:
-    table = _read_shard(folder, number, info).filter(pa.array(keep))
+    table = _read_shard(folder, number, info)
+    table = without_views(table).filter(pa.array(keep)).cast(table.schema)
     data = to_parquet(table)
     changed = replace(
         info,

@@ -35,7 +35,7 @@ LONGEST_STREAM_RECORD = 4
 class ModelDescription:
     """What a model says of itself: its tokenizer, and the settings it was trained with.
 
-    `digest` changes when any of its files does.
+    `digest` changes when any of its files does. `any_order`: whether it draws the fields of a table in any order.
     """
 
     tokenizer: Tokenizer
@@ -44,6 +44,7 @@ class ModelDescription:
     field_delimiter: str | None
     columns: tuple[str, ...]
     digest: str
+    any_order: bool = False
 
     @property
     def max_tokens(self) -> int:
@@ -51,7 +52,7 @@ class ModelDescription:
         return self.seq_length * (LONGEST_STREAM_RECORD if self.packing == "stream" else 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainedModel(ModelDescription):
     """A model read back."""
 
@@ -137,6 +138,7 @@ def _read(folder: Folder) -> tuple[dict[str, Any], dict[str, bytes]]:
         "packing": description["packing"],
         "field_delimiter": description["field_delimiter"],
         "columns": tuple(description["columns"]),
+        "any_order": description["network"].get("any_order", False),
         "digest": hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest(),
     }
     return settings, files

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from runner.data.automaton import Paths
+from runner.data.automaton import Automaton, Paths
 
 Chooser = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 """From logits (B, V) and numbers u (B) in [0, 1) to token ids (B), by the inverse of the CDF at u."""
@@ -96,6 +96,16 @@ class Rules(NamedTuple):
             tf.constant(paths.left),
             tf.constant(automaton.following),
             tf.constant(paths.left.argmin(axis=1).astype(np.int32)),
+            None if automaton.slots is None else tf.constant(automaton.slots),
+        )
+
+    @classmethod
+    def routed(cls, automaton: Automaton) -> Rules:
+        """Of an automaton whose parts come in other orders, too: how far the end is, no state says."""
+        return cls(
+            tf.constant(np.where(automaton.allowed, np.uint8(0), np.iinfo(np.uint8).max)),
+            tf.constant(automaton.following),
+            tf.constant(automaton.allowed.argmax(axis=1).astype(np.int32)),
             None if automaton.slots is None else tf.constant(automaton.slots),
         )
 

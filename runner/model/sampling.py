@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from runner.data.automaton import NEVER, Automaton, Paths
 from runner.errors import ConfigError
@@ -50,7 +51,8 @@ class Sampler:
     tokens whose probabilities reach `top_p`.
 
     With an `automaton`, only tokens are drawn that it allows and after which a record can still end within
-    `max_length`; all of the above is then about these. So no record is cut.
+    `max_length`; all of the above is then about these. So no record is cut. `routed`: the records' parts come in orders
+    of their own (see `batches`); `max_length` must then have room for the longest record and its end.
 
     Raises:
         ConfigError: a setting is out of range, or the automaton has no record of at most `max_length` tokens.
@@ -67,6 +69,7 @@ class Sampler:
         top_p: float = 1.0,
         batch_size: int = BATCH_SIZE,
         automaton: Automaton | None = None,
+        routed: bool = False,
     ) -> None:
         check_choice(temperature, top_k, top_p)
         _check(
@@ -88,29 +91,45 @@ class Sampler:
         self._paths = None if automaton is None else Paths(automaton, end_id)
         self._check_lengths(((),))
         rules = None if self._paths is None else Rules.of(self._paths)
+        self._joints = None
+        if routed:
+            assert automaton is not None
+            assert automaton.joints is not None
+            rules, self._joints = Rules.routed(automaton), automaton.joints
         chooser = make_chooser(network.vocab_size, temperature, top_k, top_p)
-        self._run = _compile_steps(network, end_id, max_length, chooser, rules, self._start)
+        self._run = _compile_steps(network, end_id, max_length, chooser, rules, self._start, self._joints)
 
     def batches(
-        self, n: int, *, seed: int = 0, first: int = 0, prompts: Sequence[Sequence[int]] = ((),)
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        prompts: Sequence[Sequence[int]] = ((),),
+        routes: NDArray[np.int32] | None = None,
     ) -> Iterator[list[list[int]]]:
         """Yield records first, ..., first + n - 1 in order, as lists of token ids, some at a time.
 
-        A record starts with its prompt: `prompts` has one for all, or one for each.
+        A record starts with its prompt: `prompts` has one for all, or one for each. routes (1 or n, J), of a `routed`
+        sampler: for each record the states that take the places of the automaton's joints (see `Automaton.routes`).
 
         Raises:
             ConfigError: a prompt is too long, holds what is no token of a text, or begins no record of the automaton.
         """
+        if self._joints is None:
+            routes = np.array([[self._start]], np.int32)
+        elif routes is None:
+            routes = self._joints[np.newaxis]
         self.check_prompts(prompts)
-        forced = tf.constant(_padded(prompts))
-        lanes = self._first_lanes(min(self.batch_size, n), seed, first)
+        forced, ways = tf.constant(_padded(prompts)), tf.constant(routes)
+        lanes = self._first_lanes(min(self.batch_size, n), seed, first, ways)
         begun = len(lanes.keys)
         parts: dict[int, list[int]] = {}
         yielded = 0
         while yielded < n:
             most = STEPS_AT_ONCE * len(lanes.keys) + 1
             rows = np.arange(first + begun, first + begun + most, dtype=np.uint64)
-            lanes, begun, tokens, owners = self._run(lanes, begun, n, tf.constant(row_keys(seed, rows)), forced)
+            lanes, begun, tokens, owners = self._run(lanes, begun, n, tf.constant(row_keys(seed, rows)), forced, ways)
             begun, records = int(begun), lanes.records.numpy()
             _collect(parts, tokens.numpy(), owners.numpy(), n)
             working = set(records.tolist())
@@ -137,10 +156,11 @@ class Sampler:
                 ),
             }
         )
-        self._check_lengths(prompts)
+        if self._joints is None:
+            self._check_lengths(prompts)
 
     def _check_lengths(self, prompts: Sequence[Sequence[int]]) -> None:
-        """That a record of the automaton begins with each prompt, and is not too long."""
+        """That a record of the automaton begins with each prompt, and is not too long; in the automaton's own order."""
         shortest = [] if self._paths is None else self._paths.shortest(prompts).tolist()
         for prompt, length in zip(prompts, shortest, strict=False):
             beginning = f" that begins with the tokens {list(prompt)}" if prompt else ""
@@ -153,14 +173,14 @@ class Sampler:
                 }
             )
 
-    def _first_lanes(self, count: int, seed: int, first: int) -> _Lanes:
+    def _first_lanes(self, count: int, seed: int, first: int, routes: tf.Tensor) -> _Lanes:
         rows = np.arange(first, first + count, dtype=np.uint64)
         return _Lanes(
             tf.range(count),
             tf.constant(row_keys(seed, rows)),
             tf.zeros(count, tf.int32),
             tf.fill([count], self.end_id),
-            tf.fill([count], self._start),
+            tf.gather(routes[:, 0], tf.minimum(tf.range(count), tf.shape(routes)[0] - 1)),
             self.network.initial_state(count),
         )
 
@@ -184,14 +204,21 @@ def uniform(keys: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
 
 
 def _compile_steps(
-    network: Network, end_id: int, max_length: int, choose: Chooser, rules: Rules | None, start: int
+    network: Network,
+    end_id: int,
+    max_length: int,
+    choose: Chooser,
+    rules: Rules | None,
+    start: int,
+    joints: NDArray[np.int32] | None,
 ) -> Callable[..., Any]:
     """A compiled function that takes STEPS_AT_ONCE steps, fewer when all records are done.
 
-    From lanes, the number of the next record, how many there are, the keys of the next records (M, 2) and the
-    prompts (1 or n, L), padded by -1, it makes the next lanes, the next number, and the token and the record that
-    every lane wrote at every step, (steps, B) each.
+    From lanes, the number of the next record, how many there are, the keys of the next records (M, 2), the prompts
+    (1 or n, L), padded by -1, and the routes (1 or n, J) it makes the next lanes, the next number, and the token and
+    the record that every lane wrote at every step, (steps, B) each.
     """
+    joint_of = None if rules is None or joints is None else _joint_of(joints, len(rules.following))
     table_bytes = 16 * network.vocab_size * network.rnn_units
     token_inputs = network.token_inputs() if table_bytes <= _LARGEST_TABLE_BYTES else None
     slot_inputs = network.slot_inputs()
@@ -211,11 +238,18 @@ def _compile_steps(
             tf.TensorSpec([], tf.int32),
             tf.TensorSpec([None, 2], tf.uint32),
             tf.TensorSpec([None, None], tf.int32),
+            tf.TensorSpec([None, None], tf.int32),
         ],
     )
-    def run(lanes: _Lanes, begun: tf.Tensor, n: tf.Tensor, new_keys: tf.Tensor, forced: tf.Tensor) -> Any:
+    def run(
+        lanes: _Lanes, begun: tf.Tensor, n: tf.Tensor, new_keys: tf.Tensor, forced: tf.Tensor, routes: tf.Tensor
+    ) -> Any:
         last_prompt, last_position = tf.unstack(tf.shape(forced) - 1)
+        last_route = tf.shape(routes)[0] - 1
         first_new = begun
+
+        def begin(records: tf.Tensor) -> tf.Tensor | int:
+            return start if joint_of is None else tf.gather(routes[:, 0], tf.minimum(records, last_route))
 
         def step(t: Any, lanes: _Lanes, begun: tf.Tensor, tokens: tf.TensorArray, owners: tf.TensorArray) -> Any:
             records, keys, positions, ids, places, state = lanes
@@ -231,6 +265,10 @@ def _compile_steps(
             ids = tf.where(prescribed >= 0, prescribed, drawn)
             if rules is not None:
                 places = rules.follow(places, ids)
+            if joint_of is not None:
+                joint = tf.gather(joint_of, places)
+                led = tf.stack([tf.minimum(records, last_route), tf.maximum(joint, 0)], axis=1)
+                places = tf.where(joint >= 0, tf.gather_nd(routes, led), places)
             tokens, owners = tokens.write(t, ids), owners.write(t, records)
             positions += 1
             ended = tf.logical_or(tf.equal(ids, end_id), positions >= max_length)
@@ -241,7 +279,7 @@ def _compile_steps(
                 tf.where(ended[:, tf.newaxis], tf.gather(new_keys, successors - first_new), keys),
                 tf.where(ended, 0, positions),
                 tf.where(ended, end_id, ids),
-                tf.where(ended, start, places),
+                tf.where(ended, begin(successors), places),
                 [(h * goes_on, c * goes_on) for h, c in state],
             )
             return t + 1, lanes, begun + tf.reduce_sum(tf.cast(ended, tf.int32)), tokens, owners
@@ -257,6 +295,13 @@ def _compile_steps(
         return lanes, begun, tokens.stack(), owners.stack()
 
     return run
+
+
+def _joint_of(joints: NDArray[np.int32], states: int) -> tf.Tensor:
+    """The number of the joint that a state is, (S), -1 for others."""
+    numbers = np.full(states, -1, np.int32)
+    numbers[joints] = np.arange(len(joints))
+    return tf.constant(numbers)
 
 
 def _collect(parts: dict[int, list[int]], tokens: np.ndarray, owners: np.ndarray, n: int) -> None:

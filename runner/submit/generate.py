@@ -15,13 +15,16 @@ from runner.config import JobConfig, parse_job
 from runner.data.fields import join_fields
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.errors import ConfigError, JobStoppedError
+from runner.generation.conditions import make_conditions
 from runner.generation.drive import CONTINUES, drive_generation, read_summary
+from runner.generation.given import read_given, read_shares
 from runner.generation.grammar import check_beginnings, compile_grammar
 from runner.generation.output import check_absent, check_output, is_folder, table_in_words, to_jsonl, write_records
 from runner.generation.prompts import check_prompts, read_prompts
 from runner.generation.records import Generated, RecordMaker, SamplingSettings
 from runner.generation.rows import learned_schema
 from runner.generation.shards import Generation, claim_folder
+from runner.generation.table_rules import allowed_rows
 from runner.generation.training_records import fingerprint_records, hash_records
 from runner.generation.validators import Validator
 from runner.model.artifact import ModelDescription, describe_model, load_model
@@ -43,7 +46,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Request:
     """What to generate, and where to. `prompts`: a file and its column, instead of those in `settings`; `overwrite`:
-    replace the file that is there."""
+    replace the file that is there. Of a table: `given` and `rebalance` as they were written, and the `given_file`.
+    """
 
     settings: SamplingSettings
     output: str | None = None
@@ -51,6 +55,9 @@ class Request:
     prompts: tuple[str, str] | None = None
     overrides: Sequence[str] = ()
     overwrite: bool = False
+    given: Sequence[str] = ()
+    given_file: str | None = None
+    rebalance: Sequence[str] = ()
 
 
 def generate(directory: RunDirectory, request: Request, launch: Launch) -> Answer:
@@ -73,6 +80,7 @@ def generate(directory: RunDirectory, request: Request, launch: Launch) -> Answe
     if request.prompts is not None:
         settings = replace(settings, prompts=read_prompts(*request.prompts))
     check_prompts(model, settings.prompts)
+    settings = _with_conditions(model, settings, request)
     Validator(config.generation, model.columns, model.field_delimiter)
     _check_rules(model, settings)
     if settings.not_in_training and config.privacy.enabled:
@@ -86,9 +94,23 @@ def generate(directory: RunDirectory, request: Request, launch: Launch) -> Answe
     return _here(directory, generation, config, request, launch)
 
 
+def _with_conditions(model: ModelDescription, settings: SamplingSettings, request: Request) -> SamplingSettings:
+    """The settings with what is given of a table's rows."""
+    rules = settings.validation.columns
+    if request.given_file is not None and settings.unique:
+        raise ConfigError("--unique drops rows, but of --given-file each row is kept; choose one of the two")
+    if request.given or request.given_file is not None:
+        settings = replace(settings, prompts=read_given(model, request.given, request.given_file, rules))
+    if request.rebalance:
+        settings = replace(settings, rebalance=read_shares(model, request.rebalance, settings.prompts, rules))
+    return settings
+
+
 def _check_rules(model: ModelDescription, settings: SamplingSettings) -> None:
     """Raise ConfigError for rules that no record keeps, or none that a prompt begins; tell what they cost."""
     if isinstance(model.tokenizer, FieldTokenizer):
+        automaton = allowed_rows(model.tokenizer, settings.validation.columns)
+        make_conditions(model.tokenizer, automaton, settings)
         return
     rules = settings.validation, model.columns, model.field_delimiter, model.tokenizer
     grammar = compile_grammar(*rules)

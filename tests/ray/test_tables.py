@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from runner.errors import ConfigError, DataError
+from runner.errors import ConfigError, DataError, RunnerError
 from runner.generation.records import SamplingSettings
 from runner.report.facade import report_run
 from runner.run_directory import RunDirectory
@@ -25,6 +28,8 @@ from tests.ray.test_sweeps import run_sweep, table_of
 from tests.runs import history_of, run_runner, status_of, weights_of
 from tests.table_records import DECLARED, LEARNED, MADE, PLANS, table_job, table_rows, write_table
 
+ANY_ORDER = {"examples": {"field_order": "random"}}
+
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,13 +38,14 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(table: Path, runs: Path) -> Path:
-    return train(table_job("table", table, runs, epochs=3))
+    return train(table_job("table", table, runs, epochs=3) | ANY_ORDER)
 
 
 def generate(run: Path, output: Path | None, n: int, *overrides: str, **settings: Any) -> dict[str, Any]:
     """What `runner generate` does, in this process; shards of 50 in a folder."""
     uri = None if output is None else str(output) if output.suffix else f"{output}/"
-    request = Request(SamplingSettings(records_per_prompt=n, **settings), uri, 50, overrides=overrides)
+    conditions = {name: settings.pop(name) for name in ("given", "given_file", "rebalance") if name in settings}
+    request = Request(SamplingSettings(records_per_prompt=n, **settings), uri, 50, overrides=overrides, **conditions)
     return generate_from(RunDirectory.find(str(run)), request, Launch(quiet=True))[0]
 
 
@@ -120,13 +126,67 @@ def test_shards_count_their_records_over_all_and_hold_no_row_twice(trained: Path
     assert [path.read_bytes() for path in sorted((tmp_path / "again").glob("*.parquet"))] == files
 
 
+def test_given_values_are_those_of_all_rows(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    run_runner("generate", trained, "-n", 30, "-o", out, "--given", 'plan=gold,active=,"note=a, b"')
+    found = pd.read_json(out, lines=True, convert_dates=False)
+    assert (set(found["plan"]), set(found["note"]), len(found)) == ({"gold"}, {"a, b"}, 30)
+    assert found["active"].isna().all()
+    assert found["customer"].tolist() == list(range(1, 31))
+    assert found["price"].nunique() > 3
+
+
+def test_missing_values_of_a_file_are_drawn_and_all_else_stays(trained: Path, tmp_path: Path) -> None:
+    """In one file and in shards; a folder of one file is no other's."""
+    generate(trained, tmp_path / "real.parquet", 120, seed=5)
+    real = pq.read_table(tmp_path / "real.parquet").drop_columns(["joined"])
+    draw = np.random.default_rng(0)
+    known = {name: draw.random(120) < (1.0 if name == "customer" else 0.5) for name in real.column_names}
+    columns = [pc.if_else(pa.array(known[name]), real[name], None) for name in real.column_names if name != "plan"]
+    plans = pc.if_else(pa.array(known["plan"]), real["plan"].cast(pa.string()), None)
+    people = pa.table([*columns, plans], names=[*(n for n in real.column_names if n != "plan"), "plan"])
+    pq.write_table(people, tmp_path / "people.parquet")
+    source = str(tmp_path / "people.parquet")
+    generate(trained, tmp_path / "out.parquet", 1, given_file=source)
+    generate(trained, tmp_path / "out", 1, given_file=source)
+    generate(trained, tmp_path / "out", 1, given_file=source)
+    for place in ("out.parquet", "out"):
+        found = pq.read_table(tmp_path / place)
+        assert found.schema == MADE
+        for row, asked in zip(found.to_pylist(), people.to_pylist(), strict=True):
+            assert row | {name: value for name, value in asked.items() if value is not None} == row
+    pq.write_table(people.slice(1), tmp_path / "others.parquet")
+    with pytest.raises(ConfigError, match="holds a generation with other settings: prompts"):
+        generate(trained, tmp_path / "out", 1, given_file=str(tmp_path / "others.parquet"))
+
+
+def test_shares_are_exact_over_all_shards(trained: Path, tmp_path: Path) -> None:
+    shares = ["plan=gold:0.5", "plan=basic:0.1"]
+    generate(trained, tmp_path / "out", 120, rebalance=shares, given=["active=true"])
+    plans = Counter(pq.read_table(tmp_path / "out").column("plan").to_pylist())
+    assert plans == {"gold": 60, "basic": 12, "family": 48}
+    first = pq.read_table(tmp_path / "out" / "part-00000.parquet").column("plan").to_pylist()
+    assert len(set(first)) == 3, "they are mixed"
+    generate(trained, tmp_path / "out", 120, rebalance=shares, given=["active=true"])
+    with pytest.raises(ConfigError, match="other settings: rebalance"):
+        generate(trained, tmp_path / "out", 120, rebalance=shares[:1], given=["active=true"])
+
+
+def test_what_cannot_be_given_is_one_line_before_anything_is_written(trained: Path, tmp_path: Path) -> None:
+    for wrong in ({"given": ["plan=platinum"]}, {"given_file": "nowhere.csv"}, {"rebalance": ["plan=gold:2"]}):
+        with pytest.raises(RunnerError) as caught:
+            generate(trained, tmp_path / "out", 120, **wrong)
+        assert (caught.value.exit_code, len(str(caught.value).splitlines())) == (2, 1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_prompt_is_refused_in_one_line(trained: Path) -> None:
     with pytest.raises(ConfigError, match="this model makes rows of a table"):
         generate(trained, None, 1, prompts=("12",))
 
 
 def test_a_resumed_run_ends_with_the_same_weights(trained: Path, table: Path, runs: Path) -> None:
-    run = train(table_job("resumed", table, runs, epochs=1))
+    run = train(table_job("resumed", table, runs, epochs=1) | ANY_ORDER)
     resume(run, "training.epochs=3")
     assert weights_of(run) == weights_of(trained)
     assert history_of(run) == history_of(trained)
@@ -175,7 +235,7 @@ def test_a_private_run_with_a_declared_schema_is_like_any_other(table: Path, run
 
 def test_a_series_goes_on_with_the_schema_of_its_first_run(tmp_path: Path) -> None:
     records, runs = write_table(tmp_path / "records"), tmp_path / "runs"
-    job = table_job("claims", records, runs, epochs=1) | {"examples": {"field_order": "random"}}
+    job = table_job("claims", records, runs, epochs=1) | ANY_ORDER
     submit(job, since="last")
     pq.write_table(table_rows(200, seed=8), records / "part-8.parquet")
     submit(job, since="last")

@@ -157,6 +157,10 @@ def test_what_fewer_than_ten_rows_have_is_counted_and_not_named() -> None:
     )
 
 
+def test_floats_near_zero_are_numbers() -> None:
+    assert proposed(ORDER * 1e-300).values["kind"] == "number"
+
+
 def test_many_categories_are_left_to_be_found() -> None:
     entry = proposed(repeated(*(f"v{number}" for number in range(60))))
     assert entry.values == {"kind": "category", "nullable": False}
@@ -242,6 +246,32 @@ def test_a_range_that_was_found_gives_no_record_away(values: list[int]) -> None:
     assert dict(zip(whole.values.tolist(), whole.counts.tolist(), strict=True)) == clipped.to_dict()
     often = clipped[(clipped >= 10) & (clipped >= 0.005 * len(series))]
     assert list(whole.frequent) == often.index.tolist()
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        (IntegerField(kind="integer"), pa.array(1_000_003 + 4_789 * np.arange(500))),
+        (NumberField(kind="number"), pa.array(np.arange(500) * 7.13 + 0.11)),
+        (NumberField(kind="number"), pa.array([f"{cents / 100:.2f}" for cents in range(10_007, 900_000, 1_779)])),
+        (DatetimeField(kind="datetime"), pa.array(pd.date_range("2001-02-03 04:05:06.7", periods=500, freq="377min"))),
+    ],
+)
+def test_a_bound_that_was_found_is_no_single_records_value(field: FieldConfig, values: pa.Array) -> None:
+    whole = complete_field(field, summary(values))
+    low, high = (str(bound).removesuffix(".0") for bound in whole.field.range)  # pyright: ignore
+    texts = set(map(str, values.to_pylist()))
+    assert not texts & {low, high}
+    read = values.cast(pa.float64()) if pa.types.is_string(values.type) else values
+    numbers = pd.Series(read.to_pandas())
+    bounds = whole.field.range  # pyright: ignore
+    assert whole.clipped == ((numbers < bounds[0]) | (numbers > bounds[1])).sum()
+    assert 18 <= whole.clipped <= 22
+
+
+def test_a_bound_that_ten_records_have_stays() -> None:
+    field = complete_field(IntegerField(kind="integer"), summary(pa.array([3] * 10 + [99_999] * 10 + [10**6]))).field
+    assert field.range == (3, 99_999)  # pyright: ignore
 
 
 def test_numbers_are_counted_in_units_of_their_decimals() -> None:

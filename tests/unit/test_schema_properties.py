@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,12 @@ from hypothesis import strategies as st
 from runner.data.automaton import Automaton
 from runner.data.schema import Schema
 from runner.data.schema.field_tokenizer import FieldTokenizer
+from runner.data.texts import to_texts
 from runner.data.tokenizer import from_files
+from runner.generation.conditions import make_conditions, wrong_values
+from runner.generation.records import SamplingSettings
 from tests.unit.schema_columns import ANY, KINDS, Drawn
+from tests.walks import routed_walk
 
 QUICK = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
@@ -122,9 +127,11 @@ def test_fields_are_read_in_any_order_and_slots_are_side_by_side(drawn: list[Dra
     flat, lengths = tokenizer.encode_fields(records, names)
     assert plain(tokenizer.decode_batch(split(flat, lengths))) == plain(records)
     assert lengths.max() <= tokenizer.record_tokens
-    automaton = tokenizer.automaton(first=names)
+    automaton = tokenizer.automaton()
+    order = [records.type.names.index(name) for name in names]
+    (route,) = automaton.routes(np.array([order]))
     for ids in split(flat, lengths):
-        assert automaton.walk([*ids, 0]) is not None
+        assert routed_walk(automaton, route, [*ids, 0]) == [*ids, 0]
     slots = tokenizer.slots
     assert slots is not None
     assert (sum(slots.sizes), len(slots.sizes)) == (tokenizer.vocab_size, len(slots.fields))
@@ -150,13 +157,28 @@ def test_a_saved_schema_is_the_same_again(drawn: list[Drawn]) -> None:
 
 
 @QUICK
-@given(st.lists(ANY, min_size=1, max_size=3), st.integers(0, 2**32 - 1))
-def test_a_given_value_is_the_only_one_drawn(drawn: list[Drawn], seed: int) -> None:
+@given(st.lists(ANY, min_size=1, max_size=4), st.data())
+def test_a_row_begins_with_what_is_given_and_goes_on_inside_the_schema(drawn: list[Drawn], data: st.DataObject) -> None:
+    """Any values that the records have, given as texts, of any fields."""
     tokenizer, records = table_of(drawn)
-    row = plain(records.slice(0, 1))
-    if any(pa.types.is_timestamp(kind) or isinstance(kind, pa.BaseExtensionType) for kind, _ in row.values()):
+    names = data.draw(st.lists(st.sampled_from(records.type.names), unique=True))
+    row = records.slice(0, 1)
+    texts = {name: to_texts(row.field(name)) for name in names}
+    codecs = {codec.name: codec for codec in tokenizer.schema.codecs}
+    assert not any(wrong_values(codecs[name], text).any() for name, text in texts.items())
+    prompt = json.dumps({name: text[0].as_py() for name, text in texts.items()})
+    conditions = make_conditions(tokenizer, tokenizer.automaton(), SamplingSettings(prompts=(prompt,)))
+    if not names:
+        assert conditions is None
         return
-    given_values = {name: values[0] for name, (_, values) in row.items()}
-    automaton = tokenizer.automaton(given_values)
-    walk = random_walk(automaton, np.random.default_rng(seed))
-    assert plain(tokenizer.decode_batch([walk])) == row
+    assert conditions is not None
+    (begun,), route = conditions.begin([0])
+    random = np.random.default_rng(data.draw(st.integers(0, 99)))
+    walk = routed_walk(conditions.automaton, route[0], begun, random)
+    assert len(walk) <= tokenizer.record_tokens + 1
+    made = tokenizer.decode_batch([walk])
+    assert tokenizer.schema.count_strange(made) == dict.fromkeys(codecs, 0)
+    kept = [conditions.put_in(made.field(name), name, [0]) for name in names]
+    assert plain(pa.StructArray.from_arrays(kept, names)) == {name: plain(row)[name] for name in names}
+    order = [name for name in records.type.names if name in names]
+    assert begun == tokenizer.encode_fields(row, order)[0].tolist()

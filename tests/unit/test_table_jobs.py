@@ -73,8 +73,8 @@ def test_a_field_can_be_set_on_the_command_line_and_by_the_environment() -> None
         ({"tokenizer": {"kind": "byte"}}, "tokenizer.kind: a job with fields has kind fields, not byte; leave it out"),
         ({"tokenizer": {"uri": "model"}}, "tokenizer.uri: a job with fields makes its tokens of their values"),
         ({"examples": {"packing": "stream"}}, "examples.packing: a job with fields needs records, not stream"),
-        ({"generation": {"columns": {"age": {}}}}, "generation.columns: a job with fields says there what is valid"),
-        ({"generation": {"fields": ["age"]}}, "generation.fields: a job with fields says there what is valid"),
+        ({"generation": {"columns": {"agee": {}}}}, "generation.columns.agee: no such column; there are"),
+        ({"generation": {"fields": ["age"]}}, "generation.fields: a job with fields has its columns there"),
     ],
 )
 def test_what_is_for_texts_is_refused_beside_fields(sections: dict[str, Any], line: str) -> None:

@@ -31,7 +31,6 @@ from runner.data.schema.codec import (
     plain_type,
     take,
     texts_of,
-    trace_states,
     with_room,
 )
 from runner.data.schema.values import from_texts
@@ -64,6 +63,8 @@ class CategoryCodec(Codec):
                 f"column {name} has {len(values):,} values, more than the {MOST_VALUES:,} that a category may have; "
                 "take kind text, integer or id, or a larger min_count"
             )
+        if values and types.is_null(kind):
+            raise DataError(f"column {name} is null in every row, by its type: {values[0]!r:.200} is no value of it")
         self._values = self._typed(values)
         self._texts = texts_of(self._values, name)
         self.values = tuple(self._texts.to_pylist())
@@ -108,8 +109,9 @@ class CategoryCodec(Codec):
         return take(self._values, pa.array(places, pa.int32(), mask=missing))
 
     def states(self) -> tuple[State, ...]:
-        drawn = dict.fromkeys(range(len(self.values)), DONE) | ({self.null_token: DONE} if self.nullable else {})
-        return trace_states(self.slots, "value", lambda _: (0, drawn))
+        allowed = np.ones(self.slots[0], bool)
+        allowed[len(self.values) : len(self.values) + self.rare] = False
+        return (State(0, allowed, np.full(self.slots[0], DONE, np.int32)),)
 
     def range_words(self) -> str:
         shown = ", ".join(map(repr, self.values[:5]))

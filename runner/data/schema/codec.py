@@ -134,7 +134,7 @@ class Codec(ABC):
         key = f"fields.{self.name}"
         if not (strange := refused & read.strange).any():
             return f"{where}: {_many(count)} null, but {key}.nullable is false"
-        example = column.filter(pa.array(strange)).slice(0, 1)
+        example = plain_values(column.slice(int(strange.argmax()), 1))
         shown = to_texts(example).cast(pa.large_binary())[0].as_py().decode(errors="backslashreplace")
         how = "; change that" if self.outside != "refuse" else f"; change that, or say in {key}.outside what to do"
         return f"{where}: {_many(count)} outside {self.range_words()}, such as {shown!r:.200}{how}"
@@ -220,6 +220,8 @@ def with_room(kind: pa.DataType, values: int) -> pa.DataType:
 def typed(values: pa.Array, kind: pa.DataType) -> pa.Array:
     """Plain values as a type, which may be one of dictionaries, or of texts."""
     plain = plain_type(kind)
+    if types.is_null(plain):
+        return pa.nulls(len(values), kind)
     if is_text(plain) and not is_text(values.type):
         values = to_texts(values)
     if not types.is_dictionary(kind):

@@ -3,7 +3,7 @@
     tokenizer = FieldTokenizer(schema)
     flat, lengths = tokenizer.encode_batch(records)           # records: pa.StructArray
     records = tokenizer.decode_batch(np.split(flat, np.cumsum(lengths)[:-1]))
-    tokenizer.automaton(given={"income": ">50K"})             # all other fields are drawn
+    tokenizer.automaton()                                     # a field's tokens behind those of the one before
 
 Id 0 ends a record; then the ids of each slot of each field, in the schema's order. A record's fields are decoded in
 whatever order they come.
@@ -11,7 +11,7 @@ whatever order they come.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -20,14 +20,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from runner.data.automaton import Automaton
-from runner.data.schema.codec import DONE, UNUSED, Codec, State, Tokens, plain_type
+from runner.data.schema.codec import DONE, UNUSED, Codec, Tokens
 from runner.data.schema.schema import Schema, columns_of
 from runner.data.schema.slots import Slots
 from runner.data.schema.text import TextCodec
-from runner.data.schema.values import from_texts
-from runner.data.texts import TEXT
 from runner.data.tokenizer import SETTINGS_FILE, Encoded, Tokenizer, token_dtype
-from runner.errors import ConfigError, DataError
+from runner.errors import DataError
 
 Ids = Sequence[int] | NDArray[Any]
 
@@ -120,41 +118,34 @@ class FieldTokenizer(Tokenizer):
             columns.append(codec.decode(tokens, numbers, seed))
         return pa.StructArray.from_arrays(columns, fields=list(self.schema.arrow))
 
-    def automaton(self, given: Mapping[str, Any] | None = None, first: Sequence[str] = ()) -> Automaton:
-        """Which ids may follow: the fields `first`, then the others in the schema's order, then the end.
-
-        given: values by name, as of the column's type or as texts; such a field has this value alone.
-
-        Raises:
-            ConfigError: there is no such field, or it does not have the value.
-        """
-        given = given or {}
-        for name in (*given, *first):
-            if name not in self._learned:
-                raise ConfigError(f"{name} is no field that is learned; there are {', '.join(self._learned)}")
-        order = [*first, *(name for name in self._learned if name not in first)]
-        parts = [
-            (self._learned[name], self._given_states(self._learned[name], given[name]))
-            if name in given
-            else (self._learned[name], self._learned[name].states())
-            for name in order
-        ]
+    def automaton(self) -> Automaton:
+        """Which ids may follow: the fields in the schema's order, each a part, then the end."""
+        parts = [(codec, codec.states()) for codec in self._learned.values()]
         total = sum(len(states) for _, states in parts) + 1
         allowed = np.zeros((total, self.vocab_size), bool)
         following = np.zeros((total, self.vocab_size), np.int32)
         slots = np.zeros(total, np.int32)
-        base = 0
+        joints = [0]
         for codec, states in parts:
+            base = joints[-1]
             after = base + len(states)
             for number, state in enumerate(states, base):
                 slot = self._first_slot[codec.name] + state.slot
-                ids = slice(self._starts[slot], self._starts[slot] + self._sizes[slot])
+                ids = self.ids_of_slot(slot)
                 allowed[number, ids] = state.allowed
                 following[number, ids] = np.where(state.following == DONE, after, base + state.following)
                 slots[number] = slot
-            base = after
-        allowed[base, self.end_id], following[base, self.end_id] = True, base
-        return Automaton(allowed, following, slots=slots)
+            joints.append(after)
+        allowed[joints[-1], self.end_id], following[joints[-1], self.end_id] = True, joints[-1]
+        return Automaton(allowed, following, slots=slots, joints=np.array(joints, np.int32))
+
+    def ids_of_slot(self, slot: int) -> slice:
+        """The ids of a slot, by its number in `slots`."""
+        return slice(int(self._starts[slot]), int(self._starts[slot]) + self._sizes[slot])
+
+    def first_ids(self, name: str) -> slice:
+        """The ids that a field may begin with."""
+        return self.ids_of_slot(self._first_slot[name])
 
     def to_files(self) -> dict[str, bytes]:
         return {SETTINGS_FILE: self._settings(schema=self.schema.to_plain())}
@@ -163,30 +154,6 @@ class FieldTokenizer(Tokenizer):
         """What is added to each column of a codec's tokens."""
         first = self._first_slot[codec.name]
         return self._starts[first : first + len(codec.slots)]
-
-    def _given_states(self, codec: Codec, value: Any) -> tuple[State, ...]:
-        """The states of a field that has this value alone."""
-        tokens = self._given_tokens(codec, value)
-        states: list[State] = []
-        for place, (slot, token) in enumerate(tokens):
-            allowed = np.arange(codec.slots[slot]) == token
-            following = np.full(len(allowed), DONE if place == len(tokens) - 1 else place + 1, np.int32)
-            states.append(State(slot, allowed, following))
-        return tuple(states)
-
-    def _given_tokens(self, codec: Codec, value: Any) -> list[tuple[int, int]]:
-        """Slot and token of each of a given value's tokens."""
-        shown, kind = f"{codec.name}={value}", plain_type(codec.type)
-        try:
-            is_written = isinstance(value, str)
-            column = from_texts(pa.array([value], TEXT), kind) if is_written else pa.array([value], kind)
-        except (ValueError, TypeError, pa.ArrowException):
-            raise ConfigError(f"{shown}: the value is no {kind}") from None
-        if codec.count_strange(column):
-            raise ConfigError(f"{shown}: the value is outside {codec.range_words()}")
-        tokens = codec.encode(column)[0]
-        is_text = isinstance(codec, TextCodec)
-        return [(0 if is_text else slot, int(token)) for slot, token in enumerate(tokens) if token != UNUSED]
 
 
 def _side_by_side(tokens: Tokens, row: NDArray[np.int64], count: int) -> Tokens:

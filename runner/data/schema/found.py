@@ -193,7 +193,7 @@ class ColumnSummary:
         try:
             return self + self._of_rows(column, first_row)
         except NoTextError as error:
-            raise DataError(f"column {self.name} {error}") from None
+            raise DataError(f"column {self.name} {error}; leave it out, or make it kind id") from None
 
     def __add__(self, other: ColumnSummary) -> ColumnSummary:
         if not self.filled or not other.filled:

@@ -141,7 +141,8 @@ def places_of(numbers: NDArray[np.int64] | NDArray[np.float64], kind: pa.DataTyp
     places = np.full(len(numbers), FINER, np.int64)
     left = np.arange(len(numbers))
     for place in range(MOST_DECIMALS + 1):
-        scaled = np.round(numbers[left] * 10.0**place)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = np.round(numbers[left] * 10.0**place)
         near = np.abs(scaled / 10.0**place - numbers[left]) <= DRIFT * np.spacing(np.abs(numbers[left]))
         fits = near & (np.abs(scaled) < 2**53)
         places[left[fits]] = place

@@ -36,7 +36,7 @@ from runner.data.schema.identifier import IdCodec
 from runner.data.schema.intervals import Intervals, counted_mass, parts_mass, plan_intervals
 from runner.data.schema.moment import MomentCodec, count_steps, finest_resolution
 from runner.data.schema.number import NumberCodec
-from runner.data.schema.text import TextCodec
+from runner.data.schema.text import TextCodec, check_text
 from runner.data.schema.units import most_decimals
 from runner.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, train_tokenizer
 from runner.errors import DataError
@@ -195,6 +195,7 @@ def make_codec(field: FieldConfig, column: pa.Field, found: Found | None = None)
         case DateField() | DatetimeField():
             return _moment(name, kind, field, None if found is None else found.reading, nullable=nullable)
         case TextField():
+            check_text(name, kind)
             tokenizer = _tokenizer(name, field, found)
             return TextCodec(name, kind, tokenizer, max_tokens=field.max_tokens, nullable=nullable)
 

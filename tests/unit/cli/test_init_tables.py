@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +258,21 @@ def test_private_values_are_in_no_message(run: Run, here: Path) -> None:
     assert line == (
         "column sex: 200 of 400 values are outside the schema; declare them, or set fields.sex.outside to rare or null"
     )
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ({"": ["1"] * ROWS}, "a column has no name; give it one in the files, or list the others by --columns"),
+        (
+            {"huge": pa.array([Decimal(10**20)] * ROWS, pa.decimal128(38, 10))},
+            "column huge is decimal128(38, 10) and holds a number of more than 18 digits; leave it out",
+        ),
+    ],
+)
+def test_init_says_what_to_do_with_a_column_that_no_field_can_be(
+    run: Run, here: Path, column: dict[str, Any], words: str
+) -> None:
+    write_table(here / "people", PEOPLE | column)
+    assert words in one_line(run("init", "job.yaml", "--data", "people/"), 2)
+    assert run("init", "job.yaml", "--data", "people/", "--columns", "age,sex").code == 0
