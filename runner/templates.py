@@ -27,6 +27,20 @@ PRIVATE: dict[str, Any] = {
     },
     "privacy": {"enabled": True, "target_epsilon": 8.0, "l2_norm_clip": 0.1},
 }
+PRIVATE_TABLE: dict[str, Any] = {
+    # Training sees draws by noisy counts: a small network learns them in one pass.
+    "model": {"embedding_dim": 32, "rnn_units": 64, "layers": 1, "dropout_rate": 0.0},
+    # Without a validation split all records are counted.
+    "training": {
+        "epochs": 1,
+        "batch_size": 512,
+        "optimizer": {"name": "adam", "learning_rate": 0.01, "schedule": {"name": "cosine"}},
+        "validation_split": False,
+        "early_stopping": {"enabled": False},
+        "save_best": False,
+    },
+    "privacy": {"enabled": True, "target_epsilon": 4.0},
+}
 LONGEST_KEY = 1000
 """Of YAML, a little less; longer ones are written with a question mark."""
 
@@ -37,7 +51,10 @@ def job_values(
     name: str, data: Mapping[str, Any], template: str = "default", fields: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The values of a template's job, as nested mappings; `fields`: of a table."""
-    values = {"name": name, "data": dict(data), **TEMPLATES[template]}
+    chosen = TEMPLATES[template]
+    if template == "private" and fields is not None and all(field["kind"] != "text" for field in fields.values()):
+        chosen = PRIVATE_TABLE
+    values = {"name": name, "data": dict(data), **chosen}
     return values if fields is None else values | {"fields": dict(fields), "tokenizer": {"kind": "fields"}}
 
 

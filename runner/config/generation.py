@@ -75,6 +75,11 @@ class GenerationConfig(Section):
         le=0.99,
         description="give up when a larger share is invalid; null: when hardly one in ten is valid",
     )
+    calibrate: bool | None = Field(
+        default=None,
+        description="draw more records and take those that keep to the noisy counts of a private table; null: where "
+        "1,000 or more are asked for",
+    )
     actors: int | None = Field(
         default=None, ge=1, le=4096, description="processes that generate shards; null: one for each core"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from runner.config.document import write_document
@@ -54,7 +56,8 @@ class JobConfig(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> JobConfig:
         settings, stopping = self.training, self.training.early_stopping
-        default = not self.privacy.enabled
+        method = self._privacy_method()
+        default = not self.privacy.enabled or method == "marginals"
         stops = default if stopping.enabled is None else stopping.enabled
         selects = default if settings.save_best is None else settings.save_best
         if (stops or selects) and not settings.validation_split and stopping.metric.startswith("val_"):
@@ -74,7 +77,34 @@ class JobConfig(Section):
         settings = settings.model_copy(update={"save_best": selects, "early_stopping": stopping})
         kind = self.tokenizer.kind if self.fields is None else "fields"
         tokenizer = self.tokenizer.model_copy(update={"kind": kind})
-        return self.model_copy(update={"training": settings, "tokenizer": tokenizer})
+        privacy = self.privacy.model_copy(update={"method": method})
+        return self.model_copy(update={"training": settings, "tokenizer": tokenizer, "privacy": privacy})
+
+    @property
+    def trains_on_draws(self) -> bool:
+        """Whether noisy counts alone are taken of the records, and training sees what is drawn by them."""
+        return self.privacy.enabled and self.privacy.method == "marginals"
+
+    @property
+    def takes_private_steps(self) -> bool:
+        """Whether every training step has noise of its own."""
+        return self.privacy.enabled and not self.trains_on_draws
+
+    def _privacy_method(self) -> Literal["steps", "marginals"] | None:
+        """That of the job; None where it is not private, or says nothing and is not a table."""
+        privacy = self.privacy
+        has_text = self.fields is None or any(field.kind == "text" for field in self.fields.values())
+        if not privacy.enabled or (privacy.method is None and self.fields is None):
+            return privacy.method
+        if privacy.method is None:
+            return "steps" if has_text or privacy.target_epsilon is None else "marginals"
+        if privacy.method == "marginals":
+            if has_text:
+                why = "fields" if self.fields is None else "fields of other kinds than text"
+                raise ValueError(f"privacy.method: marginals are of a table's columns and need {why}; take steps")
+            if privacy.target_epsilon is None:
+                raise ValueError("privacy.method: marginals need target_epsilon, which says how much noise they get")
+        return privacy.method
 
     def _check_table(self) -> None:
         """What is for records that are texts."""

@@ -209,6 +209,14 @@ class PrivacyConfig(Section):
     """Differential privacy."""
 
     enabled: bool = Field(default=False, description="train with differential privacy")
+    method: Literal["steps", "marginals"] | None = Field(
+        default=None,
+        description="noise in every step, or in counts of a table's columns and pairs of columns, whose draws are "
+        "trained on; null: marginals for fields without text and a target_epsilon",
+    )
+    draws: int = Field(
+        default=150_000, ge=1_000, le=2_000_000, description="method marginals: records to draw and train on"
+    )
     # Its largest: 1e6 makes epsilon 0 in 4 digits, and times the largest clip and 5 deviations still is a float32.
     noise_multiplier: float | None = Field(
         default=None, ge=0, le=1e6, description="noise standard deviation over l2_norm_clip"

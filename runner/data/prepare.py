@@ -15,6 +15,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ import pyarrow as pa
 from runner.config import JobConfig
 from runner.data.examples import Shard, TokenSet, shard_file_names
 from runner.data.files import SourceFile
-from runner.data.packing import Packer
+from runner.data.packing import Packed, Packer
 from runner.data.records import read_unit
 from runner.data.schema import Schema
 from runner.data.schema.field_tokenizer import FieldTokenizer
@@ -179,6 +180,37 @@ def prepare_tokens(
     return tokens
 
 
+@dataclass
+class ShardWriter:
+    """Writes examples as shards into a folder. `first_row`: names them. `cut`: records that were cut."""
+
+    folder: Folder
+    vocab_size: int
+    first_row: int = 0
+    shards: list[Shard] = field(default_factory=list[Shard])
+    cut: int = 0
+
+    def add(self, packed: Packed) -> None:
+        """Write a shard of these examples, if there are any."""
+        if not packed.lengths.size:
+            return
+        self.cut += packed.cut
+        name = f"{self.first_row:012d}-{len(self.shards):04d}"
+        ids, lengths = packed.ids.astype(token_dtype(self.vocab_size)).tobytes(), packed.lengths.astype("<i4").tobytes()
+        for file, content in zip(shard_file_names(name), (ids, lengths), strict=True):
+            self.folder.write(file, content)
+        self.shards.append(
+            Shard(
+                name=name,
+                examples=packed.lengths.size,
+                targets=int(packed.lengths.sum()),
+                ids_bytes=len(ids),
+                ids_sha256=hashlib.sha256(ids).hexdigest(),
+                lengths_sha256=hashlib.sha256(lengths).hexdigest(),
+            )
+        )
+
+
 class _TokenizeUnit:
     """Tokenizes, packs and writes one unit; a Ray worker makes its own copy from plain values."""
 
@@ -195,42 +227,20 @@ class _TokenizeUnit:
     def _tokenize(self, unit: Unit) -> dict[str, Any]:
         tokenizer = from_files(self.tokenizer_files)
         folder = open_folder(self.folder_uri)
-        dtype = token_dtype(tokenizer.vocab_size)
         packer = Packer(self.config.examples.packing, self.seq_length, tokenizer.end_id)
         schema = tokenizer.schema.arrow if isinstance(tokenizer, FieldTokenizer) else None
-        shards: list[dict[str, Any]] = []
-        cut = unknown = 0
-
-        def write_shard(*, last: bool) -> None:
-            nonlocal cut
-            packed = packer.take(last=last)
-            if not packed.lengths.size:
-                return
-            cut += packed.cut
-            name = f"{unit.first_row:012d}-{len(shards):04d}"
-            ids, lengths = packed.ids.astype(dtype).tobytes(), packed.lengths.astype("<i4").tobytes()
-            for file, content in zip(shard_file_names(name), (ids, lengths), strict=True):
-                folder.write(file, content)
-            shards.append(
-                {
-                    "name": name,
-                    "examples": packed.lengths.size,
-                    "targets": int(packed.lengths.sum()),
-                    "ids_bytes": len(ids),
-                    "ids_sha256": hashlib.sha256(ids).hexdigest(),
-                    "lengths_sha256": hashlib.sha256(lengths).hexdigest(),
-                }
-            )
-
+        written = ShardWriter(folder, tokenizer.vocab_size, unit.first_row)
+        unknown = 0
         for records in read_unit(self.config.data, unit, schema):
             tokens, lengths = tokenizer.encode_batch(records.drop_null())
             if tokenizer.unknown_id is not None:
                 unknown += int((tokens == tokenizer.unknown_id).sum())
             packer.add(tokens, lengths)
             if packer.pending_ids >= IDS_PER_SHARD:
-                write_shard(last=False)
-        write_shard(last=True)
-        return {"first_row": unit.first_row, "cut": cut, "unknown": unknown, "shards": json.dumps(shards)}
+                written.add(packer.take(last=False))
+        written.add(packer.take())
+        shards = json.dumps([asdict(shard) for shard in written.shards])
+        return {"first_row": unit.first_row, "cut": written.cut, "unknown": unknown, "shards": shards}
 
 
 class _SampleUnit:

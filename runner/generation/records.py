@@ -6,13 +6,15 @@
 
 Draw number d starts with the prompt of the record that it is for and gets its random numbers from (seed, d). First
 there is a draw for each record; then, as often as needed, one for each that is still missing (of few, several); what
-comes after a prompt has all its records is not looked at. So the records are a function of the model, the settings
+comes after a prompt has all its records is not looked at. Where noisy counts of a table are known, more is drawn, and
+taken so that the records keep to them. So the records are a function of the model, the settings
 and the number of the first draw alone. With one prompt they are the first valid draws.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,11 +37,17 @@ from runner.generation.table_rules import allowed_rows
 from runner.generation.validators import Validator
 from runner.model.artifact import TrainedModel
 from runner.model.choice import check_choice
+from runner.model.known_tables import KnownTables
+from runner.model.loglinear import cap_weights, draw_evenly
 
 MOST_DRAWS = 10
 """Gives up when fewer than one in so many records can be kept."""
 FEWEST_DRAWS = 64
 """At once: one by one, the last records would take as long."""
+LEAST_CALIBRATED = 1000
+"""Of fewer, no share is that exact."""
+CALIBRATED_DRAWS = 2.5
+"""For each record that is taken."""
 MANY_DRAWS = 256
 """Before so many nothing is said about shares, unless `max_invalid` is set."""
 FEW_INVALID = 10
@@ -164,23 +172,28 @@ class RecordMaker:
         Raises:
             JobFailedError: too many draws are invalid or copies, or the user's function failed.
         """
-        tally = _Tally(n, self.settings.validation.max_invalid)
+        known = self._known(n)
+        wanted_in_all = n if known is None else math.ceil(CALIBRATED_DRAWS * n)
+        tally = _Tally(wanted_in_all, self.settings.validation.max_invalid)
         rows = make_rows(self._model, self.validator, self.settings.seed, self._conditions)
         made: list[tuple[int, Record]] = []
+        drawn: list[NDArray[np.int32]] = []
         seen: set[str] = set()
-        if self._conditions is None:
+        if known is not None:
+            missing = [0] * wanted_in_all
+        elif self._conditions is None:
             missing = (np.arange(first, first + n) // self.settings.records_per_prompt).tolist()
         else:
             missing = self._conditions.numbers(first, n)
         while missing:
             wanted = Counter(missing)
             asked = [missing[index % len(missing)] for index in range(max(len(missing), FEWEST_DRAWS))]
-            for prompt, record, is_known in self._draw(rows, asked, first_draw):
-                if len(made) == n:
+            for prompt, record, is_known in self._draw(rows, asked, first_draw, known, drawn):
+                if len(made) == wanted_in_all:
                     break
                 if not wanted[prompt]:
                     continue
-                progress(len(made))
+                progress(len(made) * n // wanted_in_all)
                 reason = record.check().reason
                 if reason is not None:
                     tally.add_invalid(reason)
@@ -197,11 +210,35 @@ class RecordMaker:
             first_draw += len(asked)
             missing = sorted(wanted.elements())
         made.sort(key=lambda each: each[0])
+        if known is not None:
+            groups = np.concatenate(drawn)[[record.place for _, record in made]]
+            made = [made[place] for place in self._take(known, groups, n, first_draw)]
         table = rows.to_table([record for _, record in made], first, [number for number, _ in made])
         return Generated(table, dict(tally.invalid), **tally.copies)
 
-    def _draw(self, rows: Rows, missing: Sequence[int], first_draw: int) -> Iterator[tuple[int, Record, bool]]:
-        """A draw for each prompt number: that number, the record, and whether it is a training record."""
+    def _known(self, n: int) -> KnownTables | None:
+        """What n records are held to; None where they are taken as they are drawn, as where any of their values are
+        given."""
+        wanted = self.settings.validation.calibrate
+        is_wanted = n >= LEAST_CALIBRATED if wanted is None else wanted
+        return self._model.known if is_wanted and self._conditions is None else None
+
+    def _take(self, known: KnownTables, groups: NDArray[np.int32], n: int, number: int) -> list[int]:
+        """Which n of valid draws have together the shares that are known; each twice at most."""
+        weights = cap_weights(known.weigh(groups), n, 1.0 if self.settings.unique else 2.0)
+        generator = np.random.Generator(np.random.Philox(key=[self.settings.seed, number]))
+        return draw_evenly(weights, n, generator).tolist()
+
+    def _draw(
+        self,
+        rows: Rows,
+        missing: Sequence[int],
+        first_draw: int,
+        tables: KnownTables | None,
+        groups: list[NDArray[np.int32]],
+    ) -> Iterator[tuple[int, Record, bool]]:
+        """A draw for each prompt number: that number, the record, and whether it is a training record. groups: gets
+        those of each draw, where the draws are held to what is known."""
         routes: NDArray[np.int32] | None = None
         if self._conditions is not None:
             prompts, routes = self._conditions.begin(missing)
@@ -213,6 +250,9 @@ class RecordMaker:
         drawn = 0
         for batch in batches:
             records = rows.read(batch, first_draw + drawn, missing[drawn : drawn + len(batch)])
+            if tables is not None:
+                assert self._model.tokenizer.slots is not None
+                groups.append(tables.rows_of(batch, self._model.tokenizer.slots))
             known = [False] * len(records)
             if self._training is not None:
                 known = are_in(self._training, [record.text for record in records])

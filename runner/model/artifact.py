@@ -4,6 +4,7 @@ weights.safetensors   the network's weights, by name
 model.json            the network's configuration and what generation needs to know
 tokenizer.json, sentencepiece.model
 privacy.json, privacy.md   the privacy statement, of a private run
+tables.json, tables.safetensors   the noisy counts of a table, where the model was trained on draws of these
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from safetensors.numpy import load, save
 
 from runner.data.tokenizer import Tokenizer, from_files
 from runner.errors import CorruptError, RunNotFoundError
+from runner.model.known_tables import KnownTables
 from runner.storage import Folder, publish, read_published
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class ModelDescription:
     columns: tuple[str, ...]
     digest: str
     any_order: bool = False
+    known: KnownTables | None = None
 
     @property
     def max_tokens(self) -> int:
@@ -56,7 +59,7 @@ class ModelDescription:
 class TrainedModel(ModelDescription):
     """A model read back."""
 
-    network: Network
+    network: Network = field(kw_only=True)
 
 
 def save_model(
@@ -71,12 +74,14 @@ def save_model(
     columns: Sequence[str],
     statement: Mapping[str, bytes],
     epoch: int | None,
+    known: KnownTables | None = None,
 ) -> None:
-    """Publish a model. Nothing that was measured on the training records goes in beside the weights.
+    """Publish a model. Nothing that was measured on the training records goes in beside the weights, but for what noisy
+    counts say of a table.
 
     `columns` are those that were joined into records, or the one that held them; `statement`: the files of the
     privacy statement, none without privacy; `epoch`, which the manifest tells: whose weights these are, None where
-    they are those of no epoch.
+    they are those of no epoch. `known`: the counts by which what was trained on was drawn.
     """
     description = {
         "version": FORMAT_VERSION,
@@ -93,6 +98,7 @@ def save_model(
             "model.json": json.dumps(description, indent=1).encode(),
             **tokenizer.to_files(),
             **statement,
+            **({} if known is None else known.to_files()),
         },
         {"epoch": epoch},
     )
@@ -139,6 +145,7 @@ def _read(folder: Folder) -> tuple[dict[str, Any], dict[str, bytes]]:
         "field_delimiter": description["field_delimiter"],
         "columns": tuple(description["columns"]),
         "any_order": description["network"].get("any_order", False),
+        "known": KnownTables.from_files(files),
         "digest": hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest(),
     }
     return settings, files

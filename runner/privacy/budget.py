@@ -45,7 +45,8 @@ READERS = 16
 
 @dataclass(frozen=True)
 class Entry:
-    """A run's total: `steps` of `mechanism`, and `releases`, on the files with these fingerprints.
+    """A run's total: `steps` of `mechanism`, and `releases`, on the files with these fingerprints. A run that trains on
+    draws has no mechanism.
 
     `time`: seconds since 1970.
     """
@@ -53,7 +54,7 @@ class Entry:
     run_id: str
     name: str
     files: tuple[str, ...]
-    mechanism: Mechanism
+    mechanism: Mechanism | None
     steps: int
     time: float
     releases: tuple[Release, ...] = ()
@@ -63,7 +64,7 @@ class Entry:
         """From the values of an entry's JSON."""
         values = dict(plain) | {
             "files": tuple(plain["files"]),
-            "mechanism": Mechanism(**plain["mechanism"]),
+            "mechanism": None if plain["mechanism"] is None else Mechanism(**plain["mechanism"]),
             "releases": tuple(Release.from_plain(release) for release in plain.get("releases", ())),
         }
         return cls(**values)
@@ -165,13 +166,13 @@ def costliest(histories: Sequence[Spent], delta: float, accountant: Accountant) 
 
 @dataclass(frozen=True)
 class Budget:
-    """A run's mechanism and how long it may run, after its `releases`.
+    """A run's mechanism and how long it may run, after its `releases`; None where it takes no private steps.
 
     `before`: the costliest history among its files. `limit`: the epsilon that may not be passed; `allowed_steps`: what
     it pays for; both None without a limit.
     """
 
-    mechanism: Mechanism
+    mechanism: Mechanism | None
     delta: float
     limit: float | None
     planned_steps: int
@@ -225,7 +226,7 @@ def plan_mechanism(
 
 def plan_budget(
     config: JobConfig,
-    mechanism: Mechanism,
+    mechanism: Mechanism | None,
     delta: float,
     histories: Sequence[Spent],
     *,
@@ -249,6 +250,15 @@ def plan_budget(
 
     before = costliest(histories, delta, privacy.accountant)
     released = spent_by(releases)
+    limits = [limit for limit in (privacy.target_epsilon, privacy.max_epsilon) if limit is not None]
+    if mechanism is None:
+        if begins and privacy.max_epsilon is not None and cost([*before, *released]) > privacy.max_epsilon:
+            raise PrivacyError(
+                f"privacy.max_epsilon {privacy.max_epsilon:g} does not pay for the run: earlier runs on the same files "
+                f"took epsilon {in_words(before)}, and with this one it would be {in_words([*before, *released])}; "
+                "raise it, or lower target_epsilon"
+            )
+        return Budget(None, delta, min(limits, default=None), 0, before, None, releases)
     allowed: list[int] = []
     if privacy.target_epsilon is not None:
         allowed.append(steps_within(mechanism, privacy.target_epsilon, delta, privacy.accountant, released))
@@ -262,7 +272,6 @@ def plan_budget(
                 f"privacy.max_epsilon {privacy.max_epsilon:g} does not pay for a single step: {used}one step more "
                 f"would make it {in_words([*taken, (mechanism, 1)])}; raise it, or use more noise"
             )
-    limits = [limit for limit in (privacy.target_epsilon, privacy.max_epsilon) if limit is not None]
     planned = config.training.epochs * mechanism.steps_per_epoch
     return Budget(mechanism, delta, min(limits, default=None), planned, before, min(allowed, default=None), releases)
 

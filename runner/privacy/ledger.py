@@ -62,12 +62,12 @@ class LedgerState:
 
     `tokens` names the records and `files` their files (fingerprints), `before` lists what
     earlier runs took of the same files, and `allowed_steps` is what the limit pays for in all; None for no limit.
-    `releases`: what the run looks up in the records.
+    `releases`: what the run looks up in the records. `mechanism` is None where it takes no private steps.
     """
 
     run_id: str
     tokens: str
-    mechanism: Mechanism
+    mechanism: Mechanism | None
     delta: float
     accountant: Accountant
     limit: float | None
@@ -98,7 +98,7 @@ class LedgerState:
     def from_plain(cls, plain: Mapping[str, Any]) -> LedgerState:
         """From the JSON of `to_plain`."""
         values = dict(plain) | {
-            "mechanism": Mechanism(**plain["mechanism"]),
+            "mechanism": None if plain["mechanism"] is None else Mechanism(**plain["mechanism"]),
             "before": spent_from_plain(plain["before"]),
             "files": tuple(plain["files"]),
             "branches": tuple(Branch(**branch) for branch in plain["branches"]),
@@ -208,6 +208,7 @@ class RunLedger:
             PrivacyError: another sampler, or another probability.
         """
         mechanism = self.state.mechanism
+        assert mechanism is not None
         runs = (plan.sampler, plan.training_examples, plan.batch_size, plan.training_steps)
         accounted = (mechanism.sampler, mechanism.examples, mechanism.batch_size, mechanism.steps_per_epoch)
         if runs != accounted:

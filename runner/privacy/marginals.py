@@ -1,66 +1,205 @@
-"""Marginals of token ids: how many training records have each combination of tokens at some slots.
+"""Noisy marginals: how many training records have each token, and each combination of two columns' groups of tokens.
 
-    groups = {"sex": (1,), "sex, job": (1, 3)}                       # slots, by the name of the histogram
-    counted = count_marginals(examples, groups, positions)           # exact: may only be noised
+    releases = plan_marginals(config, schema, delta, beside)       # columns, pairs; between them a choice, if many
+    counted = count_marginals(examples, {"sex": (axis,), "sex, job": (axis, other)}, positions)   # exact: only to noise
     noisy = released_once(folder, release, lambda: counted)
 
-A marginal of slots of sizes (a, b) has (a + 1, b + 1) cells: the last one of each axis counts records without a token
-there, such as those of a null field's further slots. A record with none of the tokens is in no cell. So an emptied
-record leaves the one cell that it was in, and comes into no other: sensitivity 1.
+A marginal has a cell for each token, or group of tokens, of each of its slots, and one for records without any token
+there, such as those of a null date's month. A record with no token in any slot, which is what an emptied record is, is
+in no cell. So an emptied record leaves the one cell that it was in, and comes into no other: sensitivity 1.
 
-Counted are the records that are trained on. Those for validation stay unseen, as a holdout has to; the fewer counts
-cost a little accuracy, and n and the split are public.
+Counted are the records that are trained on. Those for validation stay unseen, as a holdout has to; n and the split are
+public.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.config import JobConfig
 from runner.data.examples import Examples
-from runner.data.schema import Slots
-from runner.privacy.releases import Counts
+from runner.data.schema import Schema, Slots
+from runner.data.schema.field_tokenizer import FieldTokenizer
+from runner.privacy.accountant import Histogram, Release, Spent
+from runner.privacy.releases import Counts, plan_release
 
+COLUMNS, CHOICE, PAIRS = "columns", "choice", "pairs"
+"""The releases' names, in the order in which they are drawn."""
+COLUMNS_SHARE, CHOICE_SHARE = 0.15, 0.1
+"""Of what noisy sums cost, in squares; the pairs get the rest. Accuracies on Adult and Bank Marketing move by less than
+0.002 between 5% and 30% for the columns."""
+MOST_PAIRS = 150
+"""Of more, a part is chosen. All 435 pairs of a table of 30 columns, half of them noise, gave .966 / .929 (accuracy of
+one and two columns' shares, Adult at epsilon 1.6), 51 chosen ones .973 / .946."""
+PAIRS_A_COLUMN = 3
+MOST_COLUMNS = 200
+"""Of more, those after them in the job's order are counted alone, and drawn as if they depended on nothing."""
+EXPECTED_DISTANCE = math.sqrt(2 / math.pi)
+"""Of a normal deviate from its mean, in standard deviations."""
 ROWS_AT_ONCE = 1 << 16
-MOST_CELLS = 1 << 26
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is counted of a schema: `names` of its slots; `coarse`: slots whose pairs are counted. `orders`: of their
+    tokens, see `Codec.order`. `optional`: whether there are records without a token there."""
+
+    slots: Slots
+    names: tuple[str, ...]
+    coarse: tuple[int, ...]
+    orders: tuple[NDArray[np.float64] | None, ...]
+    optional: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, schema: Schema) -> Layout:
+        """Of the schema's learned fields."""
+        names, coarse = ["end"], []
+        for codec in schema.codecs:
+            if codec.slots:
+                coarse += [(len(names) + slot, codec.order(slot), slot > 0) for slot in codec.coarse_slots]
+            names += [codec.slot_name(slot) for slot in range(len(codec.slots))]
+        of_coarse = [tuple(each) for each in zip(*coarse[:MOST_COLUMNS], strict=True)]
+        slots = FieldTokenizer(schema).slots
+        assert slots is not None
+        return cls(slots, tuple(_distinct(names)), *of_coarse)
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """All pairs of coarse slots, as places in `coarse`."""
+        return list(combinations(range(len(self.coarse)), 2))
+
+    @property
+    def counted_pairs(self) -> int:
+        """How many of them are counted."""
+        pairs = len(self.pairs)
+        return pairs if pairs <= MOST_PAIRS else max(MOST_PAIRS // 2, PAIRS_A_COLUMN * len(self.coarse))
+
+    @property
+    def pair_names(self) -> list[str]:
+        """What the histograms of all pairs are called."""
+        return _distinct([" x ".join(self.names[self.coarse[place]] for place in pair) for pair in self.pairs])
+
+    def axis(self, slot: int) -> Axis:
+        """A slot with a cell for each of its tokens."""
+        return Axis(slot, np.arange(self.slots.sizes[slot] + 1))
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A slot, and the cell that each of its tokens is counted in: `cells` (size + 1,), the last one's for no token."""
+
+    slot: int
+    cells: NDArray[np.int64]
+
+    @property
+    def size(self) -> int:
+        """Number of cells."""
+        return int(self.cells.max()) + 1
+
+
+def plan_marginals(
+    config: JobConfig, schema: Schema, delta: float, beside: tuple[Release, ...] = ()
+) -> tuple[Release, ...]:
+    """The releases that take a job's target to its end, beside those that it has already. Which pairs a choice takes is
+    known when it is drawn; until then they have numbers.
+
+    Raises:
+        PrivacyError: no noise within bounds does.
+    """
+    privacy, layout = config.privacy, Layout.of(schema)
+    assert privacy.target_epsilon is not None
+    names: dict[str, list[str]] = {COLUMNS: [*layout.names[1:]]}
+    pairs = layout.pair_names
+    if layout.counted_pairs < len(pairs):
+        names[CHOICE], pairs = pairs, [f"chosen pair {number}" for number in range(1, layout.counted_pairs + 1)]
+    if pairs:
+        names[PAIRS] = pairs
+    shares = {COLUMNS: COLUMNS_SHARE, CHOICE: CHOICE_SHARE, PAIRS: 1 - COLUMNS_SHARE - CHOICE_SHARE * (CHOICE in names)}
+    weights = {f"{what}/{name}": shares[what] / len(all_) for what, all_ in names.items() for name in all_}
+    spent: Spent = [(release, 1) for release in beside]
+    together = plan_release("marginals", weights, (), privacy.target_epsilon, delta, privacy.accountant, spent)
+    sigmas = {each.name: each.sigma for each in together.histograms}
+    return tuple(
+        Release(what, tuple(Histogram(name, sigmas[f"{what}/{name}"]) for name in all_)) for what, all_ in names.items()
+    )
+
+
+def plan_rest(config: JobConfig, delta: float, beside: tuple[Release, ...]) -> tuple[Release, ...]:
+    """As much as `plan_marginals` will take, in one histogram: for a job whose schema is not known yet."""
+    privacy = config.privacy
+    assert privacy.target_epsilon is not None
+    spent: Spent = [(release, 1) for release in beside]
+    return (plan_release(PAIRS, {"all": 1.0}, (), privacy.target_epsilon, delta, privacy.accountant, spent),)
 
 
 def count_marginals(
-    examples: Examples, groups: Mapping[str, Sequence[int]], positions: NDArray[np.int64]
+    examples: Examples, marginals: Mapping[str, Sequence[Axis]], positions: NDArray[np.int64]
 ) -> dict[str, Counts]:
-    """The exact marginals of the examples at `positions`. Of a slot that a record fills twice, its last token is it."""
+    """The exact marginals of the examples at `positions`, each with as many axes as it has slots."""
     slots = examples.tokens.slots
     assert slots is not None
-    wanted = sorted({slot for group in groups.values() for slot in group})
-    shapes = {name: [slots.sizes[slot] + 1 for slot in group] for name, group in groups.items()}
-    for name, shape in shapes.items():
-        if np.prod(shape, dtype=np.float64) > MOST_CELLS:
-            raise ValueError(f"the marginal {name} has more than {MOST_CELLS:,} cells")
-    cells = {name: np.zeros(int(np.prod(shape)), np.int64) for name, shape in shapes.items()}
+    wanted = sorted({axis.slot for axes in marginals.values() for axis in axes})
+    index = {slot: place for place, slot in enumerate(wanted)}
+    shapes = {name: [axis.size for axis in axes] for name, axes in marginals.items()}
+    counts = {name: np.zeros(math.prod(shape), np.int64) for name, shape in shapes.items()}
     for start in range(0, len(positions), ROWS_AT_ONCE):
-        places = dict(
-            zip(wanted, _places(examples, slots, wanted, positions[start : start + ROWS_AT_ONCE]), strict=True)
-        )
-        for name, group in groups.items():
-            at = np.ravel_multi_index([places[slot] for slot in group], shapes[name])
-            cells[name] += np.bincount(at, minlength=cells[name].size)
-    for counts in cells.values():
-        counts[-1] = 0  # Without any of the tokens: where an emptied record would be.
-    return {name: Counts(counts.reshape(shapes[name])) for name, counts in cells.items()}
+        rows = [row for row in examples.rows(positions[start : start + ROWS_AT_ONCE]) if np.any(row)]
+        places = slots.places(rows, wanted)
+        for name, axes in marginals.items():
+            at = np.ravel_multi_index([axis.cells[places[index[axis.slot]]] for axis in axes], shapes[name])
+            counts[name] += np.bincount(at, minlength=counts[name].size)
+    return {name: Counts(each.reshape(shapes[name])) for name, each in counts.items()}
 
 
-def _places(examples: Examples, slots: Slots, wanted: Sequence[int], positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(slots, rows): each row's token in each wanted slot, counted from the slot's first; the slot's size for none."""
-    rows = examples.rows(positions)
-    ids = np.concatenate(rows)
-    row = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
-    index = np.full(len(slots.sizes), -1)
-    index[list(wanted)] = np.arange(len(wanted))
-    slot = slots.of_tokens()[ids]
-    here = index[slot] >= 0
-    first = np.cumsum((0, *slots.sizes))[:-1]
-    places = np.repeat(np.array([slots.sizes[each] for each in wanted], np.int64)[:, None], len(rows), axis=1)
-    places[index[slot[here]], row[here]] = ids[here] - first[slot[here]]
-    return places
+def count_dependence(
+    counted: NDArray[np.integer], one: NDArray[np.float64], other: NDArray[np.float64], records: int
+) -> Counts:
+    """How far a pair's exact table is from what its columns' shares make of it, in records: one whole number, which
+    changes by at most 1 when one cell of the table does. one, other: shares from noisy counts; `records`: public.
+
+    >>> count_dependence(np.array([[50, 0], [0, 50]]), np.full(2, 0.5), np.full(2, 0.5), 100).counts.tolist()
+    [100]
+    """
+    distance = np.abs(counted - records * np.outer(one, other)).sum()
+    return Counts(np.array([math.floor(distance + 0.5)], np.int64))
+
+
+def choose_pairs(
+    scores: NDArray[np.integer],
+    shares: Sequence[NDArray[np.float64]],
+    pairs: Sequence[tuple[int, int]],
+    records: int,
+    sigma: float,
+    count: int,
+) -> list[tuple[int, int]]:
+    """The pairs that tell most, by noisy `scores` of `count_dependence`: what is left of one when what it would be of
+    independent columns is taken off, and what noise of `sigma` in each cell takes. shares: of each column, its groups'.
+    """
+    left = [
+        score - EXPECTED_DISTANCE * (np.sqrt(records * np.outer(shares[i], shares[j])).sum()) - sigma / 2 * cells
+        for score, (i, j) in zip(scores.tolist(), pairs, strict=True)
+        for cells in [len(shares[i]) * len(shares[j])]
+    ]
+    best = np.argsort(-np.array(left), kind="stable")[:count]
+    return [pairs[place] for place in np.sort(best).tolist()]
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names with a number behind those that were there before.
+
+    >>> _distinct(["a", "b", "a"])
+    ['a', 'b', 'a (2)']
+    """
+    found: list[str] = []
+    for name in names:
+        number = 1
+        while (name if number == 1 else f"{name} ({number})") in found:
+            number += 1
+        found.append(name if number == 1 else f"{name} ({number})")
+    return found

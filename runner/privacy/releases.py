@@ -27,6 +27,7 @@ from runner.privacy.accountant import (
     Accountant,
     Histogram,
     Release,
+    Spent,
     discrete_gaussian_tails,
     epsilon,
 )
@@ -94,8 +95,9 @@ def plan_release(
     target: float,
     delta: float,
     accountant: Accountant = "pld",
+    beside: Spent = (),
 ) -> Release:
-    """The release of least noise that costs at most `target` at `delta`, alone.
+    """The release of least noise that costs at most `target` at `delta`, together with what is `beside` it.
 
     `weights`: the histograms, and how the budget is shared out: sigma is proportional to 1 / sqrt(weight), so that a
     weight is a share of the zero-concentrated budget. `open_sets`: those whose cells are the values that occur.
@@ -120,15 +122,15 @@ def plan_release(
         )
 
     def excess(log_sigma: float, by: Accountant) -> float:
-        return math.log(max(epsilon([(at(math.exp(log_sigma)), 1)], delta, by), 1e-12) / target)
+        return math.log(max(epsilon([*beside, (at(math.exp(log_sigma)), 1)], delta, by), 1e-12) / target)
 
     least = math.log(max(SMALLEST_SIGMA, SIGMA_STEP))
     most = math.log(LARGEST_SIGMA * math.sqrt(min(weights.values()) / largest))
     # RDP is quick, and an upper bound: what it finds is enough for PLD, and twice too much at most.
     if excess(most, "rdp") > 0:
         raise PrivacyError(
-            f"privacy.schema_epsilon: {len(weights)} histograms cannot be had for epsilon {target:g} at delta "
-            f"{delta:g}; raise it, or declare more of the schema"
+            f"{len(weights)} histograms ({name}) cannot be had for epsilon {target:g} at delta {delta:g}; raise "
+            "privacy.target_epsilon and privacy.schema_epsilon, or declare more of the schema"
         )
     found = least
     if excess(least, "rdp") > 0:
@@ -136,7 +138,7 @@ def plan_release(
     if accountant == "pld" and excess(found - math.log(2), "pld") > 0:
         found = cast(float, brentq(excess, found - math.log(2), found, args=("pld",), xtol=1e-4))
     sigma = math.exp(found)
-    while epsilon([(at(sigma), 1)], delta, accountant) > target:
+    while epsilon([*beside, (at(sigma), 1)], delta, accountant) > target:
         sigma *= 1.0005
     return at(sigma)
 

@@ -31,6 +31,8 @@ from runner.privacy.figures import (
     probability_in_words,
 )
 from runner.privacy.ledger import LedgerState
+from runner.privacy.lookups import SCHEMA
+from runner.privacy.marginals import CHOICE, COLUMNS, PAIRS
 
 JSON_FILE = "privacy.json"
 PAGE_FILE = "privacy.md"
@@ -46,6 +48,18 @@ COVERED = (
     "what is computed from these alone, such as generated records",
 )
 COVERED_SCHEMA = "the schema that was looked up in the records, which is in model/ too"
+COVERED_DRAWS = (
+    "the noisy counts, in model/ too",
+    "what is made of them alone, with the number of records: the draws, the weights in model/, every checkpoint, "
+    "history.csv, events/ and what trackers were told, whose figures are of draws, and generated records",
+)
+NOT_COVERED_DRAWS = (
+    "private/: the noisy counts as they were stored, and a key that is not used",
+    "status.json, logs/ and files.json: names and sizes of the files of records, and how many records they have",
+    "report.html: comparisons of synthetic with private records",
+    "tokenizer/ and the token cache, which hold or describe the records",
+)
+NO_SAMPLER = "none: no step looks at a record; every record is counted once in each histogram"
 NOT_COVERED = (
     "history.csv, events/, status.json, logs/, checkpoints' state.json and what trackers were told: exact losses and "
     "accuracies of private records",
@@ -53,6 +67,25 @@ NOT_COVERED = (
     "report.html: the same figures, and comparisons of synthetic with private records",
     "tokenizer/ and the token cache, which hold or describe the records",
 )
+RELEASED = {
+    SCHEMA: (
+        "What was looked up in the records",
+        "Counts of all records, with discrete Gaussian noise, once, before training.",
+    ),
+    COLUMNS: (
+        "Counts of single columns",
+        "How many records have each value or part of a range, with discrete Gaussian noise, once.",
+    ),
+    CHOICE: (
+        "How far pairs of columns are from independence",
+        "One number a pair, with discrete Gaussian noise, once; the pairs that are counted were chosen by it.",
+    ),
+    PAIRS: (
+        "Counts of pairs of columns",
+        "How many records have each combination of two columns' groups of values, with discrete Gaussian noise, once.",
+    ),
+}
+"""By release: a title, and what it is."""
 LIMITS = (
     "Epsilon is per record: people with several records, or records that are copies of each other, are protected less.",
     "The noise is drawn in float32 by a statistical generator (Philox) from a secret 256-bit key. The floating-point "
@@ -62,6 +95,12 @@ LIMITS = (
     "The ledger over runs knows files by their fingerprint, and only the runs under the same storage folder. A record "
     "that is also in another file is counted there alone. Its entries are chained: a changed or missing one shows, but "
     "not that the newest were deleted.",
+)
+LIMITS_OF_DRAWS = (
+    LIMITS[0],
+    "The noise of the counts is discrete, drawn exactly, from the operating system's generator. What is computed of "
+    "noisy counts later costs nothing.",
+    *LIMITS[2:],
 )
 CALLBACKS_LIMIT = (
     "Callbacks are known by their names: one whose code changes between a kill and a resume can make a repeated step "
@@ -90,8 +129,10 @@ def privacy_report(
         "setting": "central differential privacy: the trainer is trusted with the records, the model's readers are not",
         "unit": UNIT if config.fields is None else UNIT_OF_A_TABLE,
         "adjacency": ADJACENCY,
-        "sampler": SAMPLER,
-        "mechanism": asdict(mechanism) | {"sampling_probability": mechanism.sampling_probability},
+        "sampler": NO_SAMPLER if mechanism is None else SAMPLER,
+        "mechanism": None
+        if mechanism is None
+        else asdict(mechanism) | {"sampling_probability": mechanism.sampling_probability},
         "steps": steps,
         "steps_of_branches": [branch.reserved - branch.first_step for branch in state.branches],
         "releases": [
@@ -110,9 +151,14 @@ def privacy_report(
         "earlier_runs": [{**asdict(earlier), "steps": count} for earlier, count in state.before],
         "epsilon_with_earlier_runs": cost(state.accountant, with_earlier=True),
         "also_touched_the_records": _also_touched(config, state.releases) | {"sweep": sweep},
-        "covered": [*COVERED, *([COVERED_SCHEMA] if state.releases else [])],
-        "not_covered": list(NOT_COVERED),
-        "limits": [*LIMITS, *([CALLBACKS_LIMIT] if config.training.callbacks else [])],
+        "covered": [
+            *(COVERED_DRAWS if config.trains_on_draws else COVERED),
+            *([COVERED_SCHEMA] if any(release.name == SCHEMA for release in state.releases) else []),
+        ],
+        "not_covered": list(NOT_COVERED_DRAWS if config.trains_on_draws else NOT_COVERED),
+        "limits": list(LIMITS_OF_DRAWS)
+        if config.trains_on_draws
+        else [*LIMITS, *([CALLBACKS_LIMIT] if config.training.callbacks else [])],
         "software": {name: version(name) for name in SOFTWARE},
     }
 
@@ -136,14 +182,18 @@ def privacy_page(report: dict[str, Any]) -> str:
         ("Protected unit", report["unit"]),
         ("Neighbors", report["adjacency"]),
         ("Sampler", report["sampler"]),
-        (
-            "Training records, expected batch, probability",
-            f"{mechanism['examples']:,}, {mechanism['batch_size']:,}, "
-            f"{probability_in_words(mechanism['sampling_probability'])}",
-        ),
-        ("Noise multiplier, clip", f"{noise_in_words(mechanism['noise_multiplier'])}, {mechanism['l2_norm_clip']:g}"),
-        ("Steps taken", _steps_in_words(report)),
     ]
+    if mechanism is None:
+        rows.append(("Training", "on draws by the noisy counts below; no step looks at a record"))
+    else:
+        expected = f"{mechanism['examples']:,}, {mechanism['batch_size']:,}"
+        probability = probability_in_words(mechanism["sampling_probability"])
+        noise = noise_in_words(mechanism["noise_multiplier"])
+        rows += [
+            ("Training records, expected batch, probability", f"{expected}, {probability}"),
+            ("Noise multiplier, clip", f"{noise}, {mechanism['l2_norm_clip']:g}"),
+            ("Steps taken", _steps_in_words(report)),
+        ]
     if report["other_trials"]:
         trained = [trial for trial in report["other_trials"] if "histograms" not in trial]
         steps = sum(trial["steps"] for trial in trained)
@@ -213,6 +263,15 @@ def _also_touched(config: JobConfig, releases: Sequence[Release] = ()) -> dict[s
     """What the job did with the records besides the private steps, and whether epsilon covers it."""
     settings, stopping = config.training, config.training.early_stopping
     metric = stopping.metric
+    of_draws = {
+        "validation": (
+            "every 5th batch of positions, which is not counted, and of the draws, whose metrics are in history.csv"
+            if settings.validation_split
+            else "none: all records are counted"
+        ),
+        "selection of the epoch": "by draws alone, as all of training: covered",
+        "early stopping": "by draws alone, as all of training: covered",
+    }
     found = {
         **(
             {"tokenizer": _tokenizer_in_words(config)}
@@ -232,11 +291,13 @@ def _also_touched(config: JobConfig, releases: Sequence[Release] = ()) -> dict[s
         ),
         "early stopping": (f"on, by {metric}; epsilon does not cover when it ended" if stopping.enabled else "off"),
     }
+    if config.trains_on_draws:
+        found |= of_draws
     if config.data.since is not None:
         found["first weights"] = (
             f"those of run {config.data.since}; the records that it was trained on are covered by its statement"
         )
-    if settings.callbacks or settings.epoch_callback:
+    if (settings.callbacks or settings.epoch_callback) and not config.trains_on_draws:
         names = ", ".join([*settings.callbacks, *([settings.epoch_callback] if settings.epoch_callback else [])])
         found["callbacks"] = f"{names}: they see exact metrics, and epsilon does not cover what they do with them"
     return found
@@ -249,7 +310,7 @@ def _schema_in_words(config: JobConfig, releases: Sequence[Release]) -> str:
         return f"that of run {config.data.since}, whose statement says where it is from"
     looked_up: dict[str, list[str]] = {}
     for release in releases:
-        for histogram in release.histograms:
+        for histogram in release.histograms if release.name == SCHEMA else ():
             column, _, key = histogram.name.rpartition(".")
             looked_up.setdefault(column, []).append(key)
     words = f"declared public by the job: {', '.join(config.fields)}"
@@ -276,16 +337,17 @@ def _count_runs(earlier: list[dict[str, Any]]) -> int:
 
 
 def _released_in_words(report: dict[str, Any]) -> list[str]:
-    """What was looked up in the records, one line a histogram."""
+    """What was counted in the records, one line a histogram."""
     lines: list[str] = []
+    whole = report["epsilon"]
     for release in report.get("releases", []):
-        whole = report["epsilon"]
+        title, what = RELEASED.get(release["name"], RELEASED[SCHEMA])
         share = f", {release['epsilon'] / whole:.0%} of the run's" if isinstance(whole, float) and whole else ""
         lines += [
-            "## What was looked up in the records",
+            f"## {title}",
             "",
-            f"Counts of all records, with discrete Gaussian noise, once, before training. Alone they cost epsilon "
-            f"{epsilon_in_words(release['epsilon'])}{share}; the figures above have them in.",
+            f"{what} Alone they cost epsilon {epsilon_in_words(release['epsilon'])}{share}; the figures above have "
+            "them in.",
             "",
             "| Counts of | Noise (sigma, in records) | Released from |",
             "|---|---|---|",

@@ -22,6 +22,7 @@ from runner.config import JobConfig
 from runner.data.examples import TokenSet
 from runner.data.files import NOTES, PassedOver, SourceFile, passed_over
 from runner.data.prepare import bought_key, check_vocabulary, find_tokens, prepare_tokens, survey_job, token_key
+from runner.data.schema import Schema
 from runner.data.survey import Survey
 from runner.data.table import list_names
 from runner.errors import (
@@ -41,8 +42,16 @@ from runner.run_directory import RunDirectory, Status
 from runner.storage import Folder, open_folder, publish, read_published
 from runner.train.callbacks import import_object
 from runner.train.checkpoint import checkpoint_steps
+from runner.train.drawn_tokens import draw_tokens, tokenizer_of
 from runner.train.heartbeat import LogFile
-from runner.train.private_run import buy_schema, check_privacy, check_same_records, find_tokens_key, open_ledger
+from runner.train.private_run import (
+    buy_schema,
+    charge_marginals,
+    check_privacy,
+    check_same_records,
+    find_tokens_key,
+    open_ledger,
+)
 from runner.train.series import check_previous, record_files, source_files
 
 TOKEN_CACHE = ".cache/tokens"  # noqa: S105 - not that kind of token
@@ -127,7 +136,8 @@ def check_job(config: JobConfig, *, begins: bool = True, directory: RunDirectory
             _check_enough(config, survey.found.windows, "examples")
         check_vocabulary(config, survey)
     if config.privacy.enabled and begins:
-        checked = replace(checked, budget=check_privacy(config, checked.records, checked.used))
+        budget = check_privacy(config, checked.records, checked.used, find_schema(checked))
+        checked = replace(checked, budget=budget)
     return checked
 
 
@@ -169,10 +179,13 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
                     directory.say("looking up the schema, with noise")
                     checked = with_schema(checked, directory)
                 tokens = make_tokens(checked, directory.say, local=local)
-            _check_enough(config, tokens.examples, "examples")
-            publish(directory.folder.child("tokenizer"), read_published(tokens.folder))
-            if config.privacy.enabled:
-                open_ledger(config, directory, checked.key, checked.used, checked.budget)
+                _check_enough(config, tokens.examples, "examples")
+                publish(directory.folder.child("tokenizer"), read_published(tokens.folder))
+                if config.privacy.enabled:
+                    open_ledger(config, directory, checked.key, checked.used, checked.budget)
+                if config.trains_on_draws:
+                    charge_marginals(config, directory, tokenizer_of(tokens).schema)
+                    tokens = draw_tokens(config, directory, tokens, token_cache(config), directory.say)
             directory.update_status(state="preparing", message="starting the workers")
             if here:
                 _train_here(config, directory, tokens, stop, log_file)
@@ -224,6 +237,13 @@ def failed(directory: RunDirectory, error: Exception) -> RunnerError:
 def _begins(directory: RunDirectory) -> bool:
     """Whether a private run has not begun: one that has checkpoints but lost its ledger has."""
     return not RunLedger.exists(directory.folder) and not checkpoint_steps(directory.folder.child("checkpoints"))
+
+
+def find_schema(checked: CheckedJob) -> Schema | None:
+    """Of a job on a table: the schema, where it is known before the run begins."""
+    if checked.config.fields is None or checked.tokens is None:
+        return None if checked.survey is None else checked.survey.schema
+    return tokenizer_of(checked.tokens).schema
 
 
 def token_cache(config: JobConfig, *, patient: bool = True) -> Folder:
@@ -288,8 +308,10 @@ def make_tokens(checked: CheckedJob, progress: Callable[[str], None], *, local: 
 
 
 def _check_enough(config: JobConfig, count: int, what: str) -> None:
-    """Raise DataError where no whole batch could be trained on, or validated with."""
+    """Raise DataError where no whole batch could be trained on, or validated with. Draws there are as many as asked."""
     settings = config.training
+    if config.trains_on_draws and not settings.validation_split:
+        return
     needed = settings.batch_size * (2 if settings.validation_split else 1)
     if count < needed:
         why = "one batch to train on and one for validation" if settings.validation_split else "one batch"

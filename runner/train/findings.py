@@ -20,7 +20,7 @@ from runner.data.tokenizer import from_files
 from runner.privacy.lookups import lookups_of
 from runner.storage import read_published
 from runner.train.facade import CheckedJob
-from runner.train.private_run import describe_releases, planned_epsilon
+from runner.train.private_run import describe_counted, describe_releases, planned_epsilon
 
 
 def describe_check(checked: CheckedJob) -> dict[str, Any]:
@@ -52,9 +52,12 @@ def describe_check(checked: CheckedJob) -> dict[str, Any]:
         found["fields"] = describe(config.fields, schema, columns, _bought(checked))
     if checked.budget is not None:
         budget = checked.budget
+        if budget.mechanism is not None:
+            steps = {"noise_multiplier": budget.mechanism.noise_multiplier, "planned_steps": budget.charged_steps}
+        else:
+            steps = {"counted": describe_counted(budget)}
         found |= {
-            "noise_multiplier": budget.mechanism.noise_multiplier,
-            "planned_steps": budget.charged_steps,
+            **steps,
             "planned_epsilon": planned_epsilon(config, budget),
             "delta": budget.delta,
             **describe_releases(config, budget),
@@ -79,6 +82,9 @@ def in_lines(found: Mapping[str, Any]) -> Iterator[str]:
                 continue
             case "tokens_of_a_record":
                 yield f"tokens of a record: at most {value}, of {found['different_tokens']:,} different ones"
+            case "counted":
+                for name, each in value.items():
+                    yield f"counted, with noise: {name} ({each['histograms']}), sigma {each['sigma']:g} records"
             case "fields":
                 yield "fields:"
                 yield from fields_in_lines(value)

@@ -23,7 +23,7 @@ from runner.errors import JobFailedError
 from runner.model.network import Network
 from runner.privacy.accountant import epsilon, plain_epsilon, spent_by
 from runner.privacy.figures import epsilon_in_words
-from runner.privacy.ledger import RunLedger
+from runner.privacy.ledger import LedgerState, RunLedger
 from runner.run_directory import RunDirectory
 from runner.train.callback_state import Snapshot, UserCallback
 from runner.train.callbacks import EpochState, call_user
@@ -45,7 +45,8 @@ log = logging.getLogger(__name__)
 class TrainingLoop:
     """One worker's part of a run; every worker goes through the same steps, the chief writes.
 
-    `identity` is what must not change between a checkpoint and a resume. `ledger`: of a private run, begun.
+    `identity` is what must not change between a checkpoint and a resume. `ledger`: of a run of private steps, begun.
+    `released`: of a private run that trains on draws, what they cost.
     """
 
     settings: TrainingConfig
@@ -60,6 +61,7 @@ class TrainingLoop:
     is_chief: bool
     identity: dict[str, Any]
     ledger: RunLedger | None = None
+    released: LedgerState | None = None
     tracker: Tracker | None = None
     progress: Progress = field(default_factory=Progress)
     kept_weights: Weights | None = None
@@ -179,7 +181,7 @@ class TrainingLoop:
                 seconds=progress.epoch_seconds,
                 tokens_per_second=progress.epoch_tokens / max(progress.epoch_seconds, 1e-9),
                 epsilon=self._epsilon(progress.total_steps),
-                delta=None if self.ledger is None else self.ledger.state.delta,
+                delta=None if self._spending is None else self._spending.delta,
             )
             weights = self.network.weights_dict()
             if progress.close_epoch(row, self.kept_metric, weights_digest(weights) if self._keras else ""):
@@ -297,10 +299,15 @@ class TrainingLoop:
 
     def _epsilon(self, step: int) -> float | None:
         """What the run will have cost at `step`; None when it is not private. Only asked for at epochs' ends."""
-        if self.ledger is None:
+        state = self._spending
+        if state is None:
             return None
-        state = self.ledger.state
         return epsilon(spent_by(state.releases, state.mechanism, state.counted(step)), state.delta, state.accountant)
+
+    @property
+    def _spending(self) -> LedgerState | None:
+        """The ledger of a private run."""
+        return self.released if self.ledger is None else self.ledger.state
 
     def _is_late(self) -> bool:
         self.progress.seconds = time.monotonic() - self._began
@@ -327,13 +334,13 @@ class TrainingLoop:
 
     def _cost(self) -> dict[str, float]:
         """Epsilon at the end of this epoch, for the live line: computed once an epoch."""
-        if self.ledger is None:
+        if self._spending is None:
             return {}
         progress = self.progress
         if self._epoch_cost is None or self._epoch_cost[0] != progress.epoch:
             end = progress.total_steps + self.feed.plan.training_steps - progress.step
             self._epoch_cost = (progress.epoch, self._epsilon(end) or 0.0)
-        return {"epsilon": self._epoch_cost[1], "delta": self.ledger.state.delta}
+        return {"epsilon": self._epoch_cost[1], "delta": self._spending.delta}
 
     def _check_finite(self, sums: StepSums) -> None:
         if not math.isfinite(sums.loss):

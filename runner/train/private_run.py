@@ -27,6 +27,7 @@ from runner.privacy.accountant import epsilon, spent_by
 from runner.privacy.budget import Budget, Entry, SpendingLedger, plan_budget, plan_delta, plan_mechanism, spent_before
 from runner.privacy.ledger import PRIVATE_FOLDER, LedgerState, RunLedger
 from runner.privacy.lookups import SCHEMA, bought_fields, count_lookups, lookups_of, plan_schema
+from runner.privacy.marginals import COLUMNS, plan_marginals, plan_rest
 from runner.privacy.releases import find_released, released_once
 from runner.privacy.report import privacy_report, to_files
 from runner.run_directory import RunDirectory
@@ -41,8 +42,8 @@ def training_records(config: JobConfig, records: int) -> int:
     return BatchPlan(records, settings.batch_size, settings.seed, settings.validation_split).training_examples
 
 
-def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile]) -> Budget:
-    """Whether the privacy that the job asks for can be had; writes nothing.
+def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile], schema: Schema | None = None) -> Budget:
+    """Whether the privacy that the job asks for can be had; writes nothing. schema: of a table, where it is known.
 
     Raises:
         PrivacyError: in one line.
@@ -51,10 +52,17 @@ def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile]) 
     trained = training_records(config, records)
     looked_up = records if lookups_of(config) else 0
     releases = plan_schema(config, plan_delta(config, trained, looked_up))
-    mechanism, delta = plan_mechanism(config, trained, releases, looked_up)
+    if config.trains_on_draws:
+        mechanism, delta = None, plan_delta(config, trained, looked_up)
+        rest = plan_rest(config, delta, releases) if schema is None else plan_marginals(config, schema, delta, releases)
+    else:
+        rest = ()
+        mechanism, delta = plan_mechanism(config, trained, releases, looked_up)
     entries = SpendingLedger(open_folder(config.storage.uri, patient=False)).read()
     histories = spent_before(entries, _fingerprints(files))
-    budget = plan_budget(config, mechanism, delta, histories, releases=releases)
+    budget = plan_budget(config, mechanism, delta, histories, releases=(*releases, *rest))
+    if schema is None:
+        budget = replace(budget, releases=releases)
     if budget.allowed_steps is not None and budget.allowed_steps < budget.planned_steps:
         log.warning(
             "the privacy budget pays for %d of %d planned steps: the run will end there",
@@ -66,18 +74,54 @@ def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile]) 
 
 def planned_epsilon(config: JobConfig, budget: Budget) -> float:
     """What the run costs if it takes every step that is planned and paid for, what it looks up included."""
-    spent = spent_by(budget.releases, budget.mechanism, budget.charged_steps)
+    releases = budget.releases
+    if config.trains_on_draws and not any(release.name == COLUMNS for release in releases):
+        releases = (*releases, *plan_rest(config, budget.delta, releases))
+    spent = spent_by(releases, budget.mechanism, budget.charged_steps)
     return epsilon(spent, budget.delta, config.privacy.accountant)
 
 
 def describe_releases(config: JobConfig, budget: Budget) -> dict[str, Any]:
     """What a job will look up in its records, and what that costs alone; nothing where it looks up nothing."""
-    if not budget.releases:
+    releases = tuple(release for release in budget.releases if release.name == SCHEMA)
+    if not releases:
         return {}
     return {
-        "looked_up": [asdict(histogram) for release in budget.releases for histogram in release.histograms],
-        "schema_epsilon": epsilon(spent_by(budget.releases), budget.delta, config.privacy.accountant),
+        "looked_up": [asdict(histogram) for release in releases for histogram in release.histograms],
+        "schema_epsilon": epsilon(spent_by(releases), budget.delta, config.privacy.accountant),
     }
+
+
+def describe_counted(budget: Budget) -> dict[str, Any]:
+    """Of a run that trains on draws: the histograms that these are made by, and their noise, by release."""
+    return {
+        release.name: {"histograms": len(release.histograms), "sigma": release.histograms[0].sigma}
+        for release in budget.releases
+        if release.name != SCHEMA
+    }
+
+
+def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema) -> None:
+    """Charge a run whose schema was bought for the counts that its draws are made by, where it is not yet.
+
+    Raises:
+        PrivacyError: another run has just taken the rest of the budget.
+    """
+    ledger = RunLedger.open(directory.folder, writes=True)
+    state = ledger.state
+    if any(release.name == COLUMNS for release in state.releases):
+        return
+    releases = (*state.releases, *plan_marginals(config, schema, state.delta, state.releases))
+    state = replace(state, releases=releases)
+
+    def decide(entries: Sequence[Entry]) -> Entry:
+        plan_budget(
+            config, None, state.delta, spent_before(entries, state.files, state.run_id), releases=state.releases
+        )
+        return _entry(config, state, 0)
+
+    _spending(config).charge(decide)
+    ledger.change(releases=releases)
 
 
 def open_ledger(
@@ -188,6 +232,7 @@ def charge_again(config: JobConfig, ledger: RunLedger) -> None:
         PrivacyError: they would pass the limit, because another run took of the same files meanwhile.
     """
     state = ledger.state
+    assert state.mechanism is not None
     planned = state.counted(config.training.epochs * state.mechanism.steps_per_epoch)
     wanted = planned if state.allowed_steps is None else min(planned, state.allowed_steps)
     wanted = max(wanted, state.reserved_steps)
@@ -207,9 +252,9 @@ def charge_again(config: JobConfig, ledger: RunLedger) -> None:
     _spending(config).charge(decide)
 
 
-def settle(config: JobConfig, directory: RunDirectory, ledger: RunLedger) -> dict[str, bytes]:
+def settle(config: JobConfig, directory: RunDirectory) -> dict[str, bytes]:
     """Charge the run for the steps it took, and write its report; returns the report's files."""
-    state = ledger.state
+    state = RunLedger.open(directory.folder).state
     _spending(config).charge(lambda _entries: _entry(config, state, state.reserved_steps))
     files = to_files(privacy_report(config, state))
     for name, content in files.items():

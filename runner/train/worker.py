@@ -25,6 +25,7 @@ from runner.data.survey import columns_read
 from runner.data.tokenizer import from_files
 from runner.errors import DataError, OvertakenError, RunnerError, StorageError
 from runner.model.artifact import save_model
+from runner.model.known_tables import KnownTables
 from runner.model.network import Network
 from runner.privacy.ledger import RunLedger
 from runner.privacy.noise import draw_noise, fingerprint
@@ -33,6 +34,7 @@ from runner.storage import open_folder, read_manifest, read_published
 from runner.train.callbacks import import_object
 from runner.train.checkpoint import Checkpoint, newest_checkpoint
 from runner.train.devices import local_replicas, machine, make_strategy, memory_bytes, set_up_devices
+from runner.train.drawn_tokens import log_shares
 from runner.train.feed import Feed
 from runner.train.heartbeat import Heartbeat, LogFile
 from runner.train.keras_callbacks import make_callbacks
@@ -101,7 +103,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     identity: dict[str, Any] = {"tokens": tokens.key, "microbatch_size": microbatch_size}
     ledger, noise = None, None
     plan = make_plan(config, tokens)
-    if config.privacy.enabled:
+    if config.takes_private_steps:
         ledger = RunLedger.open(directory.folder, writes=is_chief)
         if tf.config.get_visible_devices("GPU"):  # A repeated step must release the same numbers.
             tf.config.experimental.enable_op_determinism()
@@ -146,11 +148,15 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         is_chief=is_chief,
         identity=identity,
         ledger=ledger,
+        released=RunLedger.open(directory.folder).state if config.trains_on_draws else None,
     )
     if checkpoint is not None:
         loop.restore(checkpoint)
     elif (weights := first_weights(config)) is not None:
         network.load_weights_dict(weights)
+    elif config.trains_on_draws:
+        # What is frequent is known before the first step: this saves a third of the steps.
+        network.load_weights_dict(network.weights_dict() | {"dense/bias": log_shares(loop.feed.examples)})
     if not is_chief:
         return loop.run()
     begun_at = loop.progress.total_steps
@@ -211,6 +217,7 @@ def _conditions(
 def _cut_epochs(checkpoint: Checkpoint | None, ledger: RunLedger) -> list[tuple[int, int]]:
     """Epochs that a time limit or the budget cut short, with their steps: after them a step's number in the run and
     its place in the plan are no longer those of a run that was not cut."""
+    assert ledger.state.mechanism is not None
     rows = checkpoint.state["progress"]["rows"] if checkpoint else []
     return [(row["epoch"], row["steps"]) for row in rows if row["steps"] != ledger.state.mechanism.steps_per_epoch]
 
@@ -219,7 +226,7 @@ def make_plan(config: JobConfig, tokens: TokenSet, key: tuple[int, int] = (0, 0)
     """The job's batches; `key`: of a private run's draws."""
     settings = config.training
     order = (tokens.examples, settings.batch_size, settings.seed, settings.validation_split)
-    return PoissonPlan(*order, key=key) if config.privacy.enabled else BatchPlan(*order)
+    return PoissonPlan(*order, key=key) if config.takes_private_steps else BatchPlan(*order)
 
 
 def build_network(config: JobConfig, tokens: TokenSet) -> Network:
@@ -254,7 +261,7 @@ def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int) -> int
 
 def _leave_results(directory: RunDirectory, config: JobConfig, tokens: TokenSet, loop: TrainingLoop) -> None:
     """Publish the history, and the model once an epoch is done."""
-    statement = settle(config, directory, loop.ledger) if loop.ledger else {}
+    statement = settle(config, directory) if config.privacy.enabled else {}
     loop.write_history()
     _leave_model(directory, config, tokens, loop, statement)
 
@@ -265,17 +272,19 @@ def _leave_model(
     """Publish the kept weights and the privacy statement; before the first epoch is done there is nothing."""
     if loop.kept_weights is None:
         return
+    files = read_published(tokens.folder)
     save_model(
         directory.folder.child("model"),
         loop.kept_weights,
         loop.network.config(),
-        from_files(read_published(tokens.folder)),
+        from_files(files),
         seq_length=tokens.seq_length,
         packing=tokens.packing,
         field_delimiter=config.data.field_delimiter,
         columns=columns_read(config.fields) if config.fields else config.data.columns or (config.data.text_column,),
         statement=statement,
         epoch=loop.progress.kept_epoch,
+        known=KnownTables.from_files(files),
     )
 
 

@@ -97,6 +97,20 @@ class Codec(ABC):
         read = self.read(column)
         return int((read.strange if self.nullable else read.strange | read.null).sum())
 
+    @property
+    def coarse_slots(self) -> tuple[int, ...]:
+        """The slots that say most of a value, each on its own: those that are counted with other fields' together."""
+        return (0,)
+
+    def slot_name(self, slot: int) -> str:
+        """What a slot is called, the field's name first."""
+        return self.name if slot == 0 else f"{self.name}.{slot}"
+
+    def order(self, slot: int) -> NDArray[np.float64] | None:  # noqa: ARG002 (of most fields)
+        """(size of a coarse slot,): a number for each token, tokens with near numbers are alike; NaN for one that is
+        like no other, such as null. None: the slot has no order."""
+        return None
+
     @abstractmethod
     def read(self, column: pa.Array) -> Read:
         """The values of a column of the field's type."""

@@ -14,6 +14,7 @@ taken in UTC, in which every moment is there once.
 from __future__ import annotations
 
 import calendar
+import math
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any
@@ -63,7 +64,7 @@ PARTS = (
     ("nanosecond", 1000),
 )
 """Of a day, with the number of each in the one before."""
-MONTH, DAY = 1, 2
+MONTH, DAY, HOUR = 1, 2, 3
 """Slots."""
 
 
@@ -133,6 +134,19 @@ class MomentCodec(Codec):
             steps = steps * size + parts[:, slot]
         steps = np.clip(steps, self.low, self.high)
         return typed(_from_ticks(steps * self._step, self.reading, null), self.type)
+
+    @property
+    def coarse_slots(self) -> tuple[int, ...]:
+        return tuple(slot for slot in (0, MONTH, HOUR) if slot < len(self.slots))
+
+    def slot_name(self, slot: int) -> str:
+        return f"{self.name}.{('year', 'month', 'day', *(part for part, _ in PARTS))[slot]}"
+
+    def order(self, slot: int) -> NDArray[np.float64] | None:
+        order = np.arange(self.slots[slot], dtype=np.float64)
+        if slot == 0 and self.nullable:
+            order[-1] = math.nan
+        return order
 
     def states(self) -> tuple[State, ...]:
         return trace_states(self.slots, (0, True, True, None), self._follow)

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -146,6 +147,12 @@ class NumberCodec(Codec):
         if many:
             units = np.where(main < many, self.frequent[np.clip(main, 0, many - 1)], units)
         return typed(from_units(units, self.decimals, self.reading, null), self.type)
+
+    def order(self, slot: int) -> NDArray[np.float64] | None:
+        if slot:
+            return None
+        middles = self.intervals.starts + (self.intervals.widths - 1) / 2
+        return np.concatenate([self.frequent, middles, [math.nan] * self.nullable])
 
     def states(self) -> tuple[State, ...]:
         return trace_states(self.slots, "value", self._follow)
