@@ -19,7 +19,7 @@ STEPS = (800, 1_500)
 """Of a run: at least, and at most unless that would be fewer than the least `EPOCHS`."""
 ROWS_A_STEP = 16
 EPOCHS = (5, 40)
-TIMES_FOR_TEXTS = 3
+TIMES_FOR_TEXTS = 2
 LARGE_ROWS = 20_480
 """From here on a larger network has something to learn."""
 SMALL_ROWS = 2_000
