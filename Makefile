@@ -19,10 +19,11 @@ install: .venv/.installed  ## Install the locked environment into .venv
 	$(UV) sync --locked --group dev --compile-bytecode
 	@touch $@
 
-demo: install  ## Train on the demo records and show ten synthetic ones
+demo: install  ## Train on the demo's table, show ten synthetic rows and how faithful they are
 	$(RUN)/python examples/make_demo_data.py
 	$(RUN)/runner submit examples/quickstart.yaml
 	$(RUN)/runner generate runs/randhie -n 10
+	$(RUN)/runner report runs/randhie
 
 kubernetes-tools: install  ## Build the Kubernetes programs that tests use, with Go (minutes, once)
 	$(RUN)/python -m tests.kubernetes.tools
@@ -95,7 +96,7 @@ bench-quality: install  ## Quality over epsilon beside peers, on public tables (
 bench-sweep: install  ## How much of a sweep of small trials is training
 	$(RUN)/python benchmarks/bench_sweep.py
 
-bench-generate: install  ## Generating records on one core (train a model with `make demo` first)
+bench-generate: install  ## Generating records on one core (submit examples/texts.yaml first)
 	$(RUN)/python benchmarks/bench_generate.py
 
 bench-start: install  ## From `runner submit` to the first step

@@ -1,11 +1,11 @@
 """Time generation: records from a trained model on one core, and the share of it that matrix products alone would take.
 
-    .venv/bin/python benchmarks/bench_generate.py [--run runs/randhie] [--records 10000] [--rounds 5] [--peer]
+    .venv/bin/python benchmarks/bench_generate.py [--run runs/randhie-texts] [--records 10000] [--rounds 5] [--peer]
 
 A process of a pool works on one core, so that is what is timed, in CPU time, which other work on the machine disturbs
 less than the clock; a pool has one for each core. The floor is the time of a step's matrix products alone, at the
 batch size that generation uses, times the tokens. Generation and floor take turns; figures are medians. The last line
-is one JSON object. `make demo` trains the model.
+is one JSON object. `runner submit examples/texts.yaml` trains the model.
 
 With --peer, gretel-synthetics trains a model of the same width on the same records, always with two layers, in an
 environment of its own (about 1 GB), and generates in turns with a run's model; give --run one with two layers. Its one
@@ -43,7 +43,7 @@ PEER_RECORDS = 128
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--run", default="runs/randhie")
+    parser.add_argument("--run", default="runs/randhie-texts")
     parser.add_argument("--records", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer", action="store_true")

@@ -21,10 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def seconds_to_first_step(runs: Path, workers: int) -> float:
-    """Start the quickstart job, wait for its first step, stop it."""
+    """Start the job of texts, wait for its first step, stop it."""
     name = f"start-{uuid.uuid4().hex[:8]}"
     run = runs / name
-    command = [sys.executable, "-m", "runner", "submit", "examples/quickstart.yaml", "--quiet"]
+    command = [sys.executable, "-m", "runner", "submit", "examples/texts.yaml", "--quiet"]
     settings = [f"name={name}", f"storage.uri={runs}", f"resources.workers={workers}", "training.epochs=1000"]
     start = time.perf_counter()
     process = subprocess.Popen(command + [part for setting in settings for part in ("--set", setting)], cwd=ROOT)

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDS = ROOT / "examples" / "data" / "randhie"
+RECORDS = ROOT / "examples" / "data" / "randhie-texts"
 TRIALS = 8
 
 

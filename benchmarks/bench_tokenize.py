@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def write_records(folder: Path, count: int, files: int) -> None:
     """The demo records, repeated to `count`, in `files` shards of equal size."""
-    demo = pq.read_table(ROOT / "examples" / "data" / "randhie").column("text").to_pylist()
+    demo = pq.read_table(ROOT / "examples" / "data" / "randhie-texts").column("text").to_pylist()
     texts = (demo * (count // len(demo) + 1))[:count]
     folder.mkdir()
     for part in range(files):

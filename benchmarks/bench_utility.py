@@ -24,7 +24,7 @@ from matplotlib import rc
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDS = ROOT / "examples" / "data" / "randhie"
+RECORDS = ROOT / "examples" / "data" / "randhie-texts"
 TABLE = ROOT / "docs" / "utility.csv"
 ALPHABET = "0123456789.,"
 

@@ -1,17 +1,19 @@
-"""Write the demo's records: the RAND Health Insurance Experiment as Parquet shards of comma-joined text.
+"""Write the demo's records: the RAND Health Insurance Experiment as a table, and as texts.
 
     python examples/make_demo_data.py
 
 The experiment (1974-1982) measured how people use health care under different insurance plans: 20,190
 person-years with ten columns each, public, real, and of the sensitive kind that this project is made for.
-It ships with statsmodels. A record is one row, its fields in the order of `COLUMNS`: integers as integers,
-other numbers with at most four decimals. The same bytes every time; existing records are left alone.
+It ships with statsmodels. `examples/data/randhie` has a typed column for each of `COLUMNS`: integers, and numbers of
+four decimals. `examples/data/randhie-texts` has the same rows as texts, whose fields commas join. The same bytes every
+time; existing records are left alone.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ import pyarrow.parquet as pq
 FOLDER = Path(__file__).parent / "data" / "randhie"
 SHARDS = 4
 COLUMNS = ("mdvis", "lncoins", "idp", "lpi", "fmde", "physlm", "disea", "hlthg", "hlthf", "hlthp")
+INTEGERS = ("mdvis", "idp", "hlthg", "hlthf", "hlthp")
+DECIMALS = 4
 
 
 def number_text(value: float) -> str:
@@ -29,28 +33,32 @@ def number_text(value: float) -> str:
     >>> number_text(3.0), number_text(6.907755), number_text(0.02), number_text(-0.00001)
     ('3', '6.9078', '0.02', '0')
     """
-    text = f"{value:.4f}".rstrip("0").rstrip(".")
+    text = f"{value:.{DECIMALS}f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
 
 
-def records() -> list[str]:
-    """All 20,190 records, in the data set's own order."""
+def table() -> pa.Table:
+    """All 20,190 rows, in the data set's own order."""
     from statsmodels.datasets import randhie
 
-    table: Any = randhie.load_pandas().data
-    rows = table[list(COLUMNS)].itertuples(index=False, name=None)
-    return [",".join(map(number_text, row)) for row in rows]
+    rows: Any = randhie.load_pandas().data
+    types = {name: pa.int64() if name in INTEGERS else pa.float64() for name in COLUMNS}
+    return pa.table({name: pa.array(rows[name].round(DECIMALS).to_numpy(), kind) for name, kind in types.items()})
 
 
-def write_shards(folder: Path) -> None:
+def texts() -> pa.Table:
+    """The same as records that are texts."""
+    rows = zip(*(column.to_pylist() for column in table().columns), strict=True)
+    return pa.table({"text": pa.array([",".join(map(number_text, row)) for row in rows], pa.string())})
+
+
+def write_shards(folder: Path, whole: pa.Table) -> None:
     """Write `SHARDS` files of about equal length; a name is only there once its file is whole."""
-    texts = records()
-    length = math.ceil(len(texts) / SHARDS)
+    length = math.ceil(whole.num_rows / SHARDS)
     folder.mkdir(parents=True, exist_ok=True)
     for index, path in enumerate(shard_paths(folder)):
-        shard = pa.table({"text": pa.array(texts[index * length : (index + 1) * length], pa.string())})
         unfinished = path.with_suffix(".unfinished")
-        pq.write_table(shard, unfinished)
+        pq.write_table(whole.slice(index * length, length), unfinished)
         unfinished.replace(path)
 
 
@@ -59,13 +67,15 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 def main(folder: Path = FOLDER) -> None:
-    if not all(path.exists() for path in shard_paths(folder)):
-        write_shards(folder)
-    shards = [pq.read_table(path).column("text") for path in shard_paths(folder)]
-    count = sum(map(len, shards))
-    print(f"{folder}: {count:,} records in {len(shards)} Parquet files, such as")
-    for shard in (shards[0], shards[-1]):
-        print(f"  {shard[0]}")
+    """Write the table, and beside it the texts."""
+    makers: dict[Path, Callable[[], pa.Table]] = {folder: table, folder.with_name(f"{folder.name}-texts"): texts}
+    for place, make in makers.items():
+        if not all(path.exists() for path in shard_paths(place)):
+            write_shards(place, make())
+    first = pq.read_table(shard_paths(folder)[0])
+    count = sum(pq.read_metadata(path).num_rows for path in shard_paths(folder))
+    print(f"{folder}: {count:,} rows in {SHARDS} Parquet files; the first one:")
+    print("  " + ", ".join(f"{name} {value:g}" for name, value in first.slice(0, 1).to_pylist()[0].items()))
 
 
 if __name__ == "__main__":

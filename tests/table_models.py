@@ -29,7 +29,7 @@ def make_table_model(
     assert declared is not None
     tokenizer = FieldTokenizer(Schema.of(declared, columns))
     slots = tokenizer.slots.sizes
-    size: dict[str, int] = {"vocab_size": sum(slots), "embedding_dim": 4, "rnn_units": 6, "layers": 1}
+    size: dict[str, Any] = {"vocab_size": sum(slots), "embedding_dim": 4, "rnn_units": 6, "layers": 1}
     network = Network(**size, dropout_rate=0, seed=3, slots=slots, any_order=any_order)
     weights = {name: value * strength for name, value in network.weights_dict().items()}
     target = open_folder(str(folder))

@@ -67,6 +67,7 @@ def init(
     from runner.config import parse_job
     from runner.errors import ConfigError, StorageError
     from runner.storage import open_parent
+    from runner.table_settings import table_settings
     from runner.templates import commented_yaml, job_values
 
     data: dict[str, Any] = {"uri": data_uri, "field_delimiter": field_delimiter}
@@ -82,6 +83,9 @@ def init(
     if look is not None:
         fields = {each: entry.values for each, entry in look.fields.items()}
         values = job_values(name, data, template, fields)
+        if template == "default":
+            has_texts = any(entry["kind"] == "text" for entry in fields.values())
+            values |= table_settings(look.all_rows, has_texts=has_texts)
     # A private table is refused until the user has declared what is asked for.
     parse_job(values | ({"privacy": None} if look is not None else {}), environment={})
     if not path.parent.is_dir():

@@ -83,7 +83,7 @@ def resume(
     "-n",
     "count",
     type=click.IntRange(1, 1_000_000_000),
-    help="Records of each prompt, or rows of each one of --given-file.  [default: 10, and 1 of a row]",
+    help="Records of each prompt, or of each row of --given-file.  [default: 10, of a row 1]",
 )
 @click.option(
     "-o",

@@ -199,9 +199,15 @@ class FieldOrder:
     key: tuple[int, int]
 
     def draw(self, rows: int) -> NDArray[np.uint64]:
-        """(rows, fields): a record has its fields by ascending numbers."""
+        """(rows, fields): a record has its fields by ascending numbers.
+
+        Every second record has them in the schema's order: rows are drawn in it unless values are given, and of records
+        in random orders alone it would be learned no better than any other.
+        """
         generator = np.random.Generator(np.random.Philox(key=np.array(self.key, np.uint64)))
-        return generator.integers(1, 2**63, (rows, int(self.fields.max()) + 1), np.uint64)
+        order = generator.integers(1, 2**63, (rows, int(self.fields.max()) + 1), np.uint64)
+        order[::2] = np.arange(order.shape[1])
+        return order
 
 
 def shuffle_fields(ids: NDArray[np.int32], fields: NDArray[np.int32], order: NDArray[np.uint64]) -> NDArray[np.int32]:

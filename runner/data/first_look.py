@@ -60,6 +60,8 @@ def look_at(data: DataConfig, columns: Sequence[str] | None = None, *, private: 
     except DataError:
         return None
     plan = plan_table(data, files, columns)
+    if "" in plan.schema.names:
+        raise DataError(f"{data.uri}: a column has no name; give it one in the files, or list the others by --columns")
     if columns is None and len(plan.schema) <= 1 and all(is_text(column.type) for column in plan.schema):
         return None
     all_rows = sum(unit.stop - unit.start for unit in plan.units)

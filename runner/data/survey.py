@@ -26,7 +26,7 @@ from runner.data.records import most_records, read_with_fields
 from runner.data.schema import Schema
 from runner.data.schema.completion import complete, declared
 from runner.data.schema.found import ColumnSummary
-from runner.data.schema.refusals import check_declared
+from runner.data.schema.refusals import check_declared, check_lookups
 from runner.data.texts import is_text, to_texts
 from runner.data.token_lengths import Certainty, LengthCount, TokenLengths
 from runner.data.units import Unit, plan_table, plan_units, text_columns, text_columns_in_words, where
@@ -145,8 +145,10 @@ def survey_table(
         raise _no_records(data, f"all {survey.found.rows} rows are null in all columns of fields")
     if known is None and is_private:
         check_declared(fields, columns, is_private=True)
-        is_open = any(undeclared(field) for field in fields.values())
-        known = None if is_open else Schema.of(fields, schema, declared(fields))
+        if any(undeclared(field) for field in fields.values()):
+            check_lookups({name: fields[name] for name in schema.names}, schema)
+        else:
+            known = Schema.of(fields, schema, declared(fields))
     elif known is None:
         known = Schema.of(fields, schema, complete({name: fields[name] for name in schema.names}, columns))
     left_out = tuple(name for name in plan.left_out if name not in fields)

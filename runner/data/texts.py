@@ -93,6 +93,17 @@ def row_texts(columns: Sequence[pa.Array | pa.ChunkedArray]) -> pa.Array:
     return pc.binary_join_element_wise(*parts, pa.scalar("", TEXT), pa.scalar(",", TEXT))
 
 
+def without_views(table: pa.Table) -> pa.Table:
+    """The table with large strings and bytes for views of them, of which Arrow takes and filters no rows.
+
+    >>> without_views(pa.table({"a": pa.array(["x"], pa.string_view()), "b": [1]})).schema.types
+    [DataType(large_string), DataType(int64)]
+    """
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    fields = [field.with_type(plain.get(field.type, field.type)) for field in table.schema]
+    return table if fields == list(table.schema) else table.cast(pa.schema(fields))
+
+
 def find_unsplittable(fields: Sequence[pa.Array], delimiter: str) -> tuple[int, str] | None:
     """The first field that splitting the joined text would not give back, and how its values break it.
 

@@ -82,7 +82,7 @@ def plan_table(data: DataConfig, files: tuple[SourceFile, ...], columns: Sequenc
         DataError: naming the file that lacks a column, has it twice, holds lists or structs in it, or has it of another
             type than a file before.
     """
-    footers = _read_footers(data, files, columns or (), _Footer.of)
+    footers = _read_footers(data, files, columns, _Footer.of)
     there = dict.fromkeys(name for footer in footers if footer for name in footer.kinds)
     if columns is None:
         nested = {name for footer in footers if footer for name, kind in footer.kinds.items() if types.is_nested(kind)}
@@ -137,17 +137,18 @@ class _Footer:
 def _read_footers(
     data: DataConfig,
     files: tuple[SourceFile, ...],
-    columns: Sequence[str],
+    columns: Sequence[str] | None,
     look: Callable[[SourceFile, pq.ParquetFile], Looked],
 ) -> list[Looked | None]:
-    """What `look` sees in each file, once its columns are checked; None for a file without rows."""
+    """What `look` sees in each file, once its columns (None: all of them) are checked; None for a file without rows."""
     filesystem, root = arrow_filesystem(data.uri)
 
     def read(file: SourceFile) -> Looked | None:
         with open_parquet(filesystem, root, data, file.name) as parquet:
             if not parquet.metadata.num_rows:
                 return None
-            _check_columns(data, file.name, parquet.schema_arrow, columns)
+            schema = parquet.schema_arrow
+            _check_columns(data, file.name, schema, schema.names if columns is None else columns)
             return look(file, parquet)
 
     return in_parallel(read, files)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from runner.data.schema import Codec, Schema
 from runner.data.schema.field_tokenizer import FieldTokenizer
-from runner.data.texts import row_texts, to_texts
+from runner.data.texts import row_texts, to_texts, without_views
 from runner.data.tokenizer import Tokenizer
 from runner.errors import ConfigError
 from runner.generation.conditions import Conditions
@@ -118,7 +118,7 @@ class TableRows:
         return [Record(text, place + i, partial(self._check, rows, i)) for i, text in enumerate(texts)]
 
     def to_table(self, kept: Sequence[Record], first: int, numbers: Sequence[int]) -> pa.Table:
-        rows = pa.concat_tables([self._schema.learned.empty_table(), *self._parts])
+        rows = without_views(pa.concat_tables([self._schema.learned.empty_table(), *self._parts]))
         rows = rows.take(pa.array([record.place for record in kept], pa.int64()))
         places = np.arange(first, first + len(kept))
         made = {codec.name: codec for codec in self._schema.codecs if not codec.slots}
@@ -126,7 +126,7 @@ class TableRows:
             self._given(self._make(made[name], places), name, numbers) if name in made else rows[name]
             for name in self._schema.arrow.names
         ]
-        return pa.table(columns, schema=self._schema.arrow)
+        return pa.table(columns, self._schema.arrow.names).cast(self._schema.arrow)
 
     def _given(self, column: pa.Array, name: str, numbers: Sequence[int]) -> pa.Array:
         return column if self._conditions is None else self._conditions.put_in(column, name, numbers)

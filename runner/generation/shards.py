@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.config import GenerationConfig
-from runner.data.texts import row_texts
+from runner.data.texts import row_texts, without_views
 from runner.errors import ConfigError, CorruptError, ObjectNotFoundError
 from runner.generation.output import to_parquet
 from runner.generation.records import RecordMaker, SamplingSettings, hash_texts
@@ -246,7 +246,8 @@ def summarize(infos: Sequence[ShardInfo]) -> dict[str, Any]:
 
 
 def _rewrite(folder: Folder, number: int, info: ShardInfo, keep: np.ndarray) -> ShardInfo:
-    table = _read_shard(folder, number, info).filter(pa.array(keep))
+    table = _read_shard(folder, number, info)
+    table = without_views(table).filter(pa.array(keep)).cast(table.schema)
     data = to_parquet(table)
     changed = replace(
         info,

@@ -3,7 +3,7 @@
 >>> count_values([0.5, 0.25], 10), count_values([1 / 3] * 3, 10)  # the first of equal remainders
 ([5, 3], [4, 3, 3])
 >>> mix(np.arange(5), 5, seed=0).tolist(), mix(np.arange(2, 4), 5, seed=0).tolist()
-([4, 0, 3, 2, 1], [3, 2])
+([3, 0, 1, 2, 4], [1, 2])
 """
 
 from __future__ import annotations

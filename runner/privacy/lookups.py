@@ -121,7 +121,9 @@ def count_lookups(
     cells |= {name: np.zeros(len(bounds) - 1, np.int64) for name, bounds in edges.items()}
     for batch in read_records(config.data, files, read):
         for lookup in lookups:
-            column = batch.field(lookup.column).drop_null()
+            column = batch.field(lookup.column)
+            is_view = column.type in (pa.string_view(), pa.binary_view())  # Arrow drops no nulls of these.
+            column = (to_texts(column) if is_view else column).drop_null()
             match lookup.key:
                 case "values":
                     values[lookup.name].update(_count_texts(column))

@@ -23,7 +23,7 @@ from runner.data.prepare import is_made_from
 from runner.data.records import read_records
 from runner.data.schema import Schema
 from runner.data.survey import count_rows, survey_records
-from runner.data.texts import row_texts
+from runner.data.texts import row_texts, without_views
 from runner.errors import DataError
 from runner.report.table import Records
 
@@ -64,7 +64,7 @@ def read_real_records(
     """
     if tokens_key is not None and not is_made_from(tokens_key, config, files):
         raise DataError(f"{config.data.uri}: the records or the tokenizer are not those that the run was trained on")
-    columns = None if schema is None else schema.learned
+    columns = _columns(schema)
     survey = survey_records(config.data, files) if columns is None else count_rows(config.data, files, columns)
     files = tuple(file for file in files if file.name in survey.stops)
     records = survey.records
@@ -88,6 +88,11 @@ def read_real_records(
     )
 
 
+def _columns(schema: Schema | None) -> pa.Schema | None:
+    """Of a table, the columns that are compared."""
+    return None if schema is None else without_views(schema.learned.empty_table()).schema
+
+
 def _together(parts: Sequence[pa.Array], columns: pa.Schema | None) -> Records:
     if columns is None:
         return tuple(text for part in parts for text in part.to_pylist())
@@ -96,7 +101,7 @@ def _together(parts: Sequence[pa.Array], columns: pa.Schema | None) -> Records:
 
 def find_copies(config: JobConfig, real: RealRecords, texts: Sequence[str]) -> NDArray[np.bool_]:
     """(texts,): which texts equal one of all the records trained on, letter for letter; see `texts_of`."""
-    columns = None if real.schema is None else real.schema.learned
+    columns = _columns(real.schema)
     held_out = holdout_mask(config, real.training_records + real.holdout_records)
     asked = pa.array(texts, pa.large_string())
     found = np.zeros(len(texts), bool)

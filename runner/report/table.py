@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from runner.data.fields import split_fields
 from runner.data.schema import Codec, Schema
-from runner.data.texts import to_texts
+from runner.data.texts import to_texts, without_views
 from runner.errors import DataError
 
 Kind = Literal["number", "category", "text"]
@@ -166,7 +166,7 @@ def find_columns(names: Sequence[str], rows: Rows) -> list[Column]:
 def spread_records(records: Records, most: int) -> Any:
     """`spread` of texts, or of the rows of a table."""
     if isinstance(records, pa.Table):
-        return records.take(pa.array(spread(range(records.num_rows), most), pa.int64()))
+        return without_views(records).take(pa.array(spread(range(records.num_rows), most), pa.int64()))
     return spread(records, most)
 
 

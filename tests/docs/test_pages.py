@@ -54,6 +54,11 @@ def test_own_data(newcomer: Newcomer) -> None:
     newcomer.follow(page_named("own-data.md"))
 
 
+def test_tables(newcomer: Newcomer) -> None:
+    write_claims(newcomer.folder / "claims.csv")
+    newcomer.follow(page_named("tables.md"))
+
+
 def test_generating(owner: Newcomer) -> None:
     owner.replaced = {"-n 1000000 ": "-n 3000 --rows-per-shard 1000 "}
     owner.follow(page_named("generate.md"))
@@ -67,7 +72,7 @@ def test_privacy(newcomer: Newcomer) -> None:
     """In a checkout, as the page says."""
     for folder in ("docs", "examples"):
         shutil.copytree(ROOT / folder, newcomer.folder / folder, ignore=shutil.ignore_patterns("data"))
-    newcomer.run("python examples/make_demo_data.py; rm examples/data/randhie/part-0000[123].parquet")
+    newcomer.run("python examples/make_demo_data.py; rm examples/data/randhie-texts/part-0000[123].parquet")
     newcomer.follow(page_named("privacy.md"))
 
 

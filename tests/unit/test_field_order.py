@@ -87,12 +87,13 @@ def test_fields_stay_whole_and_the_end_stays_last(key: int, rows: int) -> None:
         assert by_field(tuple(after[1 : length + 1].tolist())) == by_field(tuple(before[1 : length + 1].tolist()))
 
 
-def test_every_order_comes_as_often() -> None:
+def test_every_second_record_is_in_order_and_of_the_others_every_order_comes_as_often() -> None:
     """Chi-square over the 24 orders of four fields: below 49.7 with probability 0.999."""
-    draws = 24_000
+    draws = 48_000
     ids = np.tile(np.array([[0, 1, 5, 7, 9, 12, 0]], np.int32), (draws, 1))
     shuffled = shuffle_fields(ids, FIELDS, FieldOrder(FIELDS, (5, 6)).draw(draws))
-    _, counts = np.unique(shuffled, axis=0, return_counts=True)
+    assert (shuffled[::2] == ids[::2]).all()
+    _, counts = np.unique(shuffled[1::2], axis=0, return_counts=True)
     assert len(counts) == 24
     assert stats.chisquare(counts).statistic < 49.7
 
@@ -103,7 +104,7 @@ def test_orders_change_from_step_to_step_and_come_back_when_a_step_is_made_again
     assert again == first[1][2:]
     whole = {tuple(row[1:].tolist()) for row in ROWS}
     shuffled = [record for epoch in first for step in epoch for record in step]
-    assert len(set(shuffled)) > 1.5 * len(whole)
+    assert len(set(shuffled)) > 1.2 * len(whole)
     assert {tuple(sorted(record)) for record in shuffled} <= {tuple(sorted(record)) for record in whole}
 
 

@@ -44,7 +44,7 @@ TYPES = pa.schema(
     [
         ("age", pa.int64()),
         ("wage", pa.int32()),
-        ("job", pa.string()),
+        ("job", pa.string_view()),
         ("paid", pa.float64()),
         ("seen", pa.timestamp("us")),
         ("sex", pa.string()),

@@ -234,7 +234,7 @@ def test_a_run_that_another_s_job_came_into_does_not_train(tmp_path: Path) -> No
     directory.claim(mine, "local")
     directory.write_config(other)
     with pytest.raises(RunExistsError, match="another submission took this name"):
-        drive_run(directory.uri, threading.Event(), checked=CheckedJob(mine, "", None, None, ()))
+        drive_run(directory.uri, threading.Event(), checked=CheckedJob(mine, "", "", None, None, ()))
 
 
 def test_files_of_the_user_s_among_checkpoints_stay(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_run_is_replaced_only_by_a_job_whose_tokens_are_there(
     def too_few(*_: Any, **__: Any) -> Any:
         raise DataError("6 examples, but training.batch_size 64 needs 128")
 
-    monkeypatch.setattr("runner.driver.check", lambda config: CheckedJob(config, "", None, None, ()))
+    monkeypatch.setattr("runner.driver.check", lambda config: CheckedJob(config, "", "", None, None, ()))
     monkeypatch.setattr("runner.train.facade.make_tokens", too_few)
     with pytest.raises(DataError, match="6 examples"):
         start_run(config_of(tmp_path / "runs", overwrite=True), Launch(quiet=True))

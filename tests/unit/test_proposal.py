@@ -21,6 +21,7 @@ from runner.data.schema import found
 from runner.data.schema.completion import complete, complete_field
 from runner.data.schema.found import ColumnSummary
 from runner.data.schema.proposal import Proposal, propose, propose_unseen
+from runner.data.schema.reading import MISSING
 from runner.errors import DataError
 from tests.unit.test_found import COLUMNS, summary
 
@@ -28,6 +29,7 @@ FIELD: TypeAdapter[Any] = TypeAdapter(FieldConfig)
 ROWS = 600
 MOSTLY_A = ["a"] * 500 + [f"b{row % 11}" for row in range(99)]
 DAYS = ["2001-01-01", "2024-02-29"]
+CONTINUOUS = {"bins": 24, "exact": False, "outside": "clip"}
 ORDER = np.random.default_rng(0).permutation(ROWS)
 
 
@@ -78,17 +80,24 @@ def repeated(*values: Any) -> list[Any]:
         ([time(row // 60, row % 60) for row in ORDER], None, {"kind": "id"}),
         ((ORDER.astype(np.uint64) // 2 + 1) << 53, None, {"kind": "id"}),
         (ORDER // 2 * 10**18 / 7, None, {"kind": "id"}),
-        # Few numbers in a text are codes. Many are numbers, unless they are written in another way than numbers are.
-        (repeated("1", "2"), None, {"kind": "category", "values": ["1", "2"]}),
+        # Texts are numbers where all are written so, in one way or several.
+        (repeated("1", "2"), None, {"kind": "integer", "range": [1, 2]}),
+        (repeated("1.0", "2.0"), None, {"kind": "integer", "range": [1, 2]}),
+        (repeated("1.0", "2.25", "3.50"), None, {"kind": "number", "range": [1.0, 3.5], "decimals": 2}),
+        (repeated("01", "02"), None, {"kind": "category", "values": ["01", "02"]}),
         (repeated(*DAYS), None, {"kind": "date", "range": DAYS}),
-        ([str(row // 6) for row in ORDER], None, {"kind": "integer", "range": [1, 98], "outside": "clip"}),
+        ([str(row // 6) for row in ORDER], None, {"kind": "integer", "range": [1, 98], "bins": 24, "outside": "clip"}),
         ([f"{row // 10:03d}" for row in ORDER], None, {"kind": "category"}),
         ([f"{row // 6:03d}" for row in ORDER], None, {"kind": "text", "max_tokens": 10}),
         ([f"visit {row}" for row in ORDER], None, {"kind": "text", "max_tokens": 10}),
         # Numbers that all differ are keys where chance would have repeated some.
         (ORDER, None, {"kind": "id", "made": "sequence"}),
-        (ORDER * 10**6, None, {"kind": "integer", "range": [9_000_000, 590_000_000], "outside": "clip"}),
-        (ORDER / 1, None, {"kind": "integer", "range": [9, 590], "outside": "clip"}),
+        (
+            ORDER * 10**6,
+            None,
+            {"kind": "integer", "range": [9_000_000, 590_000_000], "bins": 24, "exact": False, "outside": "clip"},
+        ),
+        (ORDER / 1, None, {"kind": "integer", "range": [9, 590], "bins": 24, "exact": False, "outside": "clip"}),
         ([f"K-{row}" for row in ORDER], None, {"kind": "id", "made": "sequence"}),
         ([f"00010203-0405-0607-0809-{row:012x}" for row in ORDER], None, {"kind": "id", "made": "uuid"}),
         ([row.to_bytes(16, "big") for row in ORDER.tolist()], pa.uuid(), {"kind": "id", "made": "uuid"}),
@@ -104,9 +113,13 @@ def test_a_column_gets_the_kind_of_its_type_and_values(
 
 def test_empty_texts_among_numbers_are_nulls() -> None:
     entry = proposed([*(str(row // 6) for row in ORDER), "", "", ""])
-    assert entry.values == {"kind": "integer", "range": [1, 98], "outside": "clip", "nullable": True}
-    assert entry.note == "101 distinct, 12 rows beyond the range, taken as its ends, 3 rows empty, taken as null"
-    assert proposed(repeated("1", "2", "")).values["values"] == ["", "1", "2"]
+    assert entry.values == {"kind": "integer", "range": [1, 98], "bins": 24, "outside": "clip", "nullable": True}
+    assert entry.note == (
+        "101 distinct, 12 rows beyond the range, taken as its ends, 3 rows empty or of no value, taken as null"
+    )
+    for missing in MISSING:
+        assert proposed(repeated("1", "2", missing)).values == {"kind": "integer", "range": [1, 2], "nullable": True}
+    assert proposed(repeated("a", "NA", "")).values["values"] == ["", "NA", "a"]
     assert proposed([""] * ROWS).values == {"kind": "category", "values": [""], "nullable": False}
     told = summary(pa.array(["7", "", "12"]), 2, field=IntegerField(kind="integer", range=(0, 9)))
     assert (told.outside_examples, told.empty, [str(kind) for kind in told.ends]) == (("12",), 1, ["int64", "double"])
@@ -142,6 +155,10 @@ def test_what_fewer_than_ten_rows_have_is_counted_and_not_named() -> None:
         "296 distinct, 18 rows beyond the range, taken as its ends, 1 row null, "
         "1 row not a number or infinite, taken as null"
     )
+
+
+def test_floats_near_zero_are_numbers() -> None:
+    assert proposed(ORDER * 1e-300).values["kind"] == "number"
 
 
 def test_many_categories_are_left_to_be_found() -> None:
@@ -231,6 +248,32 @@ def test_a_range_that_was_found_gives_no_record_away(values: list[int]) -> None:
     assert list(whole.frequent) == often.index.tolist()
 
 
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        (IntegerField(kind="integer"), pa.array(1_000_003 + 4_789 * np.arange(500))),
+        (NumberField(kind="number"), pa.array(np.arange(500) * 7.13 + 0.11)),
+        (NumberField(kind="number"), pa.array([f"{cents / 100:.2f}" for cents in range(10_007, 900_000, 1_779)])),
+        (DatetimeField(kind="datetime"), pa.array(pd.date_range("2001-02-03 04:05:06.7", periods=500, freq="377min"))),
+    ],
+)
+def test_a_bound_that_was_found_is_no_single_records_value(field: FieldConfig, values: pa.Array) -> None:
+    whole = complete_field(field, summary(values))
+    low, high = (str(bound).removesuffix(".0") for bound in whole.field.range)  # pyright: ignore
+    texts = set(map(str, values.to_pylist()))
+    assert not texts & {low, high}
+    read = values.cast(pa.float64()) if pa.types.is_string(values.type) else values
+    numbers = pd.Series(read.to_pandas())
+    bounds = whole.field.range  # pyright: ignore
+    assert whole.clipped == ((numbers < bounds[0]) | (numbers > bounds[1])).sum()
+    assert 18 <= whole.clipped <= 22
+
+
+def test_a_bound_that_ten_records_have_stays() -> None:
+    field = complete_field(IntegerField(kind="integer"), summary(pa.array([3] * 10 + [99_999] * 10 + [10**6]))).field
+    assert field.range == (3, 99_999)  # pyright: ignore
+
+
 def test_numbers_are_counted_in_units_of_their_decimals() -> None:
     values = pa.array([0.1 + 0.2, 0.3, 1.25, 2.5] * 10)
     whole = complete_field(NumberField(kind="number"), summary(values))
@@ -242,6 +285,16 @@ def test_numbers_are_counted_in_units_of_their_decimals() -> None:
     assert (fewer.values.tolist(), fewer.rounded) == ([3, 12, 25], 10)
     thirds = complete_field(NumberField(kind="number"), summary(pa.array(np.arange(60) / 3)))
     assert (thirds.field.decimals, thirds.rounded) == (5, 40)  # pyright: ignore
+
+
+def test_prices_of_a_list_are_values_of_their_own_and_lengths_are_not() -> None:
+    prices = np.random.default_rng(0).choice(10**6, 900, replace=False)
+    listed = complete_field(IntegerField(kind="integer"), summary(pa.array(np.repeat(prices, 12))))
+    assert set(listed.frequent) == set(prices.tolist())
+    lengths = complete_field(IntegerField(kind="integer"), summary(pa.array(np.repeat(np.arange(900), 12))))
+    assert lengths.frequent == ()
+    single = complete_field(IntegerField(kind="integer"), summary(pa.array(np.repeat(prices, 9))))
+    assert single.frequent == ()
 
 
 def test_moments_are_found_down_to_their_resolution() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -210,7 +210,7 @@ def test_values_outside_the_schema_are_refused_with_their_number_and_the_first(
         (
             "{kind: number, range: [0, 9], decimals: 1, outside: clip}",
             pa.array([np.inf, -np.inf, np.nan, 2.25]),
-            [9, 0, None, 2.2],
+            [None, None, None, 2.2],
             3,
         ),
         ("{kind: integer, range: [0, 9], outside: clip}", pa.array([1.5, 12.5, 3]), [None, 9, 3], 2),
@@ -262,6 +262,17 @@ def test_few_values_that_were_found_are_tokens_and_the_rest_of_the_range_is_cut(
     assert [int(length) == 1 for length in lengths] == [True, False, True, True]
     assert through(tokenizer, pa.array([0, 7, 5000, 99_999, 12_345])) == [0, 7, 5000, 99_999, 12_345]
     assert flat.size > len(values)
+
+
+def test_values_between_those_that_were_found_have_no_tokens() -> None:
+    """1, 2, 3 and 4 with a decimal each: four values, and one part for all that is between."""
+    values, counts = np.array([10, 20, 30, 35, 40]), np.array([900, 90, 50, 3, 30])
+    found = Found(field_of("{kind: number, range: [1, 4], decimals: 1, nullable: false}"), values=values, counts=counts)
+    tokenizer = tokenizer_of("{kind: number}", pa.float64(), found)
+    assert tokenizer.slots.sizes[1] == 4 + 1  # type: ignore[union-attr]
+    assert through(tokenizer, pa.array([1.0, 2.0, 3.5, 4.0, 1.1])) == [1.0, 2.0, 3.5, 4.0, 1.1]
+    dense = replace(found, values=np.arange(10, 41), counts=np.full(31, 30))
+    assert tokenizer_of("{kind: number}", pa.float64(), dense).slots.sizes[1:] == (31,)  # type: ignore[union-attr]
 
 
 def test_digits_that_are_not_learned_are_drawn_evenly_by_the_number_of_the_row() -> None:

@@ -109,7 +109,7 @@ def test_settings_without_tokens_end_their_own_trials_only(tmp_path: Path, monke
     def check_job(job: JobConfig, **_: Any) -> Any:
         if job.tokenizer.vocab_size == 50:
             raise problem
-        return type("Checked", (), {"key": "k"})
+        return type("Checked", (), {"key": "k", "tokens_key": "k"})
 
     monkeypatch.setattr(driver, "check_job", check_job)
     monkeypatch.setattr(driver, "make_tokens", lambda *_, **__: None)
@@ -170,7 +170,7 @@ def test_a_sweep_is_refused_only_where_no_trial_would_get_tokens(
     def check_job(job: JobConfig) -> Any:
         if job.tokenizer.vocab_size in fails:
             raise TokenizerError(f"{job.tokenizer.vocab_size} is too small")
-        return start.CheckedJob(job, "key", None, None, ())
+        return start.CheckedJob(job, "key", "key", None, None, ())
 
     monkeypatch.setattr(start, "check_job", check_job)
     if passes:

@@ -18,8 +18,10 @@ from runner.data.texts import row_texts
 from runner.errors import ConfigError
 from runner.generation.output import to_csv, to_jsonl, to_parquet
 from runner.generation.records import Generated, RecordMaker, SamplingSettings, hash_texts
-from runner.generation.rows import learned_schema
+from runner.generation.rows import TableRows, learned_schema
+from runner.generation.validators import Validator
 from runner.model.artifact import TrainedModel, load_model, save_model
+from runner.report.table import spread_records
 from runner.storage import open_folder
 from tests.unit.jobs import JOB
 
@@ -160,3 +162,13 @@ def test_shards_of_a_table_lose_rows_that_an_earlier_one_has(tmp_path: Path) -> 
     dropped = drop_repeated(folder, infos, lambda _: None, ["x"])
     assert [info.records for info in dropped.values()] == [2, 1]
     assert pa.parquet.read_table(tmp_path / "part-00001.parquet").to_pylist() == [{"id": 4, "x": "b"}]
+
+
+def test_columns_of_views_are_kept_and_left_out_like_others() -> None:
+    fields = parse_job(JOB | {"fields": {"plan": {"kind": "category", "values": ["a", "b"]}}}, environment={}).fields
+    assert fields is not None
+    tokenizer = FieldTokenizer(Schema.of(fields, pa.schema([("plan", pa.string_view())])))
+    rows = TableRows(tokenizer, Validator(GenerationConfig(), ("plan",), None), seed=0)
+    records = rows.read([[1], [2], [1]], first_draw=0)
+    assert rows.to_table(records[1:], 0).equals(pa.table({"plan": pa.array(["b", "a"], pa.string_view())}))
+    assert spread_records(rows.to_table(records, 0), 2)["plan"].to_pylist() == ["a", "a"]

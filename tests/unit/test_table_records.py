@@ -60,6 +60,12 @@ def refusal(folder: Path, *columns: str) -> str:
     return str(caught.value)
 
 
+def test_a_name_that_two_columns_have_is_refused_where_all_are_taken(folder: Path) -> None:
+    write(folder / "a.parquet", pa.Table.from_arrays([pa.array(["x"]), pa.array([1])], names=["twice", "twice"]))
+    with pytest.raises(DataError, match=r"/a.parquet: has 2 columns named twice; rename all but one"):
+        plan(folder)
+
+
 @pytest.mark.parametrize(("rows_per_unit", "rows_per_batch", "group"), [(100, 100, 100), (2, 3, 4), (1, 1, 1)])
 def test_columns_come_with_their_own_types_and_values(
     folder: Path, monkeypatch: pytest.MonkeyPatch, rows_per_unit: int, rows_per_batch: int, group: int

@@ -63,6 +63,8 @@ class CategoryCodec(Codec):
                 f"column {name} has {len(values):,} values, more than the {MOST_VALUES:,} that a category may have; "
                 "take kind text, integer or id, or a larger min_count"
             )
+        if values and types.is_null(kind):
+            raise DataError(f"column {name} is null in every row, by its type: {values[0]!r:.200} is no value of it")
         self._values = self._typed(values)
         self._texts = texts_of(self._values, name)
         self.values = tuple(self._texts.to_pylist())

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types
 
+from runner.data.schema.reading import is_missing
 from runner.data.schema.values import from_texts
 from runner.data.texts import TEXT, NoTextError, is_text, to_texts
 from runner.errors import DataError
@@ -147,7 +148,7 @@ class Codec(ABC):
         key = f"fields.{self.name}"
         if not (strange := refused & read.strange).any():
             return f"{where}: {_many(count)} null, but {key}.nullable is false"
-        example = column.filter(pa.array(strange)).slice(0, 1)
+        example = plain_values(column.slice(int(strange.argmax()), 1))
         shown = to_texts(example).cast(pa.large_binary())[0].as_py().decode(errors="backslashreplace")
         how = "; change that" if self.outside != "refuse" else f"; change that, or say in {key}.outside what to do"
         return f"{where}: {_many(count)} outside {self.range_words()}, such as {shown!r:.200}{how}"
@@ -233,6 +234,8 @@ def with_room(kind: pa.DataType, values: int) -> pa.DataType:
 def typed(values: pa.Array, kind: pa.DataType) -> pa.Array:
     """Plain values as a type, which may be one of dictionaries, or of texts."""
     plain = plain_type(kind)
+    if types.is_null(plain):
+        return pa.nulls(len(values), kind)
     if is_text(plain) and not is_text(values.type):
         values = to_texts(values)
     if not types.is_dictionary(kind):
@@ -263,14 +266,14 @@ def draw_bits(name: str, rows: NDArray[np.int64], seed: int) -> NDArray[np.uint6
 def read_as(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Mask]:
     """A column's values as a plain type that texts are written as, and which texts are no such value: null then.
 
-    Empty texts are null: CSV has no other word for it.
+    Texts for a missing value are null, such as an empty one.
     """
     values = plain_values(column)
     if not is_text(values.type) or is_text(kind):
         return values, np.zeros(len(column), bool)
-    texts = to_texts(values)
-    if pc.any(empty := pc.equal(texts, "")).as_py():
-        texts = pc.if_else(empty, pa.scalar(None, texts.type), texts)
+    texts = pc.utf8_trim_whitespace(to_texts(values))
+    if (missing := is_missing(texts)).any():
+        texts = pc.if_else(pa.array(missing), pa.scalar(None, texts.type), texts)
     try:
         return texts.cast(kind), np.zeros(len(column), bool)
     except pa.ArrowException:

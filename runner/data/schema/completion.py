@@ -4,7 +4,7 @@
     complete(fields, summaries)["age"].field.range   # (17, 90)
 
 Values that fewer than `min_count` records have become one rare value. A range goes from the tenth smallest value to
-the tenth largest; what is beyond is clipped to it.
+the tenth largest, each rounded inward where fewer than ten records have it; what is beyond is clipped to the range.
 """
 
 # pyarrow.compute makes its functions when it is imported, out of sight of type checkers.
@@ -12,14 +12,13 @@ the tenth largest; what is beyond is clipped to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types
 
@@ -38,15 +37,21 @@ from runner.config.fields import (
 )
 from runner.data.schema.found import ENDS, ColumnSummary, Counts, Ends
 from runner.data.schema.outside import Declared
-from runner.data.schema.reading import FINER, UNITS_A_SECOND, is_numeric, plain_type, written_types
-from runner.data.schema.refusals import check_declared, count_missing
+from runner.data.schema.reading import FINER, UNITS_A_SECOND, is_missing, is_numeric, plain_type, written_types
+from runner.data.schema.refusals import check_declared, count_missing, reading_of
 from runner.errors import DataError
 
 FREQUENT = 0.005
 """A number that this share of the records has is a value of its own."""
+FEW_VALUES = 1_024
+"""So many numbers far apart are values of their own where many records have each: prices of a list, not lengths."""
+COVERED = 0.95
+"""Of the records, by such values."""
 KEPT_DECIMALS = 6
 """Numbers that need more places after the point are rounded to `STEPS` steps of their range."""
 STEPS = 10**6
+PARTS = 1_000
+"""What a bound is rounded to is at most such a part of the range."""
 MOST = 0.999
 """Of the records: where so many need few decimals, the others are rounded to these."""
 
@@ -116,9 +121,13 @@ def complete_field(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
     """One of them."""
     if isinstance(field, IdField):
         return CompleteField(field)
-    if field.nullable is None:
+    is_open = field.nullable is None
+    if is_open:
         field = field.model_copy(update={"nullable": count_missing(field, summary) > 0})
     found = _complete(field, summary)
+    if is_open and getattr(found.field, "outside", None) == "null":
+        lost = summary.outside + found.clipped + found.rare_records
+        found = replace(found, field=found.field.model_copy(update={"nullable": found.field.nullable or lost > 0}))
     if summary.not_numbers and not found.rare and getattr(found.field, "outside", None) == "refuse":
         return replace(found, field=found.field.model_copy(update={"outside": "null"}))
     return found
@@ -140,36 +149,12 @@ def _complete(field: FieldConfig, summary: ColumnSummary) -> CompleteField:
             return CompleteField(field)
 
 
-def reading_of(field: FieldConfig, summary: ColumnSummary) -> pa.DataType:
-    """The type as which a column's values are taken for a field of numbers, dates or moments.
-
-    Raises:
-        DataError: they are no such values.
-    """
-    accepts = {
-        "integer": lambda kind: _is_number(kind) and not summary.ends[kind].places[1:].any(),
-        "number": _is_number,
-        "date": lambda kind: types.is_date(kind) or _is_midnights(kind, summary),
-        "datetime": lambda kind: types.is_date(kind) or types.is_timestamp(kind),
-    }[field.kind]
-    found = next((kind for kind in summary.ends if accepts(kind)), None)
-    if found is None and not summary.filled:
-        found = {"integer": pa.int64(), "number": pa.float64()}.get(field.kind, pa.timestamp("s"))
-    if found is None:
-        article = "an" if field.kind == "integer" else "a"
-        raise DataError(
-            f"column {summary.name} is {summary.kind}, and not each of its values is {article} {field.kind}; "
-            f"declare another kind in fields.{summary.name}"
-        )
-    return found
-
-
 def decimals_of(ends: Ends, width: float, largest: float = 0.0) -> int:
     """How many places after the point are kept of numbers whose range is so wide.
 
     `largest`: of floats, the largest one: they tell only 2^53 units apart; 0 for other numbers.
     """
-    most = int(np.log10(2**53 / largest)) if largest > 0 else FINER
+    most = int(53 * np.log10(2) - np.log10(largest)) if largest > 0 else FINER
     places = np.flatnonzero(ends.places)
     needed = int(places[-1]) if places.size else 0
     if needed <= KEPT_DECIMALS:
@@ -227,13 +212,19 @@ def _measured(field: Measured, summary: ColumnSummary) -> CompleteField:
     bounds = _units(np.asarray([low, high]), 0, decimals, summary.name)
     if found and ends is not None and summary.filled:
         bounds = _units(np.asarray([ends.least[-1], ends.largest[0]]), scale, decimals, summary.name)
+        span = int(bounds[1]) - int(bounds[0])
+        bounds = _rounded_inward(bounds, units, counts, [10**power for power in range(18, 0, -1)], span)
         low, high = (_plain(end, decimals) for end in bounds.tolist())
+    clipped = _count_beyond(bounds, units, counts, summary) if found else 0
     if not found and field.outside != "clip":
         inside = (units >= bounds[0]) & (units <= bounds[1])
         units, counts = units[inside], counts[inside]
     values, places = np.unique(np.clip(units, *bounds), return_inverse=True)
     weights = np.bincount(places, counts, len(values)).astype(np.int64)
-    often = (weights >= FREQUENT * weights.sum()) & (weights >= ENDS)
+    several = weights >= ENDS
+    is_list = 2 * len(values) < bounds[1] + 1 - bounds[0] and several.sum() <= FEW_VALUES
+    least = 0 if is_list and weights[several].sum() >= COVERED * weights.sum() else FREQUENT * weights.sum()
+    often = several & (weights >= least)
     update: dict[str, Any] = {"range": (low, high)}
     if isinstance(field, NumberField):
         update["decimals"] = decimals
@@ -245,7 +236,7 @@ def _measured(field: Measured, summary: ColumnSummary) -> CompleteField:
         values=values,
         counts=weights,
         frequent=tuple(values[often].tolist()),
-        clipped=_beyond(ends) if found and ends is not None else 0,
+        clipped=clipped,
         rounded=rounded,
     )
 
@@ -254,9 +245,9 @@ def _date(field: DateField, summary: ColumnSummary) -> CompleteField:
     kind = reading_of(field, summary)
     if field.range is not None:
         return CompleteField(field, kind)
-    first, last, ends = _found_moments(kind, summary)
+    first, last, clipped = _found_moments(kind, summary)
     update = {"range": (first.date(), last.date())} | _clipping(field)
-    return CompleteField(field.model_copy(update=update), kind, clipped=_beyond(ends))
+    return CompleteField(field.model_copy(update=update), kind, clipped=clipped)
 
 
 def _moment(field: DatetimeField, summary: ColumnSummary) -> CompleteField:
@@ -270,27 +261,27 @@ def _moment(field: DatetimeField, summary: ColumnSummary) -> CompleteField:
     else:
         rounded = int(places[RESOLUTIONS.index(field.resolution) + 2 :].sum())
     if field.range is None:
-        first, last, ends = _found_moments(kind, summary)
+        first, last, clipped = _found_moments(kind, summary)
         update |= {"range": (first, last)} | _clipping(field)
-        clipped = _beyond(ends)
     return CompleteField(field.model_copy(update=update), kind, clipped=clipped, rounded=rounded)
 
 
-def _found_moments(kind: pa.DataType, summary: ColumnSummary) -> tuple[datetime, datetime, Ends]:
-    """The range of a column of dates or moments, cut down to microseconds at its ends, and what it was found by."""
+def _found_moments(kind: pa.DataType, summary: ColumnSummary) -> tuple[datetime, datetime, int]:
+    """The range of a column of dates or moments, cut down to microseconds at its ends, and how many are beyond it."""
     _check_enough(summary)
     ends = summary.ends.get(kind)
     if ends is None or not summary.filled:
-        none = np.zeros(0, np.int64)
-        return EPOCH, EPOCH, Ends(none, none, none)
-    if types.is_date(kind):
-        first, last = (int(day) * 86_400 * 10**6 for day in (ends.least[-1], ends.largest[0]))
-    else:
-        second = UNITS_A_SECOND[kind.unit]
-        first = -(-int(ends.least[-1]) * 10**6 // second)
-        last = int(ends.largest[0]) * 10**6 // second
+        return EPOCH, EPOCH, 0
+    numbers, counts = _numbers(summary, kind)
+    bounds = np.array([ends.least[-1], ends.largest[0]], np.int64)
+    day = 1 if types.is_date(kind) else 86_400 * UNITS_A_SECOND[kind.unit]
+    steps = [day // part for part in (1, 24, 1_440, 86_400) if part <= day]
+    bounds = _rounded_inward(bounds, numbers, counts, steps, int(bounds[1]) - int(bounds[0]))
+    clipped = _count_beyond(bounds, numbers, counts, summary)
+    first = -(-int(bounds[0]) * 86_400 * 10**6 // day)
+    last = int(bounds[1]) * 86_400 * 10**6 // day
     try:
-        return EPOCH + timedelta(microseconds=first), EPOCH + timedelta(microseconds=max(first, last)), ends
+        return EPOCH + timedelta(microseconds=first), EPOCH + timedelta(microseconds=max(first, last)), clipped
     except OverflowError:
         raise DataError(f"column {summary.name} holds days beyond the years 1 to 9999; make them null") from None
 
@@ -308,11 +299,31 @@ def _check_enough(summary: ColumnSummary) -> None:
         )
 
 
-def _beyond(ends: Ends) -> int:
-    """How many records are beyond the range that the ends give."""
-    if not ends.least.size:
+def _rounded_inward(
+    bounds: NDArray[np.int64], numbers: NDArray[Any], counts: NDArray[np.int64], steps: Sequence[int], span: int
+) -> NDArray[np.int64]:
+    """The bounds of a range, each a multiple of the first of the steps that is at most 1/PARTS of the span, which is
+    no record's own value; as it is where `ENDS` records have it.
+
+    numbers, counts: the distinct values and how many records have each. steps: descending.
+    """
+    step = next((step for step in steps if step * PARTS <= span), 1)
+    low, high = bounds.tolist()
+    if counts[numbers == low].sum() < ENDS:
+        low = -(-low // step) * step
+    if counts[numbers == high].sum() < ENDS:
+        high = high // step * step
+    return np.array([low, high], np.int64)
+
+
+def _count_beyond(
+    bounds: NDArray[np.int64], numbers: NDArray[Any], counts: NDArray[np.int64], summary: ColumnSummary
+) -> int:
+    """How many records are beyond a range; by the share of a sample where the values are too many to count."""
+    if not counts.sum():
         return 0
-    return int((ends.least < ends.least[-1]).sum() + (ends.largest > ends.largest[0]).sum())
+    beyond = counts[(numbers < bounds[0]) | (numbers > bounds[1])].sum()
+    return round(summary.filled * float(beyond / counts.sum()))
 
 
 def _largest(ends: Ends, kind: pa.DataType) -> float:
@@ -325,13 +336,9 @@ def _numbers(summary: ColumnSummary, kind: pa.DataType) -> Counts:
     values, counts = summary.counts() or summary.sampled()
     if is_numeric(plain_type(summary.kind)):
         return values.to_numpy(), counts
-    filled = pc.not_equal(values, "")
-    read = written_types(values.filter(filled)).get(kind)
-    return (
-        (np.zeros(0, np.int64), counts[:0])
-        if read is None
-        else (read.to_numpy(), counts[filled.to_numpy(zero_copy_only=False)])
-    )
+    filled = ~is_missing(values)
+    read = written_types(values.filter(pa.array(filled))).get(kind)
+    return (np.zeros(0, np.int64), counts[:0]) if read is None else (read.to_numpy(), counts[filled])
 
 
 def _units(numbers: NDArray[Any], scale: int, decimals: int, name: str) -> NDArray[np.int64]:
@@ -351,11 +358,3 @@ def _plain(number: Any, decimals: int) -> Any:
     """An int or a float, of a number in units of 10^-decimals."""
     number = number.item() if isinstance(number, np.generic) else number
     return number / 10**decimals if decimals else int(number) if float(number).is_integer() else number
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
-
-
-def _is_midnights(kind: pa.DataType, summary: ColumnSummary) -> bool:
-    return types.is_timestamp(kind) and not summary.ends[kind].places[1:].any()

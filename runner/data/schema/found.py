@@ -29,7 +29,16 @@ from numpy.typing import NDArray
 
 from runner.config.fields import FieldConfig
 from runner.data.schema.outside import Declared
-from runner.data.schema.reading import FINER, TEXT, is_numeric, places_of, plain_type, to_numbers, written_types
+from runner.data.schema.reading import (
+    FINER,
+    TEXT,
+    is_missing,
+    is_numeric,
+    places_of,
+    plain_type,
+    to_numbers,
+    written_types,
+)
 from runner.data.texts import NoTextError, to_texts
 from runner.errors import DataError
 
@@ -111,8 +120,8 @@ class ColumnSummary:
     """Of the rows so far. `kind`: the column's type; `field`: its declaration in the job, None where there is none.
 
     `rows`, of which `nulls` are null and `not_numbers` NaN or infinite. `outside`: those that the declaration rules
-    out, with the first few by their texts. `empty`: texts that are empty. `longest`: bytes of a text. `ends`: of a
-    column of numbers, dates or moments; of texts, under each type as which all so far are written.
+    out, with the first few by their texts. `empty`: texts that say that there is no value. `longest`: bytes of a text.
+    `ends`: of a column of numbers, dates or moments; of texts, under each type as which all so far are written.
     """
 
     name: str
@@ -153,7 +162,7 @@ class ColumnSummary:
 
     @property
     def filled(self) -> int:
-        """Those that are no empty texts."""
+        """Those that are no texts for a missing value."""
         return self.values - self.empty
 
     @property
@@ -184,7 +193,7 @@ class ColumnSummary:
         try:
             return self + self._of_rows(column, first_row)
         except NoTextError as error:
-            raise DataError(f"column {self.name} {error}") from None
+            raise DataError(f"column {self.name} {error}; leave it out, or make it kind id") from None
 
     def __add__(self, other: ColumnSummary) -> ColumnSummary:
         if not self.filled or not other.filled:
@@ -231,7 +240,7 @@ class ColumnSummary:
         """Under each type that may still be the column's: one that failed before is not tried again."""
         _check_utf8(distinct)
         sizes = pc.binary_length(distinct).to_numpy()
-        filled = sizes > 0
+        filled = ~is_missing(distinct)
         written = written_types(distinct.filter(pa.array(filled))) if self.ends or not self.filled else {}
         return replace(
             self,

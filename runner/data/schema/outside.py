@@ -30,7 +30,15 @@ from runner.config.fields import (
     IntegerField,
     NumberField,
 )
-from runner.data.schema.reading import TEXT, UNITS_A_SECOND, from_numbers, is_numeric, plain_type, to_numbers
+from runner.data.schema.reading import (
+    TEXT,
+    UNITS_A_SECOND,
+    from_numbers,
+    is_missing,
+    is_numeric,
+    plain_type,
+    to_numbers,
+)
 from runner.data.texts import to_texts
 
 BOOLEANS = ("false", "true")
@@ -93,7 +101,7 @@ class Declared:
             numbers, low, high = numbers // self.step, low // self.step, high // self.step
         outside = ~((numbers >= low) & (numbers <= high))  # Those that are no number, too.
         if not is_numeric(self.kind):
-            outside &= pc.not_equal(distinct, "").to_numpy(zero_copy_only=False)  # They are null.
+            outside &= ~is_missing(distinct)  # They are null.
         return outside
 
     def to_texts(self, distinct: pa.Array) -> pa.Array:
@@ -118,6 +126,7 @@ class Declared:
 
 def _parsed(texts: pa.Array, kind: pa.DataType) -> pa.Array:
     """Numbers of texts; null for those that are not of the type."""
+    texts = pc.utf8_trim_whitespace(texts)
     try:
         return to_numbers(texts.cast(kind))
     except pa.ArrowException:

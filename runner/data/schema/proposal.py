@@ -7,8 +7,8 @@ The kind goes by the column's type, and by its values where those say more:
 
 - numbers are `integer` where all are whole, of whatever type, else `number`;
 - moments that are all at midnight are `date`;
-- texts are `category` where the values that ten records or more have are nearly all of the records; else numbers or
-  dates if all are written so; else `text`;
+- texts are numbers or dates if all are written so; else `category` where the values that ten records or more have are
+  nearly all of the records; else `text`;
 - keys are `id`: texts without spaces, UUIDs, and whole numbers, where no two rows have the same one though chance would
   have repeated some.
 
@@ -44,7 +44,7 @@ from runner.config.fields import (
 )
 from runner.data.schema.completion import CompleteField, complete_field
 from runner.data.schema.found import ENDS, MOST_VALUES, ColumnSummary
-from runner.data.schema.reading import TEXT, is_numeric, plain_type, written_types
+from runner.data.schema.reading import TEXT, is_missing, is_numeric, plain_type, written_types
 from runner.data.texts import is_text
 
 MOST_LISTED = 50
@@ -54,6 +54,11 @@ COVERED = 0.95
 """Of the records must have values that `ENDS` records have, or a text is no category."""
 ROWS_A_VALUE = 5
 """A few values that so many rows have on average are categories, even where many are rare."""
+ROWS_A_BIN = 25
+"""Parts of a range with fewer rows on average are learned row by row."""
+FEWEST_BINS = 12
+MOSTLY_DISTINCT = 0.5
+"""Where more values than that share of the rows differ, digits inside a part say no more than whose row it was."""
 DISTINCT = 0.99
 """Of a key's values; a merge of two tables may have repeated a few."""
 EXPECTED_REPEATS = 100
@@ -62,7 +67,19 @@ LONGEST_KEY = 64
 LONG_TEXT = 200
 """Bytes above which a text's tokens should be pieces of words."""
 
-ORDER = ("values", "range", "decimals", "resolution", "tokenizer", "max_tokens", "made", "outside", "nullable")
+ORDER = (
+    "values",
+    "range",
+    "decimals",
+    "bins",
+    "exact",
+    "resolution",
+    "tokenizer",
+    "max_tokens",
+    "made",
+    "outside",
+    "nullable",
+)
 """Of what an entry says, as a reader wants it."""
 
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -116,7 +133,19 @@ def _propose(summary: ColumnSummary) -> Proposal:
         field = field.model_copy(update={"values": listed, "outside": outside})
     elif not found.clipped and hasattr(field, "outside"):
         field = field.model_copy(update={"outside": "null" if summary.not_numbers else "refuse"})
+    if isinstance(field, IntegerField | NumberField):
+        field = field.model_copy(update=dict(_cuts(field, summary)))
     return Proposal(field, ", ".join(_notes(summary, found)))
+
+
+def _cuts(field: IntegerField | NumberField, summary: ColumnSummary) -> Iterator[tuple[str, Any]]:
+    """How a number becomes tokens, where that is not the default."""
+    values, counts = summary.counts() or summary.sampled()
+    bins = max(summary.rows // ROWS_A_BIN, FEWEST_BINS)
+    if bins < min(len(values), field.bins):
+        yield "bins", bins
+    if len(values) > MOSTLY_DISTINCT * counts.sum() and len(values) > bins:
+        yield "exact", False
 
 
 def _kind_of(summary: ColumnSummary) -> FieldConfig:
@@ -127,9 +156,7 @@ def _kind_of(summary: ColumnSummary) -> FieldConfig:
         return IdField(kind="id", made=made)
     written = next(iter(summary.ends), None) if types.is_uint64(plain) or _is_string(plain) else plain
     if written is not None and is_numeric(written) and summary.filled >= 2 * ENDS and not _is_large(summary, written):
-        counted = summary.counts()
-        if written is plain or types.is_temporal(written) or not (counted and len(counted[0]) <= MOST_LISTED):
-            return _measured_kind(written, summary)
+        return _measured_kind(written, summary)
     if not summary.values or _is_category(summary):
         return CategoryField(kind="category")
     if is_text(plain) and not isinstance(plain, pa.UuidType):
@@ -152,8 +179,8 @@ def _key(summary: ColumnSummary) -> Literal["sequence", "uuid"] | None:
     values, counts = summary.counts() or summary.sampled()
     plain = plain_type(summary.kind)
     if summary.empty:
-        filled = pc.not_equal(values, "")
-        values, counts = values.filter(filled), counts[filled.to_numpy(zero_copy_only=False)]
+        filled = ~is_missing(values)
+        values, counts = values.filter(pa.array(filled)), counts[filled]
     rows = int(counts.sum())
     if len(values) < DISTINCT * rows or rows < 2 * ENDS:
         return None
@@ -229,7 +256,7 @@ def _notes(summary: ColumnSummary, found: CompleteField) -> Iterator[str]:
     if summary.nulls:
         yield f"{_rows(summary.nulls)} null"
     if summary.empty and not isinstance(found.field, CategoryField | TextField | IdField):
-        yield f"{_rows(summary.empty)} empty, taken as null"
+        yield f"{_rows(summary.empty)} empty or of no value, taken as null"
     if summary.not_numbers:
         yield f"{_rows(summary.not_numbers)} not a number or infinite, taken as null"
 

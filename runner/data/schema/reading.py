@@ -5,9 +5,11 @@
 >>> [str(kind) for kind in written_types(pa.array(["77516", "83311"], pa.large_string()))]
 ['int64', 'double']
 
-`runner import` makes every column one of texts. A text counts as a number, a date or a moment only where it is written
-exactly as `runner.data.texts` writes that, so that reading and writing give it back: `007` is a text. An empty text
-among them is a value that is missing.
+`runner import` makes every column one of texts. A text counts as a whole number, a date or a moment only where it is
+written exactly as `runner.data.texts` writes that, so that reading and writing give it back: `007` is a text. Numbers
+with decimals are written in more than one way in one column: pandas writes `3.0` beside `3.25`, others `3` beside
+`3.50`, or with spaces around. They are read as floats, which are written with the fewest digits. `MISSING` texts among
+them are values that are missing.
 """
 
 # pyarrow.compute makes its functions when it is imported, out of sight of type checkers.
@@ -32,6 +34,10 @@ DRIFT = 4
 """Units in the last place of a float that sums of such numbers may have lost."""
 
 TEXT = pa.large_string()
+DECIMAL = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
+"""How a number is written, by one program or another."""
+MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
+"""What programs write where there is no number, date or moment."""
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
@@ -87,19 +93,33 @@ def from_numbers(numbers: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def written_types(texts: pa.Array) -> dict[pa.DataType, pa.Array]:
-    """The types as whose values all texts (large strings without nulls) are written, and their numbers."""
+    """The types as whose values all texts (large strings without nulls) are written, and their numbers.
+
+    Where there are several, the first has all of them as they are written.
+    """
     found: dict[pa.DataType, pa.Array] = {}
     candidates = [pa.int64(), pa.float64(), pa.date32(), pa.timestamp("s")]
     if len(texts) and (places := len(texts[0].as_py().partition(".")[2])):
         candidates.insert(1, pa.decimal128(MOST_DECIMALS, min(places, MOST_DECIMALS)))
     for kind in candidates:
         try:
-            numbers = to_numbers(texts.cast(kind))
-            if to_texts(from_numbers(numbers, kind)).equals(texts):
+            if types.is_floating(kind):
+                bare = pc.utf8_trim_whitespace(texts)
+                numbers = to_numbers(bare.cast(kind))
+                is_written = not numbers.null_count and pc.all(pc.match_substring_regex(bare, DECIMAL)).as_py()
+            else:
+                numbers = to_numbers(texts.cast(kind))
+                is_written = to_texts(from_numbers(numbers, kind)).equals(texts)
+            if is_written:
                 found[kind] = numbers
         except (pa.ArrowException, NoTextError):
             continue
     return found
+
+
+def is_missing(texts: pa.Array) -> NDArray[np.bool_]:
+    """(n,): which texts say that there is no value."""
+    return pc.is_in(pc.utf8_trim_whitespace(texts), pa.array(MISSING, texts.type)).to_numpy(zero_copy_only=False)
 
 
 def places_of(numbers: NDArray[np.int64] | NDArray[np.float64], kind: pa.DataType) -> NDArray[np.int64]:
@@ -121,7 +141,8 @@ def places_of(numbers: NDArray[np.int64] | NDArray[np.float64], kind: pa.DataTyp
     places = np.full(len(numbers), FINER, np.int64)
     left = np.arange(len(numbers))
     for place in range(MOST_DECIMALS + 1):
-        scaled = np.round(numbers[left] * 10.0**place)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = np.round(numbers[left] * 10.0**place)
         near = np.abs(scaled / 10.0**place - numbers[left]) <= DRIFT * np.spacing(np.abs(numbers[left]))
         fits = near & (np.abs(scaled) < 2**53)
         places[left[fits]] = place

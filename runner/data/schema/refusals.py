@@ -8,8 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from runner.config.fields import DateField, DatetimeField, FieldConfig, IdField, IntegerField, NumberField
+import pyarrow as pa
+from pyarrow import types
+
+from runner.config.fields import (
+    DateField,
+    DatetimeField,
+    FieldConfig,
+    IdField,
+    IntegerField,
+    NumberField,
+    undeclared,
+)
 from runner.data.schema.found import ColumnSummary
+from runner.data.schema.reading import is_numeric, plain_type
+from runner.data.schema.schema import make_codec
+from runner.data.texts import is_text
 from runner.errors import DataError
 
 LONGEST_SHOWN = 60
@@ -43,6 +57,12 @@ def _undeclared_values(field: FieldConfig, summary: ColumnSummary, *, is_private
             f"column {summary.name}: {missing:,} of {summary.rows:,} values are {what}, but {key}.nullable is false; "
             "make it true"
         )
+    if is_private and (is_text(summary.kind) or plain_type(summary.kind) in summary.ends):
+        try:
+            if isinstance(field, IntegerField | NumberField | DateField | DatetimeField):
+                reading_of(field, summary)
+        except DataError as error:
+            yield str(error)
     if is_private and summary.not_numbers and getattr(field, "outside", "refuse") == "refuse":
         yield (
             f"column {summary.name}: {summary.not_numbers:,} of {summary.rows:,} values are not a number, or infinite; "
@@ -57,6 +77,25 @@ def _undeclared_values(field: FieldConfig, summary: ColumnSummary, *, is_private
         )
 
 
+def check_lookups(fields: Mapping[str, FieldConfig], columns: pa.Schema) -> None:
+    """Whether columns of these types can be what the fields say, of which noisy counts are to tell the rest.
+
+    Raises:
+        DataError: one cannot; nothing was looked up yet.
+    """
+    for column in columns:
+        left = undeclared(field := fields[column.name])
+        for key in left:
+            if key != "values" and not is_numeric(plain_type(column.type)):
+                raise DataError(
+                    f"column {column.name} is {column.type}: its {key} cannot be looked up; "
+                    f"declare fields.{column.name}.{key}"
+                )
+        if "values" not in left:
+            some = {"decimals": 0, "resolution": "hour"}
+            make_codec(field.model_copy(update={key: some[key] for key in left}), column)
+
+
 def count_missing(field: FieldConfig, summary: ColumnSummary) -> int:
     """Values that are taken as null: nulls, floats that are no number, and empty texts where there should be one."""
     is_read = isinstance(field, IntegerField | NumberField | DateField | DatetimeField)
@@ -66,3 +105,35 @@ def count_missing(field: FieldConfig, summary: ColumnSummary) -> int:
 def _shortened(value: str) -> str:
     """For messages."""
     return repr(value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}...")
+
+
+def reading_of(field: FieldConfig, summary: ColumnSummary) -> pa.DataType:
+    """The type as which a column's values are taken for a field of numbers, dates or moments.
+
+    Raises:
+        DataError: they are no such values.
+    """
+    accepts = {
+        "integer": lambda kind: _is_number(kind) and not summary.ends[kind].places[1:].any(),
+        "number": _is_number,
+        "date": lambda kind: types.is_date(kind) or _is_midnights(kind, summary),
+        "datetime": lambda kind: types.is_date(kind) or types.is_timestamp(kind),
+    }[field.kind]
+    found = next((kind for kind in summary.ends if accepts(kind)), None)
+    if found is None and not summary.filled:
+        found = {"integer": pa.int64(), "number": pa.float64()}.get(field.kind, pa.timestamp("s"))
+    if found is None:
+        article = "an" if field.kind == "integer" else "a"
+        raise DataError(
+            f"column {summary.name} is {summary.kind}, and not each of its values is {article} {field.kind}; "
+            f"declare another kind in fields.{summary.name}"
+        )
+    return found
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
+
+
+def _is_midnights(kind: pa.DataType, summary: ColumnSummary) -> bool:
+    return types.is_timestamp(kind) and not summary.ends[kind].places[1:].any()

@@ -36,7 +36,7 @@ from runner.data.schema.identifier import IdCodec
 from runner.data.schema.intervals import Intervals, counted_mass, parts_mass, plan_intervals
 from runner.data.schema.moment import MomentCodec, count_steps, finest_resolution
 from runner.data.schema.number import NumberCodec
-from runner.data.schema.text import TextCodec
+from runner.data.schema.text import TextCodec, check_text
 from runner.data.schema.units import most_decimals
 from runner.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, train_tokenizer
 from runner.errors import DataError
@@ -195,6 +195,7 @@ def make_codec(field: FieldConfig, column: pa.Field, found: Found | None = None)
         case DateField() | DatetimeField():
             return _moment(name, kind, field, None if found is None else found.reading, nullable=nullable)
         case TextField():
+            check_text(name, kind)
             tokenizer = _tokenizer(name, field, found)
             return TextCodec(name, kind, tokenizer, max_tokens=field.max_tokens, nullable=nullable)
 
@@ -234,7 +235,7 @@ def _number(
 
 def _cut(low: int, high: int, bins: int, found: Found | None) -> tuple[Sequence[int], Intervals]:
     """The values of a range that are tokens of their own, and the parts that the others are in."""
-    if high - low < bins:
+    if high - low < bins and not _is_sparse(low, high, found):
         return (), plan_intervals(low, high, bins)
     # Zero and the ends of the range are often peaks.
     peaks = [value for value in sorted({low, 0, high}) if low <= value <= high]
@@ -249,11 +250,17 @@ def _cut(low: int, high: int, bins: int, found: Found | None) -> tuple[Sequence[
     if len(values) <= bins:
         frequent = values[counts >= LEAST_RECORDS]
     rest = np.where(np.isin(values, frequent), 0, counts)
+    if not rest.any() or high - low < bins:
+        return frequent.tolist(), plan_intervals(low, high, 1)
     parts = max(bins - len(frequent), min(bins, LEAST_PARTS))
-    if not rest.any():
-        return frequent.tolist(), plan_intervals(low, high, parts)
     mass, least = counted_mass(values, rest), LEAST_RECORDS / int(rest.sum())
     return frequent.tolist(), plan_intervals(low, high, parts, mass, least)
+
+
+def _is_sparse(low: int, high: int, found: Found | None) -> bool:
+    """Whether most of the values in a range were not found in the records, so that their tokens would be noise."""
+    values = None if found is None or getattr(found, "edges", None) is not None else found.values
+    return values is not None and 2 * len(values) < high + 1 - low
 
 
 def _moment(

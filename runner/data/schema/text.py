@@ -50,8 +50,7 @@ class TextCodec(Codec):
         """Raises DataError: the type has no texts."""
         self.name, self.type, self.nullable = name, with_room(kind, 2**31 - 1), nullable
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
-        if not is_text(plain_type(kind)) or isinstance(plain_type(kind), pa.UuidType):
-            raise DataError(f"column {name} is {kind}, which is no text; take another kind for it")
+        check_text(name, kind)
         self.slots = (tokenizer.vocab_size + nullable,)
 
     @property
@@ -143,6 +142,12 @@ class TextCodec(Codec):
     def from_plain(cls, plain: Mapping[str, Any], kind: pa.DataType) -> TextCodec:
         files = {name: base64.b64decode(content) for name, content in plain["tokenizer"].items()}
         return cls(plain["name"], kind, from_files(files), max_tokens=plain["max_tokens"], nullable=plain["nullable"])
+
+
+def check_text(name: str, kind: pa.DataType) -> None:
+    """Raises DataError: the type has no texts."""
+    if not is_text(plain_type(kind)) or isinstance(plain_type(kind), pa.UuidType):
+        raise DataError(f"column {name} is {kind}, which is no text; take another kind for it")
 
 
 def _bytes_after(place: int) -> dict[int, tuple[int, int]]:

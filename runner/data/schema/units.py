@@ -60,7 +60,7 @@ def to_units(column: pa.Array, decimals: int) -> tuple[NDArray[np.int64], Mask]:
         numbers = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
         with np.errstate(over="ignore", invalid="ignore"):
             units = np.rint(numbers * 10.0**decimals)
-        no_number = np.isnan(numbers)
+        no_number = ~np.isfinite(numbers)
         return np.clip(np.where(no_number, 0, units), -BEYOND, BEYOND).astype(np.int64), no_number
     return _units_of_decimals(column, decimals), no_number
 

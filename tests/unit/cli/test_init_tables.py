@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,10 @@ def test_init_proposes_a_field_for_each_column(run: Run, here: Path) -> None:
         "7 fields, by all 400 rows",
     ]
     assert fields_of(here / "job.yaml") == {
-        "age": {"kind": "integer", "range": [21, 78], "outside": "clip", "nullable": False},
+        "age": {"kind": "integer", "range": [21, 78], "bins": 16, "outside": "clip", "nullable": False},
         "sex": {"kind": "category", "values": ["Female", "Male"], "nullable": False},
-        "paid": {"kind": "number", "range": [0.25, 21.75], "decimals": 2, "outside": "clip", "nullable": False},
+        "paid": {"kind": "number", "range": [0.25, 21.75], "decimals": 2, "bins": 16}
+        | {"outside": "clip", "nullable": False},
         "joined": {"kind": "date", "range": ["2001-01-01", "2001-01-28"], "nullable": False},
         "note": {"kind": "text", "max_tokens": 20, "nullable": False},
         "customer": {"kind": "id", "made": "sequence"},
@@ -164,18 +166,18 @@ def test_validate_shows_the_schema_and_what_does_not_come_back(run: Run, here: P
     assert found["fields"][0] == {
         "column": "age",
         "kind": "integer",
-        "tokens": [58],
+        "tokens": [18, 5],
         "values": "[21, 78]",
         "is": "declared",
         "null": 0,
         "clip": 13,
     }
     assert found["fields"][-1]["null"] == ROWS
-    lines = run("validate", "job.yaml", "--set", "fields.age={kind: integer}").out.splitlines()
+    lines = run("validate", "job.yaml", "--set", "fields.age={kind: integer, bins: 16}").out.splitlines()
     start = lines.index("fields:")
     assert [line.split() for line in lines[start + 1 : start + 4]] == [
         ["column", "kind", "tokens", "values", "schema", "records"],
-        ["age", "integer", "58", "[21,", "78]", "found:", "range", "13", "clipped"],
+        ["age", "integer", "18", "+", "5", "[21,", "78]", "found:", "range", "13", "clipped"],
         ["sex", "category", "2", "Female,", "Male", "declared"],
     ]
     assert (
@@ -241,7 +243,7 @@ def test_a_table_that_was_imported_has_numbers_again(run: Run, here: Path) -> No
     run("import", "claims.csv", "records/")
     assert run("init", "job.yaml", "--data", "records/").code == 0
     kinds = {name: entry["kind"] for name, entry in fields_of(here / "job.yaml").items()}
-    assert kinds == {"age": "id", "paid": "category", "seen": "date"}
+    assert kinds == {"age": "id", "paid": "number", "seen": "date"}
     found = run("validate", "job.yaml", "--set", "fields.age={kind: integer}", "--json").answer
     assert found["fields"][0]["is"] == "found: range"
     assert (found["fields"][0]["null"], found["fields"][0]["clip"]) == (1, 18)
@@ -256,3 +258,21 @@ def test_private_values_are_in_no_message(run: Run, here: Path) -> None:
     assert line == (
         "column sex: 200 of 400 values are outside the schema; declare them, or set fields.sex.outside to rare or null"
     )
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ({"": ["1"] * ROWS}, "a column has no name; give it one in the files, or list the others by --columns"),
+        (
+            {"huge": pa.array([Decimal(10**20)] * ROWS, pa.decimal128(38, 10))},
+            "column huge is decimal128(38, 10) and holds a number of more than 18 digits; leave it out",
+        ),
+    ],
+)
+def test_init_says_what_to_do_with_a_column_that_no_field_can_be(
+    run: Run, here: Path, column: dict[str, Any], words: str
+) -> None:
+    write_table(here / "people", PEOPLE | column)
+    assert words in one_line(run("init", "job.yaml", "--data", "people/"), 2)
+    assert run("init", "job.yaml", "--data", "people/", "--columns", "age,sex").code == 0

@@ -23,6 +23,7 @@ SURFACE = {
     "logs": "RUN -f/--follow --runs --json --debug",
     "stop": "RUN --runs --json --debug",
     "generate": "RUN -n -o --overwrite --temperature --top-k --top-p --seed --prompt --prompts --prompt-column "
+    "--given --given-file --rebalance "
     "--unique --not-in-training --rows-per-shard --runs --set --on --address --detach --dry-run --quiet --json --debug",
     "report": "RUN --target --synthetic -n --runs --json --debug",
     "epsilon": "-n --batch-size --epochs --steps --noise-multiplier --target-epsilon --delta --json --debug",
