@@ -129,7 +129,7 @@ def plan_release(
     # RDP is quick, and an upper bound: what it finds is enough for PLD, and twice too much at most.
     if excess(most, "rdp") > 0:
         raise PrivacyError(
-            f"{len(weights)} histograms ({name}) cannot be had for epsilon {target:g} at delta {delta:g}; raise "
+            f"{len(weights)} histograms cannot be had for epsilon {target:g} at delta {delta:g}; raise "
             "privacy.target_epsilon and privacy.schema_epsilon, or declare more of the schema"
         )
     found = least
