@@ -28,6 +28,7 @@ def make_table_model(
     declared = parse_job(JOB | {"fields": dict(fields)}, environment={}).fields
     assert declared is not None
     tokenizer = FieldTokenizer(Schema.of(declared, columns))
+    assert tokenizer.slots is not None
     slots = tokenizer.slots.sizes
     size: dict[str, Any] = {"vocab_size": sum(slots), "embedding_dim": 4, "rnn_units": 6, "layers": 1}
     network = Network(**size, dropout_rate=0, seed=3, slots=slots, any_order=any_order)
