@@ -96,8 +96,7 @@ class ExamplesConfig(Section):
     seq_length: int = Field(default=100, ge=1, le=16_384, description="tokens in an example; longer records are cut")
     field_order: Literal["schema", "random"] = Field(
         default="schema",
-        description="of a table's fields in training: as in the schema, or random (of every second record), to "
-        "generate with any of them given",
+        description="schema, or random: fields of every second record in any order, for `generate --given`",
     )
 
 

@@ -168,7 +168,7 @@ def test_columns_of_views_are_kept_and_left_out_like_others() -> None:
     fields = parse_job(JOB | {"fields": {"plan": {"kind": "category", "values": ["a", "b"]}}}, environment={}).fields
     assert fields is not None
     tokenizer = FieldTokenizer(Schema.of(fields, pa.schema([("plan", pa.string_view())])))
-    rows = TableRows(tokenizer, Validator(GenerationConfig(), ("plan",), None), seed=0)
-    records = rows.read([[1], [2], [1]], first_draw=0)
-    assert rows.to_table(records[1:], 0).equals(pa.table({"plan": pa.array(["b", "a"], pa.string_view())}))
-    assert spread_records(rows.to_table(records, 0), 2)["plan"].to_pylist() == ["a", "a"]
+    rows = TableRows(tokenizer, Validator(GenerationConfig(), ("plan",), None), 0, None)
+    records = rows.read([[1], [2], [1]], 0, [0, 1, 2])
+    assert rows.to_table(records[1:], 0, [1, 2]).equals(pa.table({"plan": pa.array(["b", "a"], pa.string_view())}))
+    assert spread_records(rows.to_table(records, 0, [0, 1, 2]), 2)["plan"].to_pylist() == ["a", "a"]
