@@ -108,7 +108,7 @@ class Intervals:
         if self.first is not None:
             units = (column.to_numpy("datetime64[D]") - self.first) / DAY
         else:
-            units = np.rint(pd.to_numeric(column).to_numpy(float) * 10**self.decimals)
+            units = np.rint(column.astype(float).to_numpy() * 10**self.decimals)
         return np.searchsorted(self.starts, units, "right") - 1
 
     def decode(self, codes: np.ndarray, draw: np.random.Generator) -> np.ndarray:
