@@ -85,8 +85,8 @@ def test_01_the_sampler_that_runs_is_the_one_that_is_accounted(whole: Watched) -
 def test_01_another_sampler_is_refused_before_anything_is_trained(
     records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def shuffled(key: tuple[int, int], **plan: Any) -> BatchPlan:
-        return BatchPlan(**plan)
+    def shuffled(*order: Any, key: tuple[int, int]) -> BatchPlan:
+        return BatchPlan(*order)
 
     monkeypatch.setattr(worker, "PoissonPlan", shuffled)
     with pytest.raises(PrivacyError, match="nothing was trained"):
