@@ -27,7 +27,7 @@ from runner.data.schema import Schema
 from runner.data.schema.completion import complete, declared
 from runner.data.schema.found import ColumnSummary
 from runner.data.schema.refusals import check_declared, check_lookups
-from runner.data.texts import is_text, to_texts
+from runner.data.texts import find_invalid, is_text, to_texts
 from runner.data.token_lengths import Certainty, LengthCount, TokenLengths
 from runner.data.units import Unit, plan_table, plan_units, text_columns, text_columns_in_words, where
 from runner.errors import DataError, NothingNewError
@@ -218,10 +218,9 @@ def _look_at_rows(
     summaries, rows = dict(empty), 0
     for records, columns in read_with_fields(data, unit, schema, most):
         for name, column in zip(schema.names, columns, strict=True):
-            if is_text(column.type) and (index := _find_invalid(to_texts(column))) is not None:
-                raise DataError(
-                    f"{where(data, unit.file)}: row {unit.start + rows + index} of column {name} is not valid UTF-8"
-                )
+            if is_text(column.type) and (invalid := find_invalid(to_texts(column))).any():
+                row = unit.start + rows + int(invalid.argmax())
+                raise DataError(f"{where(data, unit.file)}: row {row} of column {name} is not valid UTF-8")
             summaries[name] = summaries[name].add(column, unit.first_row + rows)
             if name in codecs:
                 try:
@@ -237,8 +236,8 @@ def _look_at_texts(data: DataConfig, lengths: TokenLengths | None, unit: Unit, m
     total = Found()
     occurs = np.zeros(sys.maxunicode + 1, bool)
     for texts, fields in read_with_fields(data, unit, most=most):
-        if (index := _find_invalid(texts)) is not None:
-            row = f"row {unit.start + total.rows + index} of {text_columns_in_words(data)}"
+        if (invalid := find_invalid(texts)).any():
+            row = f"row {unit.start + total.rows + int(invalid.argmax())} of {text_columns_in_words(data)}"
             raise DataError(f"{where(data, unit.file)}: {row} is not valid UTF-8")
         kept = texts.drop_null()
         characters = pc.utf8_length(kept)
@@ -270,17 +269,3 @@ def _no_records(data: DataConfig, why: str) -> DataError | NothingNewError:
     if data.since is not None:
         return NothingNewError(f"{data.uri}: no records that run {data.since} did not have: {why}")
     return DataError(f"{data.uri}: no records: {why}")
-
-
-def _find_invalid(texts: pa.Array) -> int | None:
-    """Index of the first text of an array that is not valid UTF-8; None where there is none."""
-    try:
-        texts.validate(full=True)
-    except pa.ArrowInvalid:
-        for index, text in enumerate(texts.cast(pa.large_binary()).to_pylist()):
-            try:
-                (text or b"").decode("utf-8")
-            except UnicodeDecodeError:
-                return index
-        return 0
-    return None

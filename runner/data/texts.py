@@ -17,8 +17,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyarrow import types
 
 PLAIN_BELOW = 21
@@ -102,6 +104,26 @@ def without_views(table: pa.Table) -> pa.Table:
     plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
     fields = [field.with_type(plain.get(field.type, field.type)) for field in table.schema]
     return table if fields == list(table.schema) else table.cast(pa.schema(fields))
+
+
+def find_invalid(texts: pa.Array) -> NDArray[np.bool_]:
+    """Which texts are not valid UTF-8, (n,); the first one where Arrow finds an array invalid without such a text."""
+    invalid = np.zeros(len(texts), bool)
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid:
+        invalid[:] = [not _is_utf8(content) for content in texts.cast(pa.large_binary()).to_pylist()]
+        if not invalid.any():
+            invalid[0] = True
+    return invalid
+
+
+def _is_utf8(content: bytes | None) -> bool:
+    try:
+        (content or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def find_unsplittable(fields: Sequence[pa.Array], delimiter: str) -> tuple[int, str] | None:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.data.splitmix import mix_bits_64
+
 ROUNDS = 6
 
 
@@ -49,14 +51,7 @@ def mix(rows: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
     while left.size:
         high, low = mixed[left] >> half, mixed[left] & mask
         for key in keys:
-            high, low = low, high ^ (_hash(low + key) & mask)
+            high, low = low, high ^ (mix_bits_64(low + key) & mask)
         mixed[left] = high << half | low
         left = left[mixed[left] >= n]
     return mixed.astype(np.int64)
-
-
-def _hash(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finish of SplitMix64."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -18,6 +18,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from runner.data.automaton import NEVER, Automaton, Paths
+from runner.data.splitmix import GOLDEN_GAMMA, mix_bits_64
 from runner.errors import ConfigError
 from runner.model.choice import check_choice
 from runner.model.chooser import Chooser, Rules, make_chooser
@@ -190,8 +191,8 @@ class Sampler:
 
 def row_keys(seed: int, rows: np.ndarray) -> np.ndarray:
     """Two random uint32 per record, (len(rows), 2): splitmix64 of (seed, row) (Steele, Lea & Flood 2014)."""
-    key = _splitmix64(np.full(1, seed % 2**64, np.uint64))
-    mixed = _splitmix64(rows.astype(np.uint64) ^ key)
+    key = mix_bits_64(np.full(1, seed % 2**64, np.uint64) + GOLDEN_GAMMA)
+    mixed = mix_bits_64((rows.astype(np.uint64) ^ key) + GOLDEN_GAMMA)
     return np.stack([mixed & np.uint64(0xFFFFFFFF), mixed >> np.uint64(32)], axis=1).astype(np.uint32)
 
 
@@ -325,13 +326,6 @@ def _padded(prompts: Sequence[Sequence[int]]) -> np.ndarray:
     for row, prompt in zip(table, prompts, strict=True):
         row[: len(prompt)] = prompt
     return table
-
-
-def _splitmix64(x: np.ndarray) -> np.ndarray:
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def _check(requirements: dict[str, bool]) -> None:

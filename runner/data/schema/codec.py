@@ -23,6 +23,7 @@ from pyarrow import types
 
 from runner.data.schema.reading import is_missing
 from runner.data.schema.values import from_texts
+from runner.data.splitmix import GOLDEN_GAMMA, mix_bits_64
 from runner.data.texts import TEXT, NoTextError, is_text, to_texts
 from runner.errors import DataError
 
@@ -257,10 +258,7 @@ def texts_of(column: pa.Array, name: str) -> pa.Array:
 def draw_bits(name: str, rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
     """64 bits for each row, (n,), a function of the field's name, the row's number and the seed (SplitMix64)."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-    mixed = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(int.from_bytes(digest[:8], "little"))
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return mixed ^ (mixed >> np.uint64(31))
+    return mix_bits_64(rows.astype(np.uint64) * GOLDEN_GAMMA + np.uint64(int.from_bytes(digest[:8], "little")))
 
 
 def read_as(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Mask]:

@@ -39,7 +39,8 @@ from runner.data.schema.reading import (
     to_numbers,
     written_types,
 )
-from runner.data.texts import NoTextError, to_texts
+from runner.data.splitmix import GOLDEN_GAMMA, mix_bits_64
+from runner.data.texts import NoTextError, find_invalid, to_texts
 from runner.errors import DataError
 
 MOST_VALUES = 100_000
@@ -238,7 +239,8 @@ class ColumnSummary:
 
     def _of_texts(self, distinct: pa.Array, counts: NDArray[np.int64]) -> ColumnSummary:
         """Under each type that may still be the column's: one that failed before is not tried again."""
-        _check_utf8(distinct)
+        if find_invalid(distinct).any():
+            raise NoTextError("holds bytes that are not valid UTF-8")
         sizes = pc.binary_length(distinct).to_numpy()
         filled = ~is_missing(distinct)
         written = written_types(distinct.filter(pa.array(filled))) if self.ends or not self.filled else {}
@@ -251,7 +253,8 @@ class ColumnSummary:
 
     def _sampled(self, counted: pa.Array, first_row: int) -> Sample:
         """The rows of a batch that may be in the sample."""
-        keys = _scrambled(np.arange(first_row, first_row + len(counted), dtype=np.uint64))
+        numbers = np.arange(first_row + 1, first_row + 1 + len(counted), dtype=np.uint64)
+        keys = mix_bits_64(numbers * GOLDEN_GAMMA)
         chosen = counted.is_valid().to_numpy(zero_copy_only=False) & (keys <= self.sample.bound)
         values = counted.filter(pa.array(chosen))
         if self.counted_type == TEXT:
@@ -288,18 +291,3 @@ def _bounded(counts: Counts) -> Counts | None:
         return None
     size = pc.sum(pc.binary_length(values)).as_py() if values.type == TEXT else 0
     return None if (size or 0) > MOST_BYTES else counts
-
-
-def _check_utf8(texts: pa.Array) -> None:
-    try:
-        texts.validate(full=True)
-    except pa.ArrowInvalid:
-        raise NoTextError("holds bytes that are not valid UTF-8") from None
-
-
-def _scrambled(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One to one, and looking random: SplitMix64 (Steele, Lea and Flood 2014)."""
-    mixed = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))

@@ -30,7 +30,7 @@ from runner.data.schema.codec import (
     typed,
     with_room,
 )
-from runner.data.texts import TEXT, is_text, to_texts
+from runner.data.texts import TEXT, find_invalid, is_text, to_texts
 from runner.data.tokenizer import ByteTokenizer, Tokenizer, from_files
 from runner.errors import DataError
 
@@ -60,7 +60,7 @@ class TextCodec(Codec):
     def read(self, column: pa.Array) -> Read:
         texts = to_texts(plain_values(column))
         null = null_mask(texts)
-        return Read(texts, null, _not_utf8(texts) if _may_be_broken(column.type) else np.zeros(len(texts), bool))
+        return Read(texts, null, find_invalid(texts) if _may_be_broken(column.type) else np.zeros(len(texts), bool))
 
     def to_tokens(self, read: Read, null: Mask) -> Tokens:
         texts = read.values.fill_null("")
@@ -179,20 +179,3 @@ def _whole_characters(flat: NDArray[Any], lengths: NDArray[Any], kept: NDArray[A
 def _may_be_broken(kind: pa.DataType) -> bool:
     plain = plain_type(kind)
     return not (types.is_string(plain) or types.is_large_string(plain) or types.is_string_view(plain))
-
-
-def _not_utf8(texts: pa.Array) -> Mask:
-    """Which texts are no UTF-8, (n,)."""
-    try:
-        texts.validate(full=True)
-    except pa.ArrowInvalid:
-        return np.array([not _is_utf8(each) for each in texts.cast(pa.large_binary()).to_pylist()], bool)
-    return np.zeros(len(texts), bool)
-
-
-def _is_utf8(content: bytes | None) -> bool:
-    try:
-        (content or b"").decode()
-    except UnicodeDecodeError:
-        return False
-    return True
