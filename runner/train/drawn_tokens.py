@@ -9,6 +9,7 @@ it is gone.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -47,9 +48,14 @@ def draw_tokens(
     plan = BatchPlan(tokens.examples, settings.batch_size, settings.seed, settings.validation_split)
     tokenizer = tokenizer_of(tokens)
 
+    @functools.cache  # A run asks up to three times; one whose counts are all stored does not.
+    def counted() -> tuple[Examples, NDArray[np.int64]]:
+        positions = np.concatenate([plan.training_positions(0, step) for step in range(plan.training_steps)])
+        return Examples(tokens, config.data.cache_gib), np.sort(positions)
+
     def count(marginals: Mapping[str, Sequence[Axis]]) -> dict[str, Counts]:
-        positions = np.sort(np.concatenate([plan.training_positions(0, step) for step in range(plan.training_steps)]))
-        return count_marginals(Examples(tokens, config.data.cache_gib), marginals, positions)
+        examples, positions = counted()
+        return count_marginals(examples, marginals, positions)
 
     progress("counting columns and pairs of columns, with noise")
     measured = measure(
