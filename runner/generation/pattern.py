@@ -98,10 +98,6 @@ class _Places:
                 raise PatternError(_REFUSED.get(operation, str(operation).lower()))
         return at
 
-    def leads_on(self, place: int) -> bool:
-        """Whether there is more than steps."""
-        return bool(self.reads[place] or self.tests[place] or place == self.end)
-
     def number_of(self, item: tuple[Any, Any], flags: int) -> int:
         """The number of a set."""
         if (item, flags) not in self._numbers:

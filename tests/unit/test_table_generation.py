@@ -20,9 +20,10 @@ from runner.generation.output import to_csv, to_jsonl, to_parquet
 from runner.generation.records import Generated, RecordMaker, SamplingSettings, hash_texts
 from runner.generation.rows import TableRows, learned_schema
 from runner.generation.validators import Validator
-from runner.model.artifact import TrainedModel, load_model, save_model
+from runner.model.artifact import TrainedModel
 from runner.report.table import spread_records
 from runner.storage import open_folder
+from tests.table_models import make_table_model
 from tests.unit.jobs import JOB
 
 COLUMNS = pa.schema(
@@ -45,29 +46,7 @@ FIELDS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    from runner.model.network import Network
-
-    fields = parse_job(JOB | {"fields": FIELDS}, environment={}).fields
-    assert fields is not None
-    tokenizer = FieldTokenizer(Schema.of(fields, COLUMNS))
-    slots = tokenizer.slots.sizes
-    network = Network(
-        vocab_size=sum(slots), embedding_dim=4, rnn_units=6, layers=1, dropout_rate=0, seed=3, slots=slots
-    )
-    folder = open_folder(str(tmp_path_factory.mktemp("model")))
-    save_model(
-        folder,
-        network.weights_dict(),
-        network.config(),
-        tokenizer,
-        seq_length=tokenizer.record_tokens + 1,
-        packing="records",
-        field_delimiter=None,
-        columns=COLUMNS.names,
-        statement={},
-        epoch=0,
-    )
-    return load_model(folder)
+    return make_table_model(tmp_path_factory.mktemp("model"), FIELDS, COLUMNS, any_order=False)
 
 
 def make(model: TrainedModel, n: int, *, first: int = 0, first_draw: int = 0, **settings: Any) -> Generated:

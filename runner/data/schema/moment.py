@@ -41,10 +41,10 @@ from runner.data.schema.codec import (
     typed,
     with_room,
 )
+from runner.data.schema.reading import UNITS_A_SECOND
 from runner.data.texts import to_texts
 from runner.errors import DataError
 
-UNITS_A_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 STEPS_A_DAY = {
     "day": 1,
     "hour": 24,

@@ -1,5 +1,6 @@
 """Numbers: a token for the value or the part of the range that it is in, then its digits inside that part.
 
+>>> from runner.data.schema.intervals import plan_intervals
 >>> codec = NumberCodec("age", pa.int64(), 17, 90, intervals=plan_intervals(17, 90, bins=8), nullable=False)
 >>> codec.slots, codec.encode(pa.array([17, 42])).tolist()  # 0-19, 10-19, 7; and 40-49, 2
 ((8, 2, 10), [[0, 1, 7], [3, -1, 2]])
@@ -36,11 +37,9 @@ from runner.data.schema.codec import (
     typed,
     with_room,
 )
-from runner.data.schema.intervals import Intervals, plan_intervals, spread_mass
+from runner.data.schema.intervals import Intervals
 from runner.data.schema.units import from_units, is_number, largest_units, most_decimals, to_units
 from runner.errors import DataError
-
-__all__ = ["NumberCodec", "plan_intervals", "spread_mass"]
 
 
 class NumberCodec(Codec):
