@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from runner.cli import cli
 from runner.config import parse_job
 from runner.privacy.accountant import Histogram, Mechanism, Release
 from runner.privacy.ledger import Branch, LedgerState
@@ -119,6 +121,26 @@ def test_what_was_looked_up_computes_again_too(recompute: Recompute, good: dict[
     for changed in ([age | {"sigma": 20.0}, job], [age, job | {"threshold": 60}], [age]):
         said = recompute(bought | {"releases": [release | {"histograms": changed}]})
         assert (said.code, said.differing[-1]) == (1, "epsilon_with_earlier_runs")
+
+
+def test_the_command_line_says_the_same_as_the_script(recompute: Recompute) -> None:
+    """By what an auditor reads off `privacy.json`."""
+    counted = (RELEASE, Release("pairs", tuple(Histogram(f"pair {number}", 31.25) for number in range(6))))
+    stated = statement(releases=counted)
+    assert recompute(stated).code == 0
+    mechanism = stated["mechanism"]
+    command = ["epsilon", "-n", mechanism["examples"], "--batch-size", mechanism["batch_size"]]
+    command += ["--noise-multiplier", mechanism["noise_multiplier"], "--steps", stated["steps"]]
+    command += ["--delta", stated["delta"], "--json"]
+    for release in stated["releases"]:
+        for each in release["histograms"]:
+            threshold = "" if each["threshold"] is None else f":{each['threshold']}"
+            command += ["--release", f"{each['sigma']}:1{threshold}"]
+    said = CliRunner().invoke(cli, list(map(str, command)))
+    assert said.exit_code == 0, said.output
+    found = json.loads(said.stdout)
+    for name in ("epsilon_pld", "epsilon_rdp"):
+        assert found[name] == pytest.approx(stated[name], rel=1e-9)
 
 
 def test_a_run_without_noise_is_infinite_here_too(recompute: Recompute) -> None:
