@@ -14,7 +14,11 @@ import pytest
 import tensorflow as tf
 
 from runner.errors import JobFailedError
+from runner.privacy.accountant import Histogram, Mechanism, Release, epsilon, spent_by
 from runner.privacy.isolated import ask_second_opinion
+from tests.unit.test_clipping import SEQ_LENGTH as SCALE_LENGTH
+from tests.unit.test_clipping import compiled
+from tests.unit.test_slots import OF_TOKENS, draw_rows, table_network
 
 Arrays = dict[str, np.ndarray]
 
@@ -99,6 +103,44 @@ def test_its_clipped_sum_is_that_of_gradients_taken_one_by_one(masks: bool) -> N
     np.testing.assert_allclose(answer["norms"], norms, rtol=1e-5)
 
 
+@pytest.mark.parametrize("any_order", [False, True])
+def test_its_clipped_sum_of_a_table_s_rows_is_the_project_s_own(any_order: bool) -> None:
+    """Each target is one of its slot's tokens; half of the rows are clipped."""
+    network, rows = table_network(2, any_order=any_order), draw_rows()
+    clip = float(np.median(compiled(network, 1.0)(rows).norms[:-1]))
+    own = compiled(network, clip)(rows)
+    weights = network.weights_dict()
+    names = {"embedding": "embedding", "dense_kernel": "dense/kernel", "dense_bias": "dense/bias"}
+    for layer in range(2):
+        parts = {"kernel": "kernel", "recurrent": "recurrent_kernel", "bias": "bias"}
+        names |= {f"{short}_{layer}": f"lstm_{layer}/{long}" for short, long in parts.items()}
+    if any_order:
+        names["next_slot"] = "next_slot"
+    step = {short: weights[long] for short, long in names.items()} | {"slots": OF_TOKENS, "clip": clip}
+    step |= {"inputs": rows.ids, "targets": rows.targets, "weights": rows.weights / SCALE_LENGTH}
+
+    answer = ask_second_opinion("clipped-sum", step)
+
+    assert set(weights) == set(names.values())
+    for short, gradient in zip(weights, own.gradients, strict=True):
+        (name,) = [each for each, long in names.items() if long == short]
+        assert relative_error(answer[name], np.asarray(gradient)) < 1e-5, name
+    np.testing.assert_allclose(answer["norms"], own.norms, rtol=1e-5, atol=1e-7)
+
+
+HISTOGRAMS = [{"sigma": 12.5, "threshold": None}, {"sigma": 25.0, "threshold": 140}, {"sigma": 25.0, "threshold": None}]
+
+
+@pytest.mark.parametrize("steps", [0, 65])
+def test_its_epsilon_of_releases_beside_steps_and_alone_is_the_project_s_own(steps: int) -> None:
+    run = {"n": 1000, "batch_size": 50, "steps": 65, "noise_multiplier": 1.1} if steps else {}
+    answer = ask_second_opinion("epsilon", run | {"delta": 1e-4, "histograms": HISTOGRAMS})
+    release = Release("all", tuple(Histogram(str(place), **each) for place, each in enumerate(HISTOGRAMS)))
+    spent = spent_by([release], Mechanism(1000, 50, 1.1), steps)
+    for by in ("rdp", "pld"):
+        assert answer[f"epsilon_{by}"] == pytest.approx(epsilon(spent, 1e-4, by), rel=2e-3)
+
+
 @pytest.mark.parametrize(("noise_multiplier", "rdp", "pld"), [(1, 2.229, 2.000), (2, 0.776, 0.717)])
 def test_its_epsilon_is_the_known_figure(noise_multiplier: float, rdp: float, pld: float) -> None:
     run = {"n": 50_000, "batch_size": 256, "steps": 3906, "delta": 1e-6, "noise_multiplier": noise_multiplier}
@@ -152,10 +194,16 @@ def test_one_memorized_record_shows_in_the_largest_exposure_only() -> None:
     [
         ("epsilon", {"n": 10, "batch_size": 256, "steps": 1, "delta": 0.1, "noise_multiplier": 1}, "batch_size"),
         ("epsilon", {"n": 10}, "missing: batch_size"),
+        ("epsilon", {"delta": 0.1, "histograms": [{"sigma": 0}]}, "each of histograms must have a sigma above 0"),
         ("membership", {"loss_train": [1.0, 2.0], "loss_validation": [1.0, np.nan]}, "finite"),
         ("clipped-sum", {"clip": 1.0}, "missing: embedding"),
         ("clipped-sum", {**a_step(masks=False), "clip": 1.0, "bias_1": np.zeros(3)}, r"bias_1 has shape \(3,\), not"),
         ("clipped-sum", {**a_step(masks=False), "clip": 0.0}, "clip must be above 0"),
+        (
+            "clipped-sum",
+            {**a_step(masks=False), "clip": 1.0, "slots": np.zeros(3, int)},
+            r"slots has shape \(3,\), not",
+        ),
     ],
 )
 def test_a_question_that_makes_no_sense_is_refused_in_one_line(command, question, words) -> None:

@@ -101,3 +101,72 @@ def draws_are_others_each_time() -> None:
         return draw_ids(replace(measured, digest=os.urandom(32).hex()), *rest)
 
     drawn_tokens.draw_ids = faulty
+
+
+CHOICE = "test_20_the_scores_of_a_table_move_by_one_each_at_most_whatever_record_is_emptied"
+
+
+@mutant(CHOICE, file="test_choice.py")
+def scores_take_the_number_of_records_from_the_records() -> None:
+    from runner.privacy import measured
+
+    count_dependence = measured.count_dependence
+
+    def faulty(counted: Any, one: Any, other: Any, _records: int) -> Any:
+        leave_mark()
+        return count_dependence(counted, one, other, int(counted.sum()))
+
+    measured.count_dependence = faulty
+
+
+@mutant(CHOICE, file="test_choice.py")
+def scores_take_the_shares_from_the_records() -> None:
+    from runner.privacy import measured
+
+    count_dependence = measured.count_dependence
+
+    def faulty(counted: Any, _one: Any, _other: Any, records: int) -> Any:
+        leave_mark()
+        total = max(int(counted.sum()), 1)
+        return count_dependence(counted, counted.sum(axis=1) / total, counted.sum(axis=0) / total, records)
+
+    measured.count_dependence = faulty
+
+
+@mutant("test_20_an_attack_on_the_choice_finds_no_more_than_is_claimed", file="test_choice.py")
+def scores_are_twice_as_large() -> None:
+    from dataclasses import replace
+
+    from runner.privacy import measured
+
+    count_dependence = measured.count_dependence
+
+    def faulty(*arguments: Any) -> Any:
+        leave_mark()
+        found = count_dependence(*arguments)
+        return replace(found, counts=2 * found.counts)
+
+    measured.count_dependence = faulty
+
+
+@mutant("test_20_nothing_of_the_records_is_read_after_they_were_counted", file=FILE)
+def a_record_is_read_after_the_counts() -> None:
+    from runner.train import drawn_tokens
+
+    draw_ids, tokenizer_of = drawn_tokens.draw_ids, drawn_tokens.tokenizer_of
+    real: list[Any] = []
+
+    def remembering(tokens: Any) -> Any:
+        real.append(tokens)
+        return tokenizer_of(tokens)
+
+    def faulty(measured: Any, *rest: Any) -> Any:
+        import numpy as np
+
+        from runner.data.examples import Examples
+
+        leave_mark()
+        list(Examples(real[0], 1.0).rows(np.arange(1)))
+        return draw_ids(measured, *rest)
+
+    drawn_tokens.draw_ids, drawn_tokens.tokenizer_of = faulty, remembering

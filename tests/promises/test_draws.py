@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from runner.privacy import measured
 from runner.privacy.accountant import Release, epsilon
 from runner.privacy.ledger import RunLedger
 from runner.storage import open_folder, read_manifest
+from runner.train import drawn_tokens
 from runner.train.checkpoint import newest_checkpoint
 from tests.promises.private_runs import report_of, resume, start
 from tests.promises.test_looked_up import DELTA, FIELDS, ROWS, attack, charges, people, plan_release, table_job
@@ -115,6 +117,36 @@ def test_20_a_run_on_draws_that_is_killed_counts_what_is_left_to_count_and_no_mo
     assert charges(tmp_path)[-1] == ("killed", 0, 3)
     assert report_of(run)["epsilon"] <= TARGET
     assert weights_of(run) != weights
+
+
+def test_20_nothing_of_the_records_is_read_after_they_were_counted(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are gone by then, and so are their tokens: the run draws, trains, validates and ends without them."""
+    records = tmp_path / "records"
+    shutil.copytree(people, records)
+    measure = drawn_tokens.measure
+
+    def then_gone(*arguments: Any) -> Any:
+        found = measure(*arguments)
+        shutil.rmtree(records)
+        shards = [file for file in (tmp_path / ".cache" / "tokens").rglob("*") if "manifest" not in file.name]
+        private = [file for file in shards if file.is_file() and file.suffix != ".json"]
+        assert private, "there were tokens of the records"
+        for file in private:
+            file.unlink()
+        return found
+
+    monkeypatch.setattr(drawn_tokens, "measure", then_gone)
+    job = drawn_job("blind", records, tmp_path, DECLARED)
+    job["training"] |= {"validation_split": True, "batch_size": 200}
+    try:
+        run = start(job)
+    except Exception as error:  # Of which kind says where, and matters to nobody.
+        raise AssertionError("something was read that is private and counted already") from error
+    assert not records.exists()
+    assert len(history_of(run)) == 2
+    assert trained_on(run).examples == 1000
 
 
 def test_20_draws_that_are_gone_are_made_again_as_they_were(people: Path, tmp_path: Path) -> None:

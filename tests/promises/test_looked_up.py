@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,17 +43,24 @@ def release_of(histograms: int, target: float) -> Release:
     return plan_release("schema", dict.fromkeys(names, 1.0), (), target, DELTA)
 
 
-def attack(release: Release) -> float:
+def attack(release: Release, exact: Mapping[str, tuple[int, int]] | None = None) -> float:
     """A lower bound of epsilon, from releases of `TRIALS` pairs of neighbours: one record in, and emptied.
 
-    Every cell of a histogram is a trial of its own: the record's cell, with and without it. The attacker weighs the
-    cells by their noise, as the likelihood does, and picks the threshold on trials that are not counted.
+    Every cell of a histogram is a trial of its own: the record's cell, with and without it (`exact`, or one more). The
+    attacker weighs the cells by their noise and by how they move, as the likelihood does, and picks the threshold on
+    trials that are not counted.
     """
+    values = exact or {each.name: (51, 50) for each in release.histograms}
     scores: list[NDArray[np.float64]] = []
-    for record in (1, 0):
-        counts = {each.name: Counts(np.full(2 * TRIALS, 50 + record)) for each in release.histograms}
-        noisy = noisy_histograms(counts, release)
-        scores.append(sum((noisy[each.name].counts / each.sigma**2 for each in release.histograms), np.zeros(1)))
+    for record in (0, 1):
+        noisy = noisy_histograms(
+            {name: Counts(np.full(2 * TRIALS, each[record])) for name, each in values.items()}, release
+        )
+        weighed = [
+            (values[each.name][0] - values[each.name][1]) * noisy[each.name].counts / each.sigma**2
+            for each in release.histograms
+        ]
+        scores.append(np.sum(weighed, axis=0))
     inside, outside = scores
     thresholds = np.quantile(inside[:TRIALS], np.linspace(0.01, 0.99, 99))
     best = max(thresholds, key=lambda t: lower_bound(inside[:TRIALS] >= t, outside[:TRIALS] >= t))
