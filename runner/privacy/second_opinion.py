@@ -52,7 +52,7 @@ import math
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,9 @@ def clipped_sum(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     embedding (V, d); for each LSTM layer i kernel_i (d or H, 4H), recurrent_i (H, 4H) and bias_i (4H), gates in
     Keras's order i, f, c, o; dense_kernel (H, V), dense_bias (V); inputs and targets (B, T) integers; weights
     (B, T), 0 on padding; clip, a scalar C. Optional dropout masks, already scaled: mask_0 (B, T, d) on the
-    embedding's output and mask_{i+1} (B, T, H) on the output of layer i.
+    embedding's output and mask_{i+1} (B, T, H) on the output of layer i. Of a table: slots (V,), which slot each token
+    is in, so that a target is one of its slot's tokens and of no others; and optional next_slot (S, d), which is added
+    to the embedding by the slot of the target.
 
     With L_b = sum_t weights_bt crossentropy_bt and g_b its gradient over all weights, returns
     sum_b g_b min(1, C / |g_b|) under the weights' names, and `norms` (B,), the |g_b|.
@@ -132,11 +134,24 @@ def language_model(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], Ca
     ]
     dense = with_weights(tf.keras.layers.Dense(vocab_size), "dense_kernel", "dense_bias")
 
+    next_slot = None
+    if "next_slot" in arrays:
+        next_slot = with_weights(tf.keras.layers.Embedding(*arrays["next_slot"].shape), "next_slot")
+
     def record_losses() -> tf.Tensor:
-        x = dropped(embedding(tf.constant(arrays["inputs"], tf.int32)), "mask_0")  # (B, T, d)
+        targets = tf.constant(arrays["targets"], tf.int32)
+        x = embedding(tf.constant(arrays["inputs"], tf.int32))  # (B, T, d)
+        if next_slot is not None:
+            x += next_slot(tf.gather(tf.constant(arrays["slots"], tf.int32), targets))
+        x = dropped(x, "mask_0")
         for i, lstm in enumerate(lstms):
             x = dropped(lstm(x), f"mask_{i + 1}")  # (B, T, H)
-        entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.constant(arrays["targets"], tf.int32), dense(x))
+        logits = dense(x)  # (B, T, V)
+        if "slots" in arrays:
+            slots = tf.constant(arrays["slots"], tf.int32)
+            inside = tf.gather(slots, targets)[:, :, tf.newaxis] == slots
+            logits = tf.where(inside, logits, logits.dtype.min)
+        entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
         return tf.reduce_sum(tf.constant(arrays["weights"], tf.float32) * entropies, axis=1)  # (B,)
 
     return variables, record_losses
@@ -162,6 +177,11 @@ def check_model(arrays: Mapping[str, np.ndarray]) -> None:
         shapes |= {f"bias_{i}": (4 * units,)}
         masks |= {f"mask_{i + 1}": (*batch, units)}
     check_names(arrays, *shapes)
+    if "slots" in arrays:
+        shapes |= {"slots": (vocab_size,)}
+    if "next_slot" in arrays:
+        check_names(arrays, "slots")
+        shapes |= {"next_slot": (int(arrays["slots"].max()) + 1, width)}
     for name, shape in {**shapes, **{name: masks[name] for name in masks if name in arrays}, "clip": ()}.items():
         if arrays[name].shape != shape:
             raise InputError(f"{name} has shape {arrays[name].shape}, not {shape}")
@@ -177,20 +197,20 @@ def check_model(arrays: Mapping[str, np.ndarray]) -> None:
 def epsilon(settings: Mapping[str, Any]) -> dict[str, float]:
     """The epsilon that tensorflow-privacy's statement gives for Poisson sampling, by either of its accountants.
 
-    n: training examples. batch_size: the expected one. noise_multiplier. steps. delta.
+    n: training examples. batch_size: the expected one. noise_multiplier. steps. delta. histograms: optional, counts
+    with Gaussian noise that were released beside the steps, or alone where steps is 0 and nothing else is said of them:
+    of each its `sigma`, in records, and its `threshold`, a count or null. These are composed by the accountants
+    themselves; the statement knows nothing of them.
     """
-    names = ("n", "batch_size", "noise_multiplier", "steps", "delta")
-    check_names(settings, *names)
-    n, batch_size, noise_multiplier, steps, delta = values = [settings[name] for name in names]
-    if not all(isinstance(value, int | float) for value in values):
-        raise InputError(f"{', '.join(names)} must be numbers, not {values}")
-    if not 1 <= batch_size <= n:
-        raise InputError(f"batch_size must be between 1 and n = {n}, not {batch_size}")
-    if not (noise_multiplier > 0 and steps >= 1 and 0 < delta < 1):
-        raise InputError(
-            "noise_multiplier must be above 0, steps at least 1 and delta between 0 and 1, "
-            f"not {noise_multiplier}, {steps} and {delta}"
-        )
+    histograms, steps = settings.get("histograms", []), settings.get("steps", 0)
+    if histograms:
+        check_names(settings, "delta")
+        if not all(isinstance(each, Mapping) and each.get("sigma", 0) > 0 for each in histograms):
+            raise InputError("each of histograms must have a sigma above 0")
+        if steps:
+            check_steps(settings)
+        return composed_epsilon(settings, histograms, steps)
+    n, batch_size, noise_multiplier, steps, delta = check_steps(settings)
 
     from tensorflow_privacy.privacy.analysis import compute_dp_sgd_privacy_lib as lib
 
@@ -208,6 +228,51 @@ def epsilon(settings: Mapping[str, Any]) -> dict[str, float]:
         )
 
     return {"epsilon_rdp": figure(lib.AccountantType.RDP), "epsilon_pld": figure(lib.AccountantType.PLD)}
+
+
+def check_steps(settings: Mapping[str, Any]) -> list[float]:
+    """What is said of steps, and delta; refused where it makes no sense."""
+    names = ("n", "batch_size", "noise_multiplier", "steps", "delta")
+    check_names(settings, *names)
+    n, batch_size, noise_multiplier, steps, delta = values = [settings[name] for name in names]
+    if not all(isinstance(value, int | float) for value in values):
+        raise InputError(f"{', '.join(names)} must be numbers, not {values}")
+    if not 1 <= batch_size <= n:
+        raise InputError(f"batch_size must be between 1 and n = {n}, not {batch_size}")
+    if not (noise_multiplier > 0 and steps >= 1 and 0 < delta < 1):
+        raise InputError(
+            "noise_multiplier must be above 0, steps at least 1 and delta between 0 and 1, "
+            f"not {noise_multiplier}, {steps} and {delta}"
+        )
+    return values
+
+
+def composed_epsilon(
+    settings: Mapping[str, Any], histograms: Sequence[Mapping[str, Any]], steps: int
+) -> dict[str, float]:
+    """Of steps and histograms together. A threshold costs the probability that noise takes a count of 1 to it."""
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+    from dp_accounting.pld import PLDAccountant
+    from dp_accounting.rdp import RdpAccountant
+
+    delta = settings["delta"]
+    for histogram in histograms:
+        if histogram.get("threshold") is not None:
+            reach = np.arange(-int(20 * histogram["sigma"]), int(20 * histogram["sigma"]) + 1)
+            chances = np.exp(-((reach / histogram["sigma"]) ** 2) / 2)
+            delta -= chances[reach >= histogram["threshold"] - 1].sum() / chances.sum()
+    if delta <= 0:
+        raise InputError("the thresholds take more than delta")
+
+    def figure(accountant: Any) -> float:
+        for histogram in histograms:
+            accountant.compose(GaussianDpEvent(histogram["sigma"]))
+        if steps:
+            gaussian = GaussianDpEvent(settings["noise_multiplier"])
+            accountant.compose(PoissonSampledDpEvent(settings["batch_size"] / settings["n"], gaussian), steps)
+        return float(accountant.get_epsilon(delta))
+
+    return {"epsilon_rdp": figure(RdpAccountant()), "epsilon_pld": figure(PLDAccountant())}
 
 
 def membership(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def patch_noise(faulty: Callable[..., Any]) -> None:
     noise.draw_noise = worker.draw_noise = faulty
 
 
-@mutant("test_06_the_noise_of_every_step_and_of_every_resume_is_its_own")
+@mutant("test_06_the_noise_of_a_step_is_as_wide_as_accounted_and_like_no_other", file="test_streams.py")
 def noise_is_off() -> None:
     import numpy as np
 
@@ -289,7 +289,7 @@ def epsilon_comes_from_the_planned_epochs() -> None:
     private_run.privacy_report = faulty
 
 
-@mutant("test_02_steps_before_a_kill_stay_counted_when_a_run_goes_on_elsewhere")
+@mutant("test_15_what_a_killed_run_may_have_taken_stays_charged", file="test_charges.py")
 def the_ledger_is_lost_on_resume() -> None:
     from runner.privacy.ledger import RunLedger
 
@@ -329,7 +329,7 @@ def delta_is_rounded_up() -> None:
     accountant.default_delta = budget.default_delta = faulty
 
 
-@mutant("test_15_runs_on_the_same_files_add_up_and_cannot_pass_max_epsilon_together")
+@mutant("test_15_a_run_that_takes_another_s_name_pays_for_it_too", file="test_charges.py")
 def earlier_runs_are_forgotten() -> None:
     from runner.train import private_run
 

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from runner.privacy.budget import SpendingLedger
+from runner.storage import open_folder
 from tests.generation import make_run
 from tests.ray.cluster import AUTH, TOKEN, free_port
 from tests.runs import ROOT, history_of, run_runner, small_job, wait_for, weights_of, write_job
+from tests.table_records import DECLARED, table_job, write_table
 
 
 def test_the_cluster_lacks_the_package(cluster_python: Path, tmp_path: Path) -> None:
@@ -44,6 +47,47 @@ def test_a_callback_of_the_user_s_travels_with_the_job(cluster: str, records: Pa
     job = small_job("travelled", records, runs, epochs=2, epoch_callback="my_callbacks:listen")
     run_runner("submit", write_job(tmp_path / "job.yaml", job), "--on", "ray", "--address", cluster, **AUTH)
     assert heard.read_text() == "0 1 "
+
+
+KILLED_ONCE = """
+import os, shutil, signal
+from pathlib import Path
+
+def kill_once(state):
+    run, before = Path({run!r}), Path({before!r})
+    if state.epoch == 1 and not before.exists():
+        shutil.copytree(run / "private", before)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_on_draws_draws_its_noise_once_on_two_workers_of_which_one_is_killed(
+    cluster: str, tmp_path: Path
+) -> None:
+    """Killed in its second epoch, brought back by the cluster, and resumed by the user for one more."""
+    run, before = tmp_path / "runs" / "drawn", tmp_path / "before"
+    (tmp_path / "my_killer.py").write_text(KILLED_ONCE.format(run=str(run), before=str(before)))
+    table = write_table(tmp_path / "records")
+    job = table_job("drawn", table, tmp_path / "runs", epochs=2, epoch_callback="my_killer:kill_once")
+    job["fields"] = {name: field for name, field in DECLARED.items() if name != "note"}
+    job["training"] |= {"early_stopping": {"enabled": False}, "save_best": False}
+    job |= {"privacy": {"enabled": True, "target_epsilon": 4.0, "draws": 1000}, "resources": {"workers": 2}}
+    there = ("--on", "ray", "--address", cluster)
+    run_runner("submit", write_job(tmp_path / "job.yaml", job), *there, cwd=tmp_path, **AUTH)
+    drawn = {file.name: file.read_bytes() for file in before.iterdir()}
+    assert {"columns.json", "pairs.json", "ledger.json", "key"} <= set(drawn)
+    assert len(history_of(run)) == 2
+    run_runner("resume", run, "--set", "training.epochs=3", *there, cwd=tmp_path, **AUTH)
+    assert len(history_of(run)) == 3
+    for name in ("columns.json", "pairs.json", "key"):
+        assert (run / "private" / name).read_bytes() == drawn[name], f"{name} was drawn twice"
+    report = json.loads((run / "privacy.json").read_text())
+    assert [release["name"] for release in report["releases"]] == ["columns", "pairs"]
+    assert 3.99 < report["epsilon"] <= 4.0
+    charged = {(entry.run_id, len(entry.releases)) for entry in SpendingLedger(open_folder(str(run.parent))).read()}
+    assert len(charged) == 1, "one run, charged for two releases from the beginning"
+    killed = [line for log in (run / "logs").iterdir() for line in log.read_text().splitlines() if "epoch 2" in line]
+    assert killed
 
 
 @pytest.mark.parametrize(
