@@ -222,6 +222,7 @@ class RunLedger:
         Raises:
             CorruptError: the checkpoint is ahead of the ledger, which must then be an old copy.
         """
+        assert self._writes
         parent, step = checkpoint or (-1, 0)
         branches = self.state.branches
         if parent >= len(branches) or (parent >= 0 and step > branches[parent].reserved):

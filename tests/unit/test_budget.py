@@ -101,6 +101,42 @@ def test_max_epsilon_is_for_all_runs_together_and_by_the_file_that_has_least_lef
     assert budget.allowed_steps == 7
 
 
+def test_the_history_that_costs_most_alone_need_not_be_the_one_that_costs_most_with_the_run() -> None:
+    """Few steps with little noise in small batches, or many like the run's own."""
+    n, delta = 16_000, 1e-5
+    own = Mechanism(n, 1024, 1.0)
+    few: Spent = [(Mechanism(n, 16, 0.3), 3)]
+    many: Spent = [(own, 230)]
+    assert epsilon(few, delta) > epsilon(many, delta)
+    settings = job(epochs=100, batch_size=1024, noise_multiplier=1.0, max_epsilon=7.5, accountant="pld")
+    for histories in ([few, many], [many, few]):
+        budget = plan_budget(settings, own, delta, histories)
+        steps = budget.charged_steps
+        assert budget.before == many
+        assert all(epsilon([*history, (own, steps)], delta) <= 7.5 for history in histories)
+        assert any(epsilon([*history, (own, steps + 1)], delta) > 7.5 for history in histories)
+
+
+HISTORY = st.lists(
+    st.tuples(st.sampled_from([MECHANISM, OTHER, Mechanism(400, 2, 0.4)]), st.integers(1, 60)), max_size=2
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(HISTORY, min_size=1, max_size=3), st.floats(1, 30))
+def test_what_is_allowed_fits_after_every_history_and_is_the_most_that_does(
+    histories: list[list[Any]], limit: float
+) -> None:
+    asked = job(noise_multiplier=2.0, max_epsilon=limit)
+    budget = plan_budget(asked, MECHANISM, DELTA, histories, begins=False)
+    allowed, steps = budget.allowed_steps, budget.charged_steps
+    assert allowed is not None
+    costs = [epsilon([*history, (MECHANISM, steps)], DELTA, "rdp") for history in histories]
+    assert epsilon([*budget.before, (MECHANISM, steps)], DELTA, "rdp") == max(costs)
+    assert steps == 0 or max(costs) <= limit
+    assert max(epsilon([*history, (MECHANISM, allowed + 1)], DELTA, "rdp") for history in histories) > limit
+
+
 def test_a_limit_that_earlier_runs_used_up_is_refused_with_what_they_took() -> None:
     before: Spent = [(MECHANISM, 40)]
     limit = epsilon(before, DELTA, "rdp")
