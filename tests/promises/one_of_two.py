@@ -19,7 +19,9 @@ def main(rank: int, addresses: list[str], run_uri: str, tokens_uri: str, term: s
     import sentencepiece  # noqa: F401  before TensorFlow
 
     from runner.train import feed, worker
+    from tests.mutants.mutants import apply_from_environment
 
+    apply_from_environment()
     seen: list[dict[str, list[int]]] = []
     load = feed.load_batch
 
