@@ -25,8 +25,8 @@ from runner.privacy.figures import (
     EPSILON_TOO_LARGE,
     delta_in_words,
     epsilon_in_words,
+    factor_in_words,
     noise_in_words,
-    odds_in_words,
     probability_in_words,
 )
 
@@ -103,10 +103,10 @@ def _meaning(plan: dict[str, Any]) -> str:
     found = plan["epsilon_pld"]
     if isinstance(found, str):
         return "Without noise there is no privacy."
-    odds = odds_in_words(found)
-    if odds is None:
+    factor = factor_in_words(found)
+    if factor is None:
         return f"There is no useful guarantee: {EPSILON_TOO_LARGE}."
     return (
-        f"Whatever a reader of the model concludes, emptying one record changes the odds of it by a factor of at most "
-        f"{odds}, but for a probability of {delta_in_words(plan['delta'])}."
+        f"Whatever a reader of the model concludes, emptying one record changes its probability by a factor of at most "
+        f"{factor}, but for a probability of {delta_in_words(plan['delta'])}."
     )

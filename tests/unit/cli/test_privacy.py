@@ -37,7 +37,7 @@ def test_epsilon_says_what_a_noise_costs(run: Run, here: Path) -> None:
     }
     lines = run(*PLANNED, "--noise-multiplier", "1").out.splitlines()
     assert lines[0].split() == ["epsilon", "(PLD)", "1.9981"]
-    assert lines[-1].startswith("Whatever a reader of the model concludes, emptying one record changes the odds")
+    assert lines[-1].startswith("Whatever a reader of the model concludes, emptying one record changes its probability")
     assert tree(here) == {}
 
 
