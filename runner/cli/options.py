@@ -12,6 +12,7 @@ import click
 from runner.screen import show
 from runner.submit.launch import Launch
 
+MOST_HISTOGRAMS = 100_000
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -78,6 +79,28 @@ class Names(Text):
         if (name := find_repeat(names)) is not None:
             self.fail(f"{name} is named twice.", param, ctx)
         return names
+
+
+class Histograms(click.ParamType):
+    """Noisy histograms of one noise, as a release: SIGMA, SIGMA:COUNT or SIGMA:COUNT:THRESHOLD."""
+
+    name = "sigma[:count[:threshold]]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from runner.privacy.accountant import Histogram, Release
+        from runner.privacy.discrete_gaussian import LARGEST_SIGMA, SMALLEST_SIGMA
+
+        sigma, *others = value.split(":")
+        try:
+            noise, (count, *thresholds) = float(sigma), [int(other) for other in others] or [1]
+        except ValueError:
+            self.fail(f"{value!r}: give SIGMA, SIGMA:COUNT or SIGMA:COUNT:THRESHOLD.", param, ctx)
+        if len(thresholds) > 1 or not 1 <= count <= MOST_HISTOGRAMS or not all(each >= 2 for each in thresholds):
+            self.fail(f"{value!r}: COUNT is 1 to {MOST_HISTOGRAMS:,}, and THRESHOLD at least 2.", param, ctx)
+        if not SMALLEST_SIGMA <= noise <= LARGEST_SIGMA:
+            self.fail(f"{value!r}: SIGMA is {SMALLEST_SIGMA:g} to {LARGEST_SIGMA:g} records.", param, ctx)
+        threshold = thresholds[0] if thresholds else None
+        return Release(value, tuple(Histogram(f"{value} {number}", noise, threshold) for number in range(count)))
 
 
 set_option = click.option(

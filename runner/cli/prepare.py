@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli.options import Delimiter, Names, Text, answer, common_options, runs_option, set_option
+from runner.cli.options import Delimiter, Histograms, Names, Text, answer, common_options, runs_option, set_option
 from runner.screen import show
 
 if TYPE_CHECKING:
     from runner.data.first_look import FirstLook
+    from runner.privacy.accountant import Release
 
 
 @click.command()
@@ -226,7 +227,7 @@ def schema(as_json: bool) -> None:
 
 @click.command()
 @click.option("-n", "examples", type=click.IntRange(1, 10**12), required=True, help="TRAINING records; see above.")
-@click.option("--batch-size", type=click.IntRange(1, 1_048_576), required=True, help="Expected records of a step.")
+@click.option("--batch-size", type=click.IntRange(1, 1_048_576), help="Expected records of a step.")
 @click.option("--epochs", type=click.IntRange(1, 1_000_000), help="Passes over the training records.")
 @click.option("--steps", type=click.IntRange(1, 10**12), help="Steps, instead of epochs.")
 @click.option("--noise-multiplier", type=click.FloatRange(0, 1e6), help="Noise over clip: say what it costs.")
@@ -234,25 +235,43 @@ def schema(as_json: bool) -> None:
 @click.option(
     "--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Default: 1/n^1.1, rounded down."
 )
+@click.option(
+    "--release",
+    "releases",
+    type=Histograms(),
+    multiple=True,
+    help="COUNT noisy histograms, default 1, with discrete Gaussian noise of SIGMA records; repeatable.",
+)
+@click.option(
+    "--records-per-person",
+    type=click.IntRange(1, 100),
+    multiple=True,
+    help="Also what so many records of one person cost together; repeatable.",
+)
 @common_options
 def epsilon(
     examples: int,
-    batch_size: int,
+    batch_size: int | None,
     epochs: int | None,
     steps: int | None,
     noise_multiplier: float | None,
     target_epsilon: float | None,
     delta: float | None,
+    releases: tuple[Release, ...],
+    records_per_person: tuple[int, ...],
     as_json: bool,
 ) -> None:
     """Plan a privacy budget: what a noise costs, or which noise a budget needs.
 
     Reads no records. -n counts the records that are trained on: with training.validation_split that is 4/5 of all.
+    --release is for noisy counts, as privacy.json lists them: of a schema that was looked up, or of a run on draws,
+    which takes no steps. THRESHOLD: the noisy count from which a value that occurs is released.
 
     \b
     Example:
       runner epsilon -n 50000 --batch-size 256 --epochs 20 --noise-multiplier 1 --delta 1e-6
-      runner epsilon -n 50000 --batch-size 256 --epochs 20 --target-epsilon 4
+      runner epsilon -n 50000 --batch-size 256 --epochs 20 --target-epsilon 4 --records-per-person 5
+      runner epsilon -n 24421 --release 40:15 --release 22.5:105 --delta 1e-5
     """
     from runner.privacy.planning import describe_plan, plan_epsilon
 
@@ -264,6 +283,8 @@ def epsilon(
         epochs=epochs,
         steps=steps,
         delta=delta,
+        releases=releases,
+        records_per_person=records_per_person,
     )
     answer(as_json, plan, describe_plan(plan))
 

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 GROUPS = (1, 2, 5, 10)
 """Records of one person for which a statement has a figure."""
-LARGEST_GROUP = 100
 SMALLEST_INTERVAL = 1e-3
 POINTS = 100_000
 """Of a step's privacy loss distribution, about. Fewer make a larger bound: with a tenth by less than 1e-4 of it."""

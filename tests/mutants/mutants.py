@@ -9,32 +9,50 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 NAME_VARIABLE = "RUNNER_MUTANT"
 MARK_VARIABLE = "RUNNER_MUTANT_MARK"
 
-MUTANTS: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {}
-"""By name: what puts the fault in, and which tests should notice."""
+
+@dataclass(frozen=True)
+class Mutant:
+    """What puts a fault in, which tests in `tests/promises/` should notice it, and which kind of fault it is."""
+
+    apply: Callable[[], None]
+    tests: tuple[str, ...]
+    kind: str
 
 
-def mutant(*tests: str, file: str = "test_promises.py") -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Register a fault and the promise tests, of a file in `tests/promises/`, that are run against it."""
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(
+    *tests: str, file: str = "test_promises.py", kind: str = "chosen by hand", name: str | None = None
+) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Register a fault, under its function's name or another, and the tests of a file that are run against it."""
 
     def register(apply: Callable[[], None]) -> Callable[[], None]:
-        MUTANTS[apply.__name__] = (apply, tuple(f"{file}::{test}" for test in tests))
+        chosen = name or apply.__name__
+        if chosen in MUTANTS:
+            raise ValueError(f"two mutants are called {chosen}")
+        MUTANTS[chosen] = Mutant(apply, tuple(f"{file}::{test}" for test in tests), kind)
         return apply
 
     return register
+
+
+def kind_of(name: str) -> str:
+    return MUTANTS[name].kind
 
 
 def apply_from_environment() -> None:
     """Put in the fault that the environment names, if any."""
     name = os.environ.get(NAME_VARIABLE)
     if name:
-        MUTANTS[name][0]()
+        MUTANTS[name].apply()
 
 
 def leave_mark() -> None:
@@ -348,4 +366,4 @@ def records_that_are_not_finite_are_let_in() -> None:
     clipping._without_non_finite = faulty
 
 
-from tests.mutants import draws, looked_up, tables  # noqa: E402, F401 - they register more of them
+from tests.mutants import draws, looked_up, streams, tables  # noqa: E402, F401 - they register more of them

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from runner.cli import cli
 from runner.config import parse_job
 from runner.privacy.accountant import Histogram, Mechanism, Release
 from runner.privacy.chain import chain_of
@@ -139,6 +141,26 @@ def test_what_records_of_one_person_cost_computes_again(recompute: Recompute) ->
     assert sum("2 records" in line for line in said.lines) == 1
     wrong = {"epsilon_of_records": found["epsilon_of_records"] | {"2": found["epsilon"]}}
     assert recompute(found | wrong, "2").differing == ["2"]
+
+
+def test_the_command_line_says_the_same_as_the_script(recompute: Recompute) -> None:
+    """By what an auditor reads off `privacy.json`."""
+    counted = (RELEASE, Release("pairs", tuple(Histogram(f"pair {number}", 31.25) for number in range(6))))
+    stated = statement(releases=counted)
+    assert recompute(stated).code == 0
+    mechanism = stated["mechanism"]
+    command = ["epsilon", "-n", mechanism["examples"], "--batch-size", mechanism["batch_size"]]
+    command += ["--noise-multiplier", mechanism["noise_multiplier"], "--steps", stated["steps"]]
+    command += ["--delta", stated["delta"], "--json"]
+    for release in stated["releases"]:
+        for each in release["histograms"]:
+            threshold = "" if each["threshold"] is None else f":{each['threshold']}"
+            command += ["--release", f"{each['sigma']}:1{threshold}"]
+    said = CliRunner().invoke(cli, list(map(str, command)))
+    assert said.exit_code == 0, said.output
+    found = json.loads(said.stdout)
+    for name in ("epsilon_pld", "epsilon_rdp"):
+        assert found[name] == pytest.approx(stated[name], rel=1e-9)
 
 
 def test_a_run_without_noise_is_infinite_here_too(recompute: Recompute) -> None:

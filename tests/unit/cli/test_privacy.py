@@ -8,7 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dp_accounting
+import numpy as np
 import pytest
+from dp_accounting import rdp
+from scipy import stats
 
 from runner.config import parse_job
 from runner.run_directory import RunDirectory
@@ -54,6 +58,61 @@ def test_epsilon_counts_steps_and_finds_a_delta(run: Run) -> None:
     assert run(*arguments, "--epochs", "2").answer["steps"] == 40
 
 
+def exact_delta(sigma: float, histograms: int, epsilon: float) -> float:
+    """Of counts with discrete Gaussian noise that each grow by 1, by all their sums' probabilities: the sum of the
+    counts tells all that they tell, log p / q = sum / sigma^2 - histograms / (2 sigma^2)."""
+    reach = int(12 * sigma)
+    one = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    total = np.ones(1)
+    for _ in range(histograms):
+        total = np.convolve(total, one / one.sum())
+    sums = np.arange(total.size) - total.size // 2
+    loss = (sums + histograms / 2) / sigma**2  # of sums + histograms, had by noise of `sums`
+    return float((total * np.maximum(0, -np.expm1(epsilon - loss))).sum())
+
+
+@pytest.mark.parametrize(("sigma", "histograms"), [(2.5, 1), (6.0, 4), (30.0, 105)])
+def test_epsilon_of_releases_is_that_of_all_their_probabilities(run: Run, sigma: float, histograms: int) -> None:
+    arguments = ("epsilon", "-n", "1000", "--release", f"{sigma}:{histograms}", "--delta", "1e-5", "--json")
+    plan = run(*arguments).answer
+    assert set(plan) == {"delta", "epsilon_pld", "epsilon_rdp", "epsilon_unamplified", "n", "releases"}
+    assert exact_delta(sigma, histograms, plan["epsilon_pld"] * 1.002) < 1e-5
+    assert exact_delta(sigma, histograms, plan["epsilon_pld"] * 0.998) > 1e-5
+    assert plan["epsilon_pld"] < plan["epsilon_rdp"] < 1.3 * plan["epsilon_pld"]
+
+
+def test_releases_and_steps_are_composed_and_a_target_pays_for_both(run: Run) -> None:
+    steps = ("epsilon", "-n", "1000", "--batch-size", "50", "--steps", "65", "--delta", "1e-4")
+    counted = ("--release", "12.5", "--release", "25:1:140")
+    plan = run(*steps, "--noise-multiplier", "1.1", *counted, "--json").answer
+    judge = rdp.RdpAccountant(neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_SPECIAL)
+    judge.compose(dp_accounting.PoissonSampledDpEvent(0.05, dp_accounting.GaussianDpEvent(1.1)), 65)
+    for sigma in (12.5, 25.0):
+        judge.compose(dp_accounting.GaussianDpEvent(sigma))
+    threshold = stats.norm.sf(138.5 / 25)
+    assert plan["epsilon_rdp"] == pytest.approx(judge.get_epsilon(1e-4 - threshold), rel=1e-4)
+    said = run(*steps, "--noise-multiplier", "1.1", *counted).out
+    assert "1 with noise of 12.5 records; 1 with noise of 25 records, values from 140 on" in said
+    found = run(*steps, "--target-epsilon", "2", *counted, "--json").answer
+    assert 1.998 < found["epsilon_pld"] <= 2
+
+
+def test_epsilon_says_what_records_of_one_person_cost(run: Run) -> None:
+    """The documentation's run, with the figures that others computed."""
+    arguments = ("epsilon", "-n", "16094", "--batch-size", "1024", "--noise-multiplier", "0.7151", "--epochs", "5")
+    several = ("--records-per-person", "5", "--records-per-person", "2")
+    plan = run(*arguments, *several, "--json").answer
+    assert plan["epsilon_of_records"] == {
+        "2": pytest.approx(17.65, abs=0.005),
+        "5": pytest.approx(53.26, abs=0.005),
+    }
+    lines = run(*arguments, *several).out.splitlines()
+    assert [line.split() for line in lines if "records " in line][:2] == [
+        ["epsilon,", "2", "records", "17.6548"],
+        ["epsilon,", "5", "records", "53.2584"],
+    ]
+
+
 def test_no_noise_is_no_privacy(run: Run) -> None:
     plan = run(*PLANNED, "--noise-multiplier", "0", "--json").answer
     assert {plan[f"epsilon_{by}"] for by in ("pld", "rdp", "unamplified")} == {"infinite"}
@@ -74,10 +133,18 @@ def test_no_noise_is_no_privacy(run: Run) -> None:
         (["--noise-multiplier", "nan"], "--noise-multiplier nan: give a finite number"),
         (["--target-epsilon", "inf"], "--target-epsilon inf: give a finite number"),
         (["--noise-multiplier", "1", "--delta", "nan"], "--delta nan: give a finite number"),
+        (["--noise-multiplier", "1", "--release", "0"], "Invalid value for '--release': '0': SIGMA is 0.05 to"),
+        (["--noise-multiplier", "1", "--release", "9:0"], "Invalid value for '--release': '9:0': COUNT is 1 to"),
+        (["--noise-multiplier", "1", "--release", "9:1:x"], "Invalid value for '--release': '9:1:x': give SIGMA"),
     ],
 )
 def test_a_plan_that_cannot_be_made_is_answered_in_one_line(run: Run, arguments: list[str], line: str) -> None:
     assert one_line(run(*PLANNED, *arguments), 2).startswith(line)
+
+
+def test_steps_without_a_batch_size_are_refused_whatever_was_released(run: Run) -> None:
+    for arguments in (["--steps", "3", "--release", "9"], []):
+        assert one_line(run("epsilon", "-n", "100", *arguments), 2).startswith("give --batch-size")
 
 
 def test_epsilon_imports_neither_tensorflow_nor_ray() -> None:
