@@ -44,6 +44,13 @@ class Folder(ABC):
     def child(self, name: str) -> Folder:
         """The folder `name` inside this one; nothing is created."""
 
+    def private_child(self, name: str) -> Folder:
+        """The folder `name` inside this one, for secrets: on a disk nobody but the user may read what is written there.
+
+        On S3 all objects of a bucket have its own protection.
+        """
+        return self.child(name)
+
     @abstractmethod
     def read(self, name: str) -> bytes:
         """The whole object."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import errno
 import os
+import stat
 from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -34,8 +35,10 @@ class LocalFolder(Folder):
 
     is_local = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, private: bool = False) -> None:
+        """`private`: whatever the umask, only the user may read it and what is written in it."""
         self._path = path
+        self._private = private
         self.uri = str(path)
 
     def local_path(self, name: str = "") -> Path:
@@ -43,7 +46,10 @@ class LocalFolder(Folder):
         return self._path / checked_name(name) if name else self._path
 
     def child(self, name: str) -> LocalFolder:
-        return LocalFolder(self._path / checked_name(name))
+        return LocalFolder(self._path / checked_name(name), private=self._private)
+
+    def private_child(self, name: str) -> LocalFolder:
+        return LocalFolder(self._path / checked_name(name), private=True)
 
     def read(self, name: str) -> bytes:
         path = self._path / checked_name(name)
@@ -60,8 +66,8 @@ class LocalFolder(Folder):
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         path = self._path / checked_name(name)
         with reporting(path):
-            make_directories(path.parent)
-            with temporary_file(path.parent, data, durable=durable) as temporary:
+            self._make_directories(path.parent)
+            with temporary_file(path.parent, data, durable=durable, private=self._private) as temporary:
                 temporary.replace(path)
             if durable:
                 sync_directory(path.parent)
@@ -69,8 +75,8 @@ class LocalFolder(Folder):
     def create(self, name: str, data: bytes) -> bool:
         path = self._path / checked_name(name)
         with reporting(path):
-            make_directories(path.parent)
-            with temporary_file(path.parent, data, durable=True) as temporary:
+            self._make_directories(path.parent)
+            with temporary_file(path.parent, data, durable=True, private=self._private) as temporary:
                 try:
                     path.hardlink_to(temporary)
                 except FileExistsError:
@@ -129,6 +135,13 @@ class LocalFolder(Folder):
             for directory in directories:
                 remove_if_empty(directory)
 
+    def _make_directories(self, path: Path) -> None:
+        """Create the missing directories of `path`, of a private folder none that others may enter."""
+        make_directories(self._path if self._private else path, private=self._private)
+        if self._private:
+            restrict(self._path, 0o700)
+            make_directories(path, private=True)
+
     def check_writable(self) -> None:
         created: builtins.list[Path] = []
         with reporting(self._path):
@@ -143,12 +156,16 @@ class LocalFolder(Folder):
 
 
 @contextmanager
-def temporary_file(directory: Path, data: bytes, *, durable: bool) -> Generator[Path]:
-    """A file holding `data`, on the disk when `durable`, gone at the end unless it was renamed by then."""
+def temporary_file(directory: Path, data: bytes, *, durable: bool, private: bool = False) -> Generator[Path]:
+    """A file holding `data`, on the disk when `durable`, gone at the end unless it was renamed by then.
+
+    `private`: for the user alone, from the beginning; else with the permissions that the user's umask gives.
+    """
     path = directory / temporary_name()
     try:
-        # Exclusive, and with the permissions that the user's umask gives (tempfile would make it private).
-        with path.open("xb", buffering=0) as file:
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666), "wb", 0) as file:  # noqa: PTH123
+            if private:
+                restrict(path, 0o600)
             rest = memoryview(data)
             while rest:
                 rest = rest[file.write(rest) :]
@@ -159,13 +176,23 @@ def temporary_file(directory: Path, data: bytes, *, durable: bool) -> Generator[
         path.unlink(missing_ok=True)
 
 
-def make_directories(path: Path) -> list[Path]:
-    """Create the missing directories of `path`, durably; returns those created, outermost first."""
+def restrict(path: Path, mode: int) -> None:
+    """Give a file or directory this mode, where it has another one: a umask may have taken bits from it."""
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        with suppress(PermissionError):  # A file system without modes, where the mount says who may read.
+            path.chmod(mode)
+
+
+def make_directories(path: Path, *, private: bool = False) -> list[Path]:
+    """Create the missing directories of `path`, durably; returns those created, outermost first.
+
+    `private`: nobody but the user may enter `path` itself.
+    """
     created: list[Path] = []
     missing = [directory for directory in (path, *path.parents) if not directory.is_dir()]
     for directory in reversed(missing):
         try:
-            directory.mkdir()
+            directory.mkdir(mode=0o700 if private and directory == path else 0o777)
         except FileNotFoundError as error:  # Its parent is there: so says /proc, where nothing can be made.
             raise PermissionError(errno.EPERM, "cannot create a folder", str(directory)) from error
         except FileExistsError:
