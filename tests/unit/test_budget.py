@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from runner.config import JobConfig, parse_job
 from runner.errors import PrivacyError
 from runner.privacy.accountant import Mechanism, Spent, epsilon
-from runner.privacy.budget import Entry, plan_budget, plan_mechanism, spent_before
+from runner.privacy.budget import plan_budget, plan_mechanism
+from runner.privacy.entries import Entry, spent_before
 from runner.privacy.figures import epsilon_in_words
 from runner.storage import Folder, open_folder
 from tests.spending_contract import DELTA, MECHANISM, SpendingContract, entry
@@ -69,7 +70,7 @@ def test_the_costliest_history_is_that_of_the_file_with_the_costliest_runs(
     charges: list[tuple[str, set[str], int]], files: set[str]
 ) -> None:
     entries = [entry(run_id, steps, sorted(used)) for run_id, used, steps in charges]
-    last = {run_id: (used, steps) for run_id, used, steps in charges}
+    last = {run_id: (set[str].union(*(u for r, u, _ in charges if r == run_id)), n) for run_id, _, n in charges}
     expected = max(sum(steps for used, steps in last.values() if file in used) for file in files)
     budget = plan_budget(job(noise_multiplier=1.0), MECHANISM, DELTA, spent_before(entries, sorted(files)))
     assert sum(steps for _, steps in budget.before) == expected
