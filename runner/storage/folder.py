@@ -44,10 +44,10 @@ class Folder(ABC):
     def child(self, name: str) -> Folder:
         """The folder `name` inside this one; nothing is created."""
 
-    def private_child(self, name: str) -> Folder:
-        """The folder `name` inside this one, for secrets: on a disk nobody but the user may read what is written there.
+    def private_child(self, name: str, *, with_writers: bool = False) -> Folder:  # noqa: ARG002 (disks ask for it)
+        """The folder `name` inside this one, for secrets: on a disk only the user may read what is written there.
 
-        On S3 all objects of a bucket have its own protection.
+        `with_writers`: and those who may write in this folder. On S3 the bucket's own protection is that of all objects.
         """
         return self.child(name)
 

@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from runner.errors import StorageError
@@ -35,10 +36,11 @@ class LocalFolder(Folder):
 
     is_local = True
 
-    def __init__(self, path: Path, *, private: bool = False) -> None:
-        """`private`: whatever the umask, only the user may read it and what is written in it."""
+    def __init__(self, path: Path, *, private: bool = False, with_writers: bool = False) -> None:
+        """`private`, `with_writers`: see `private_child`."""
         self._path = path
         self._private = private
+        self._with_writers = with_writers
         self.uri = str(path)
 
     def local_path(self, name: str = "") -> Path:
@@ -48,8 +50,8 @@ class LocalFolder(Folder):
     def child(self, name: str) -> LocalFolder:
         return LocalFolder(self._path / checked_name(name), private=self._private)
 
-    def private_child(self, name: str) -> LocalFolder:
-        return LocalFolder(self._path / checked_name(name), private=True)
+    def private_child(self, name: str, *, with_writers: bool = False) -> LocalFolder:
+        return LocalFolder(self._path / checked_name(name), private=True, with_writers=with_writers)
 
     def read(self, name: str) -> bytes:
         path = self._path / checked_name(name)
@@ -66,8 +68,8 @@ class LocalFolder(Folder):
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         path = self._path / checked_name(name)
         with reporting(path):
-            self._make_directories(path.parent)
-            with temporary_file(path.parent, data, durable=durable, private=self._private) as temporary:
+            mode = self._make_directories(path.parent)
+            with temporary_file(path.parent, data, durable=durable, mode=mode) as temporary:
                 temporary.replace(path)
             if durable:
                 sync_directory(path.parent)
@@ -75,8 +77,8 @@ class LocalFolder(Folder):
     def create(self, name: str, data: bytes) -> bool:
         path = self._path / checked_name(name)
         with reporting(path):
-            self._make_directories(path.parent)
-            with temporary_file(path.parent, data, durable=True, private=self._private) as temporary:
+            mode = self._make_directories(path.parent)
+            with temporary_file(path.parent, data, durable=True, mode=mode) as temporary:
                 try:
                     path.hardlink_to(temporary)
                 except FileExistsError:
@@ -135,12 +137,19 @@ class LocalFolder(Folder):
             for directory in directories:
                 remove_if_empty(directory)
 
-    def _make_directories(self, path: Path) -> None:
-        """Create the missing directories of `path`, of a private folder none that others may enter."""
-        make_directories(self._path if self._private else path, private=self._private)
+    def _make_directories(self, path: Path) -> int | None:
+        """Create what is missing of an object's directories; returns this one's mode, None: the umask decides."""
+        mode = None
         if self._private:
-            restrict(self._path, 0o700)
-            make_directories(path, private=True)
+            make_directories(self._path.parent)
+            mode = stat.S_IRWXU
+            if self._with_writers:
+                around = self._path.parent.stat().st_mode
+                mode |= (stat.S_IRWXG if around & stat.S_IWGRP else 0) | (stat.S_IRWXO if around & stat.S_IWOTH else 0)
+            make_directories(self._path, mode=mode)
+            restrict(self._path, mode)
+        make_directories(path)
+        return mode
 
     def check_writable(self) -> None:
         created: builtins.list[Path] = []
@@ -156,16 +165,17 @@ class LocalFolder(Folder):
 
 
 @contextmanager
-def temporary_file(directory: Path, data: bytes, *, durable: bool, private: bool = False) -> Generator[Path]:
+def temporary_file(directory: Path, data: bytes, *, durable: bool, mode: int | None = None) -> Generator[Path]:
     """A file holding `data`, on the disk when `durable`, gone at the end unless it was renamed by then.
 
-    `private`: for the user alone, from the beginning; else with the permissions that the user's umask gives.
+    `mode`: of its directory, from the beginning; None: the permissions that the user's umask gives.
     """
     path = directory / temporary_name()
     try:
-        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666), "wb", 0) as file:  # noqa: PTH123
-            if private:
-                restrict(path, 0o600)
+        opener = partial(os.open, mode=0o666 if mode is None else mode & 0o666)
+        with open(path, "xb", buffering=0, opener=opener) as file:
+            if mode is not None:
+                restrict(path, mode & 0o666)
             rest = memoryview(data)
             while rest:
                 rest = rest[file.write(rest) :]
@@ -183,16 +193,16 @@ def restrict(path: Path, mode: int) -> None:
             path.chmod(mode)
 
 
-def make_directories(path: Path, *, private: bool = False) -> list[Path]:
+def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:
     """Create the missing directories of `path`, durably; returns those created, outermost first.
 
-    `private`: nobody but the user may enter `path` itself.
+    `mode`: of `path` itself, before the umask.
     """
     created: list[Path] = []
     missing = [directory for directory in (path, *path.parents) if not directory.is_dir()]
     for directory in reversed(missing):
         try:
-            directory.mkdir(mode=0o700 if private and directory == path else 0o777)
+            directory.mkdir(mode if directory == path else 0o777)
         except FileNotFoundError as error:  # Its parent is there: so says /proc, where nothing can be made.
             raise PermissionError(errno.EPERM, "cannot create a folder", str(directory)) from error
         except FileExistsError:
