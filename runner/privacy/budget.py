@@ -204,6 +204,13 @@ def _plain_run(content: bytes, where: str) -> Entry:
     return entry
 
 
+def without_privacy_in_words(before: Spent) -> dict[str, str]:
+    """Of runs without privacy or noise on the same files, about which no epsilon says anything, for a statement."""
+    runs = sum(isinstance(each, Mechanism) and each.noise_multiplier == 0 for each, _ in before)
+    words = f"{runs}, on the same files: their models may tell any record, so with earlier runs epsilon is infinite"
+    return {"earlier runs without privacy": words} if runs else {}
+
+
 def costliest(histories: Sequence[Spent], delta: float, accountant: Accountant, own: Spent = ()) -> Spent:
     """Of different histories the one with the largest epsilon after `own`, which follows on each; nothing of none.
 

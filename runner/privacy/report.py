@@ -16,13 +16,13 @@ from typing import Any
 from runner.config import JobConfig
 from runner.privacy.accountant import (
     Accountant,
-    Mechanism,
     Release,
     Spent,
     epsilon,
     epsilon_unamplified,
     plain_epsilon,
 )
+from runner.privacy.budget import without_privacy_in_words
 from runner.privacy.chain import chain_in_words, headline, largest_figures
 from runner.privacy.endings import STEPS_NOT_COVERED, ending_in_words, steps_depend_on_time
 from runner.privacy.figures import (
@@ -175,7 +175,7 @@ def privacy_report(
         "earlier_runs": [{**asdict(earlier), "steps": count} for earlier, count in state.before],
         "epsilon_with_earlier_runs": cost(state.accountant, with_earlier=True),
         "also_touched_the_records": _also_touched(config, state.releases)
-        | _without_privacy(state.before)
+        | without_privacy_in_words(state.before)
         | {"end of the run": ending_in_words(config, ending, branches), "sweep": sweep},
         "covered": [
             *(COVERED_DRAWS if config.trains_on_draws else COVERED),
@@ -363,13 +363,6 @@ def _tokenizer_in_words(config: JobConfig) -> str:
 def _count_runs(earlier: list[dict[str, Any]]) -> int:
     """How many of them trained; what each looked up for a schema is listed beside its steps or counts."""
     return sum("histograms" not in each or each["name"] == COLUMNS for each in earlier)
-
-
-def _without_privacy(before: Spent) -> dict[str, str]:
-    """Of runs without privacy or noise on the same files, which no epsilon of this run says anything about."""
-    runs = sum(isinstance(each, Mechanism) and each.noise_multiplier == 0 for each, _ in before)
-    words = f"{runs}, on the same files: their models may tell any record, so with earlier runs epsilon is infinite"
-    return {"earlier runs without privacy": words} if runs else {}
 
 
 def _released_in_words(report: dict[str, Any]) -> list[str]:

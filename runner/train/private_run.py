@@ -258,7 +258,7 @@ def charge_again(config: JobConfig, ledger: RunLedger) -> None:
 
 
 def settle(config: JobConfig, directory: RunDirectory, ending: str = FAILED) -> dict[str, bytes]:
-    """Charge the run for the steps it took, and write its report; returns the report's files. `ending`: how it ended."""
+    """Charge the run, which ended so, for the steps it took, and write its report; returns the report's files."""
     state = RunLedger.open(directory.folder).state
     _spending(config, state).charge(lambda _entries: _entry(config, state, state.reserved_steps))
     if state.histories:
