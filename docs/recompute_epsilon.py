@@ -6,6 +6,7 @@
 
     python docs/recompute_epsilon.py runs/claims/privacy.json
     uv run docs/recompute_epsilon.py privacy.json          # where runner is not installed
+    python docs/recompute_epsilon.py privacy.json 5        # and what 5 records of one person cost: takes a minute
 
 Prints what the statement says beside what comes out here. Exit code 1: they differ by more than 1e-6 of the value.
 """
@@ -31,26 +32,85 @@ PLD_UP_TO = 50.0
 ZERO_OUT = dp_accounting.NeighboringRelation.REPLACE_SPECIAL
 
 
+Spent = list[tuple[dict[str, Any], int]]
+
+
 def recompute(statement: dict[str, Any]) -> dict[str, float]:
-    """The statement's epsilons under their names, from its mechanism, steps and delta."""
-    own = [(statement["mechanism"], statement["steps"])] if statement["steps"] else []
-    own += [(release, 1) for release in statement.get("releases", [])]  # what was looked up in the records
-    own += [(trial, trial["steps"]) for trial in statement["other_trials"]]  # of the sweep that chose this one
+    """The statement's epsilons under their names, from its mechanism, steps and delta, and those of its chain."""
+    own, delta, by = spent(statement), statement.get("delta_of_run", statement["delta"]), statement["accountant"]
     earlier = [(each, each["steps"]) for each in statement["earlier_runs"]]
-    by = statement["accountant"]
     found = {
-        f"release {release['name']}": epsilon([(release, 1)], statement["delta"], by)
-        for release in statement.get("releases", [])
+        f"release {release['name']}": epsilon([(release, 1)], delta, by) for release in statement.get("releases", [])
     }
-    return found | {
-        "epsilon": epsilon(own, statement["delta"], by),
-        "epsilon_pld": epsilon(own, statement["delta"], "pld"),
-        "epsilon_rdp": epsilon(own, statement["delta"], "rdp"),
-        "epsilon_with_earlier_runs": epsilon([*earlier, *own], statement["delta"], by),
+    of_run = epsilon(own, delta, by)
+    chain = {
+        f"run {link['run']}": epsilon(spent(link), link["delta"], link["accountant"])
+        for link in statement.get("chain", [])
     }
+    if "epsilon_of_run" in statement:
+        found["epsilon_of_run"] = of_run
+    return (
+        found
+        | chain
+        | {
+            "epsilon": max([of_run, *chain.values()]),
+            "epsilon_pld": epsilon(own, delta, "pld"),
+            "epsilon_rdp": epsilon(own, delta, "rdp"),
+            "epsilon_with_earlier_runs": epsilon([*earlier, *own], delta, by),
+        }
+    )
 
 
-def epsilon(spent: list[tuple[dict[str, Any], int]], delta: float, accountant: str) -> float:
+def spent(statement: dict[str, Any]) -> Spent:
+    """What a run, or a link of its chain, took of its records."""
+    steps = [(statement["mechanism"], statement["steps"])] if statement["steps"] else []
+    releases = [(release, 1) for release in statement.get("releases", [])]  # what was looked up in the records
+    trials = [(trial, trial["steps"]) for trial in statement["other_trials"]]  # of the sweep that chose this one
+    return [*steps, *releases, *trials]
+
+
+def epsilon_of_records(statement: dict[str, Any], records: int) -> float:
+    """What so many records of one person cost: the largest of the run's and of its chain's."""
+    delta = statement.get("delta_of_run", statement["delta"])
+    links = [(spent(link), link["delta"]) for link in statement.get("chain", [])]
+    return max(epsilon_of_group(taken, delta, records) for taken, delta in [(spent(statement), delta), *links])
+
+
+def epsilon_of_group(taken: Spent, delta: float, records: int) -> float:
+    """By PLD. A step is a mixture of Gaussians: of the records j are in its batch, and the sum changes by j clips."""
+    among = range(records + 1)
+    noises = [each["sigma"] for what, _ in taken for each in what.get("histograms", [])]
+    noises += [what["noise_multiplier"] for what, _ in taken if "histograms" not in what]
+    width = max(2 * (10 * records / noise + records**2 / (2 * noise**2)) for noise in noises)
+    exact = max(width / 100_000, 1e-3)  # of an interval of losses, rounded up to 1, 2 or 5 times a power of ten
+    power = 10.0 ** math.floor(math.log10(exact) + 1e-9)
+    interval = next(power * step for step in (1, 2, 5, 10) if power * step >= exact * (1 - 1e-9))
+    composed = pld.identity(interval)
+    for what, count in taken:
+        for histogram in what.get("histograms", []):
+            delta -= (
+                max(
+                    records / shared * threshold_delta(histogram | {"threshold": histogram["threshold"] - shared + 1})
+                    for shared in range(1, records + 1)
+                )
+                if histogram["threshold"] is not None
+                else 0.0
+            )
+            part = pld.from_discrete_gaussian_mechanism(
+                histogram["sigma"], records, value_discretization_interval=interval, use_connect_dots=True
+            )
+            composed = composed.compose(part)
+        if "histograms" not in what:
+            q = what["batch_size"] / what["examples"]
+            probabilities = [math.comb(records, j) * q**j * (1 - q) ** (records - j) for j in among]
+            part = pld.from_mixture_gaussian_mechanism(
+                what["noise_multiplier"], list(among), probabilities, value_discretization_interval=interval
+            )
+            composed = composed.compose(part.self_compose(count))
+    return float(composed.get_epsilon_for_delta(delta)) if delta > 0 else math.inf
+
+
+def epsilon(spent: Spent, delta: float, accountant: str) -> float:
     """The epsilon of all together: steps are Gaussian mechanisms on a Poisson sample, and of a release's histograms
     each is a discrete Gaussian mechanism of sensitivity 1, whose thresholds are paid from delta."""
     delta -= sum(threshold_delta(histogram) for what, _ in spent for histogram in what.get("histograms", []))
@@ -87,7 +147,7 @@ def losses(what: dict[str, Any], count: int) -> Iterator[tuple[pld.PrivacyLossDi
         )
 
 
-def rdp_epsilon(spent: list[tuple[dict[str, Any], int]], delta: float) -> float:
+def rdp_epsilon(spent: Spent, delta: float) -> float:
     """By Renyi divergence, where discrete Gaussian noise costs at most what Gaussian noise of the same sigma does."""
     made = rdp.RdpAccountant(neighboring_relation=ZERO_OUT)
     for what, count in spent:
@@ -116,14 +176,20 @@ def agrees(stated: float | str, found: float) -> bool:
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
-        sys.exit("usage: recompute_epsilon.py PRIVACY_JSON")
+    if not 2 <= len(sys.argv) <= 3:
+        sys.exit("usage: recompute_epsilon.py PRIVACY_JSON [RECORDS]")
     statement = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     if sum(statement["steps_of_branches"]) != statement["steps"]:
         sys.exit(f"the statement's steps_of_branches do not add up to its {statement['steps']} steps")
     wrong = 0
     stated_of = {f"release {release['name']}": release["epsilon"] for release in statement.get("releases", [])}
-    for name, found in recompute(statement).items():
+    stated_of |= {f"run {link['run']}": link["epsilon"] for link in statement.get("chain", [])}
+    computed = recompute(statement)
+    if len(sys.argv) == 3:
+        records = sys.argv[2]
+        stated_of[f"{records} records"] = statement["epsilon_of_records"][records]
+        computed[f"{records} records"] = epsilon_of_records(statement, int(records))
+    for name, found in computed.items():
         stated = (statement | stated_of)[name]
         right = agrees(stated, found)
         wrong += not right

@@ -14,6 +14,7 @@ from typing import Any
 from runner.config import JobConfig
 from runner.errors import ConfigError, DataError, NothingNewError, RunnerError, TokenizerError
 from runner.privacy.budget import SPENDING_FOLDER
+from runner.privacy.endings import check_no_time_limit
 from runner.privacy.ledger import RunLedger
 from runner.run_directory import RunDirectory, Status
 from runner.storage import open_folder, path_below
@@ -155,6 +156,7 @@ def check_changes(before: JobConfig, after: JobConfig) -> None:
 
     Raises:
         ConfigError: the weights so far depend on what differs.
+        PrivacyError: it would limit private steps by time.
         RunExistsError: another run has the name of a trial that it would add.
     """
     changeable = CHANGEABLE if before.sweep is None else CHANGEABLE_IN_A_SWEEP
@@ -164,6 +166,8 @@ def check_changes(before: JobConfig, after: JobConfig) -> None:
                 f"--set {path}: a resume cannot change this, the weights so far depend on it; "
                 f"it can change {', '.join(changeable)}"
             )
+    if before.training.max_training_time_s is None:
+        check_no_time_limit(after)
     if before.sweep is not None and after.sweep is not None:
         from runner.sweep.space import trial_count
         from runner.sweep.table import check_trials_free

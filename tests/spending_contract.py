@@ -33,18 +33,18 @@ class SpendingContract:
     """The promises, one test each; `folder` is empty at the start."""
 
     def test_nothing_was_spent_in_a_new_folder(self, folder: Folder) -> None:
-        assert SpendingLedger(folder).read() == []
+        assert SpendingLedger(folder).of_files("ab").read() == []
 
     def test_entries_are_read_back_in_order(self, folder: Folder) -> None:
         entries = [entry("a", 10), entry("b", 20, ["a", "b"]), entry("a", 9)]
         charge(folder, *entries)
-        assert SpendingLedger(folder).read() == entries
+        assert SpendingLedger(folder).of_files("ab").read() == entries
 
     def test_a_decision_sees_all_entries_before_its_own(self, folder: Folder) -> None:
         charge(folder, entry("a", 10))
         seen: list[Entry] = []
-        SpendingLedger(folder).charge(lambda entries: seen.extend(entries))
-        assert seen == SpendingLedger(folder).read() == [entry("a", 10)]
+        SpendingLedger(folder).of_files("ab").charge(lambda entries: seen.extend(entries))
+        assert seen == SpendingLedger(folder).of_files("ab").read() == [entry("a", 10)]
 
     def test_a_refused_charge_adds_nothing(self, folder: Folder) -> None:
         def refuse(_entries: Sequence[Entry]) -> Entry:
@@ -52,21 +52,21 @@ class SpendingContract:
 
         with pytest.raises(PrivacyError, match="no"):
             SpendingLedger(folder).charge(refuse)
-        assert SpendingLedger(folder).read() == []
+        assert SpendingLedger(folder).of_files("ab").read() == []
 
     def test_of_racing_charges_every_one_lands_once(self, folder: Folder) -> None:
         racers, each = 8, 3
         barrier = Barrier(racers)
 
         def race(racer: int) -> None:
-            ledger = SpendingLedger(folder)
+            ledger = SpendingLedger(folder).of_files("ab")
             barrier.wait()
             for turn in range(each):
                 ledger.charge(lambda _entries: entry(f"{racer}-{turn}", racer))
 
         with ThreadPoolExecutor(racers) as pool:
             list(pool.map(race, range(racers)))
-        landed = [found.run_id for found in SpendingLedger(folder).read()]
+        landed = [found.run_id for found in SpendingLedger(folder).of_files("ab").read()]
         assert sorted(landed) == sorted(f"{racer}-{turn}" for racer in range(racers) for turn in range(each))
 
     def test_two_runs_that_race_cannot_pass_the_limit_together(self, folder: Folder) -> None:
@@ -81,7 +81,7 @@ class SpendingContract:
                 return entry(str(racer), min(20, allowed)) if allowed else None
 
             barrier.wait()
-            found = SpendingLedger(folder).charge(decide)
+            found = SpendingLedger(folder).of_files("a").charge(decide)
             return 0 if found is None else found.steps
 
         with ThreadPoolExecutor(racers) as pool:
@@ -106,7 +106,7 @@ class SpendingContract:
         document["steps"] = 1
         spending.write(name, json.dumps(document, sort_keys=True).encode())
         with pytest.raises(CorruptError, match="does not verify"):
-            SpendingLedger(folder).read()
+            SpendingLedger(folder).of_files("ab").read()
 
     def test_swapped_entries_are_refused(self, folder: Folder) -> None:
         charge(folder, *(entry(str(number), number) for number in range(3)))
@@ -115,14 +115,14 @@ class SpendingContract:
         spending.write(f"{1:012d}.json", two)
         spending.write(f"{2:012d}.json", one)
         with pytest.raises(CorruptError, match="does not verify"):
-            SpendingLedger(folder).read()
+            SpendingLedger(folder).of_files("ab").read()
 
     @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b'"x"', b"\xff"])
     def test_an_unreadable_entry_is_refused(self, folder: Folder, content: bytes) -> None:
         charge(folder, entry("a", 1), entry("b", 1))
         folder.child(SPENDING_FOLDER).write(f"{1:012d}.json", content)
         with pytest.raises(CorruptError, match="does not verify"):
-            SpendingLedger(folder).read()
+            SpendingLedger(folder).of_files("ab").read()
 
     def test_the_ledgers_of_two_storage_folders_are_apart(self, folder: Folder) -> None:
         charge(folder.child("one"), entry("a", 1))
@@ -130,4 +130,4 @@ class SpendingContract:
 
     def test_a_run_s_last_entry_replaces_its_earlier_ones(self, folder: Folder) -> None:
         charge(folder, entry("a", 100), entry("b", 5), replace(entry("a", 40), time=2e9))
-        assert spent_before(SpendingLedger(folder).read(), ["a"]) == [[(MECHANISM, 40), (MECHANISM, 5)]]
+        assert spent_before(SpendingLedger(folder).of_files("ab").read(), ["a"]) == [[(MECHANISM, 40), (MECHANISM, 5)]]

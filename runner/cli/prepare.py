@@ -242,6 +242,12 @@ def schema(as_json: bool) -> None:
     multiple=True,
     help="COUNT noisy histograms, default 1, with discrete Gaussian noise of SIGMA records; repeatable.",
 )
+@click.option(
+    "--records-per-person",
+    type=click.IntRange(1, 100),
+    multiple=True,
+    help="Also what so many records of one person cost together; repeatable.",
+)
 @common_options
 def epsilon(
     examples: int,
@@ -252,6 +258,7 @@ def epsilon(
     target_epsilon: float | None,
     delta: float | None,
     releases: tuple[Release, ...],
+    records_per_person: tuple[int, ...],
     as_json: bool,
 ) -> None:
     """Plan a privacy budget: what a noise costs, or which noise a budget needs.
@@ -263,7 +270,7 @@ def epsilon(
     \b
     Example:
       runner epsilon -n 50000 --batch-size 256 --epochs 20 --noise-multiplier 1 --delta 1e-6
-      runner epsilon -n 50000 --batch-size 256 --epochs 20 --target-epsilon 4
+      runner epsilon -n 50000 --batch-size 256 --epochs 20 --target-epsilon 4 --records-per-person 5
       runner epsilon -n 24421 --release 40:15 --release 22.5:105 --delta 1e-5
     """
     from runner.privacy.planning import describe_plan, plan_epsilon
@@ -277,6 +284,7 @@ def epsilon(
         steps=steps,
         delta=delta,
         releases=releases,
+        records_per_person=records_per_person,
     )
     answer(as_json, plan, describe_plan(plan))
 

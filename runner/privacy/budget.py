@@ -2,7 +2,7 @@
 
 Beside the runs of a storage folder lies one ledger for all of them, `.privacy/`: entries that are only ever added,
 each with its own SHA-256 and that of the one before. An entry says how many steps of which mechanism a run takes of
-which files, by the fingerprints of the files. An entry is created under the next free number or not at all, so of two
+which files, by marks of the files. An entry is created under the next free number or not at all, so of two
 runs that race for the last of a budget the second sees the first one's.
 
 A run is charged for all its planned steps before it starts, and at its end for the steps that it took. What it looks
@@ -15,8 +15,10 @@ A run that goes on from an old copy of its ledger, at the place where it went fu
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +39,7 @@ from runner.privacy.accountant import (
 )
 from runner.privacy.entries import Entry
 from runner.privacy.figures import epsilon_in_words
+from runner.privacy.file_marks import FileMarks, check_comparable
 from runner.storage import Folder
 from runner.storage.manifest import contents_sha256, sha256
 
@@ -44,22 +47,46 @@ SPENDING_FOLDER = ".privacy"
 """Under `storage.uri`, beside the runs."""
 STEPS_FOLDER = "steps"
 """In it: the steps that runs may have taken by now, a file a run and place, rewritten."""
+PLAIN_FOLDER = "plain"
+"""In it: what runs without privacy were trained on, a file for each set of files."""
+WITHOUT_PRIVACY = Mechanism(examples=1, batch_size=1, noise_multiplier=0.0)
+"""What such a run counts as, with one step."""
 READERS = 16
 
 
 class SpendingLedger:
-    """What all runs of a storage folder took of which files."""
+    """What all runs of a storage folder took of which files.
+
+    In storage files are named by marks (`runner.privacy.file_marks`), in memory by their fingerprints: those of
+    `of_files`. Other files keep the names that they have in storage. Entries of earlier versions have fingerprints.
+    """
 
     def __init__(self, storage: Folder) -> None:
         self._folder = storage.child(SPENDING_FOLDER)
+        self._files: tuple[str, ...] = ()
+
+    def of_files(self, files: Iterable[str]) -> SpendingLedger:
+        """The ledger, where entries name these files (fingerprints) as such."""
+        ledger = copy(self)
+        ledger._files = tuple(files)
+        return ledger
+
+    def note_plain_run(self, name: str, files: Iterable[str]) -> None:
+        """Note that a run without privacy was trained on these files, once for each set of them."""
+        marks = FileMarks.of(self._folder)
+        found = sorted({marks.mark(file) for file in files})
+        document: dict[str, Any] = {"name": name, "files": found, "time": time.time()}
+        signed = document | {"sha256": contents_sha256(document)}
+        self._folder.child(PLAIN_FOLDER).create(sha256("\n".join(found).encode()), json.dumps(signed).encode())
 
     def read(self) -> list[Entry]:
-        """All entries in order.
+        """All entries in order; then those of runs without privacy, whose epsilon is infinite.
 
         Raises:
-            CorruptError: one is missing, or was changed.
+            CorruptError: one is missing, or was changed; or the secret of the files' marks is.
         """
-        return self._read()[0]
+        entries = self._read()[0]
+        return self._named([*entries, *self._plain_runs()])
 
     def charge(self, decide: Callable[[Sequence[Entry]], Entry | None]) -> Entry | None:
         """Add the entry that `decide` makes of the entries so far; it is asked again when another run was faster.
@@ -68,10 +95,12 @@ class SpendingLedger:
         """
         while True:
             entries, last = self._read()
-            entry = decide(entries)
+            entry = decide(self._named([*entries, *self._plain_runs()]))
             if entry is None:
                 return None
-            document: dict[str, Any] = {"previous": last, **entry.to_plain()}
+            marks = FileMarks.of(self._folder)
+            marked = replace(entry, files=tuple(sorted(marks.mark(file) for file in entry.files)))
+            document: dict[str, Any] = {"previous": last, **marked.to_plain()}
             signed = document | {"sha256": contents_sha256(document)}
             if self._folder.create(_name(len(entries) + 1), json.dumps(signed, sort_keys=True).encode()):
                 return entry
@@ -109,6 +138,23 @@ class SpendingLedger:
                     f"{steps.get(branch, 0)}; put the newest private/ back, with the checkpoints, or start a new run"
                 )
 
+    def _named(self, entries: list[Entry]) -> list[Entry]:
+        """With the fingerprints of `of_files` instead of their marks."""
+        marks = FileMarks.find(self._folder)
+        check_comparable(marks, (file for entry in entries for file in entry.files), self._folder.uri)
+        if marks is None:
+            return entries
+        known = {marks.mark(file): file for file in self._files}
+        return [replace(entry, files=tuple(sorted(known.get(file, file) for file in entry.files))) for entry in entries]
+
+    def _plain_runs(self) -> list[Entry]:
+        """An entry for each set of files that runs without privacy were trained on."""
+        folder = self._folder.child(PLAIN_FOLDER)
+        names = [entry.name for entry in folder.list()]
+        with ThreadPoolExecutor(READERS) as pool:
+            files = list(pool.map(folder.read, names))
+        return [_plain_run(content, f"{folder.uri}/{name}") for name, content in zip(names, files, strict=True)]
+
     def _read(self) -> tuple[list[Entry], str]:
         """The entries, and the SHA-256 of the last one's file."""
         names = [entry.name for entry in self._folder.list() if entry.name.endswith(".json")]
@@ -142,6 +188,27 @@ class SpendingLedger:
                 )
             last = sha256(content)
         return entries, last
+
+
+def _plain_run(content: bytes, where: str) -> Entry:
+    try:
+        document = dict(json.loads(content))
+        is_intact = document.pop("sha256") == contents_sha256(document)
+        entry = Entry(where, document["name"], tuple(document["files"]), WITHOUT_PRIVACY, 1, document["time"])
+    except (ValueError, TypeError, KeyError):
+        is_intact, entry = False, None
+    if entry is None or not is_intact:
+        raise CorruptError(
+            f"{where} is damaged: which files runs without privacy used is unknown; restore it from a backup"
+        )
+    return entry
+
+
+def without_privacy_in_words(before: Spent) -> dict[str, str]:
+    """Of runs without privacy or noise on the same files, about which no epsilon says anything, for a statement."""
+    runs = sum(isinstance(each, Mechanism) and each.noise_multiplier == 0 for each, _ in before)
+    words = f"{runs}, on the same files: their models may tell any record, so with earlier runs epsilon is infinite"
+    return {"earlier runs without privacy": words} if runs else {}
 
 
 def costliest(histories: Sequence[Spent], delta: float, accountant: Accountant, own: Spent = ()) -> Spent:

@@ -1,6 +1,6 @@
 """Figures of privacy for people, rounded so that no more is claimed than is true.
 
->>> epsilon_in_words(1.99801), delta_in_words(1.2345671e-06), noise_in_words(1.2345678), odds_in_words(1.99801)
+>>> epsilon_in_words(1.99801), delta_in_words(1.2345671e-06), noise_in_words(1.2345678), factor_in_words(1.99801)
 ('1.9981', '1.23457e-06', '1.23456', '7.38')
 """
 
@@ -46,10 +46,10 @@ def noise_in_words(noise: float) -> str:
     return _significant(_exact(noise), DIGITS, ROUND_FLOOR)
 
 
-def odds_in_words(epsilon: float) -> str | None:
-    """e^epsilon to three digits, rounded up; None where it says nothing.
+def factor_in_words(epsilon: float) -> str | None:
+    """e^epsilon to three digits, rounded up: what it multiplies a probability by at most; None where it says nothing.
 
-    >>> odds_in_words(0.0), odds_in_words(8.0), odds_in_words(20.1), odds_in_words(float("inf"))
+    >>> factor_in_words(0.0), factor_in_words(8.0), factor_in_words(20.1), factor_in_words(float("inf"))
     ('1', '2,990', None, None)
     """
     if epsilon > EPSILON_THAT_SAYS_SOMETHING:

@@ -153,7 +153,7 @@ class RunLedger:
     @classmethod
     def create(cls, run_folder: Folder, state: LedgerState) -> RunLedger:
         """Begin a run's ledger, with a fresh key."""
-        folder = run_folder.child(PRIVATE_FOLDER)
+        folder = run_folder.private_child(PRIVATE_FOLDER)
         folder.create(KEY_FILE, RunKey.new().hexadecimal.encode())
         ledger = cls(folder, RunKey(folder.read(KEY_FILE).decode()), state, writes=True)
         ledger._write()
@@ -162,7 +162,7 @@ class RunLedger:
     @classmethod
     def exists(cls, run_folder: Folder) -> bool:
         """Whether the run has begun a ledger."""
-        return run_folder.child(PRIVATE_FOLDER).exists(LEDGER_FILE)
+        return run_folder.private_child(PRIVATE_FOLDER).exists(LEDGER_FILE)
 
     @classmethod
     def open(cls, run_folder: Folder, *, writes: bool = False) -> RunLedger:
@@ -171,7 +171,7 @@ class RunLedger:
         Raises:
             CorruptError: it is missing, or does not verify: without it nobody knows what the run has cost.
         """
-        folder = run_folder.child(PRIVATE_FOLDER)
+        folder = run_folder.private_child(PRIVATE_FOLDER)
         where = f"{folder.uri}/{LEDGER_FILE}"
         try:
             document = json.loads(folder.read(LEDGER_FILE))

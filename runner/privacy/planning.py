@@ -37,10 +37,11 @@ from runner.privacy.figures import (
     EPSILON_TOO_LARGE,
     delta_in_words,
     epsilon_in_words,
+    factor_in_words,
     noise_in_words,
-    odds_in_words,
     probability_in_words,
 )
+from runner.privacy.group_privacy import epsilon_of_group
 
 
 def plan_epsilon(
@@ -53,11 +54,13 @@ def plan_epsilon(
     steps: int | None = None,
     delta: float | None = None,
     releases: Sequence[Release] = (),
+    records_per_person: Sequence[int] = (),
 ) -> dict[str, Any]:
     """The plan as plain values for JSON; an infinite epsilon is the string "infinite".
 
     `examples` are those trained on. The noise that a target needs, beside the releases, is found by PLD. Where there
-    are releases and nothing is said of steps, there are none.
+    are releases and nothing is said of steps, there are none. `records_per_person`: numbers of records of one person,
+    for which the plan has what they cost together.
 
     Raises:
         PrivacyError: not exactly one of noise and target, or of epochs and steps; a number that is not finite;
@@ -73,7 +76,7 @@ def plan_epsilon(
     check_delta(delta, examples)
     said = (batch_size, noise_multiplier, target_epsilon, epochs, steps)
     if releases and all(each is None for each in said):
-        return {**_costs(releases, None, 0, delta), "n": examples, **_plain(releases)}
+        return {**_costs(releases, None, 0, delta, records_per_person), "n": examples, **_plain(releases)}
     if batch_size is None:
         raise PrivacyError("give --batch-size, the expected records of a step")
     if (noise_multiplier is None) == (target_epsilon is None):
@@ -88,7 +91,7 @@ def plan_epsilon(
         noise = find_noise(examples, batch_size, steps, target_epsilon, delta, beside=spent_by(releases))
         mechanism = Mechanism(examples, batch_size, noise)
     return {
-        **_costs(releases, mechanism, steps, delta),
+        **_costs(releases, mechanism, steps, delta, records_per_person),
         "noise_multiplier": mechanism.noise_multiplier,
         "steps": steps,
         "epochs": steps / mechanism.steps_per_epoch if epochs is None else epochs,
@@ -99,12 +102,16 @@ def plan_epsilon(
     }
 
 
-def _costs(releases: Sequence[Release], mechanism: Mechanism | None, steps: int, delta: float) -> dict[str, Any]:
+def _costs(
+    releases: Sequence[Release], mechanism: Mechanism | None, steps: int, delta: float, groups: Sequence[int]
+) -> dict[str, Any]:
     spent = spent_by(releases, mechanism, steps)
+    of_records = {str(records): plain_epsilon(epsilon_of_group(spent, delta, records)) for records in sorted(groups)}
     return {
         "epsilon_pld": plain_epsilon(epsilon(spent, delta)),
         "epsilon_rdp": plain_epsilon(epsilon(spent, delta, "rdp")),
         "epsilon_unamplified": plain_epsilon(epsilon_unamplified(spent, delta)),
+        **({"epsilon_of_records": of_records} if groups else {}),
         "delta": delta,
     }
 
@@ -119,6 +126,10 @@ def describe_plan(plan: dict[str, Any]) -> str:
         "epsilon (PLD)": epsilon_in_words(plan["epsilon_pld"]),
         "epsilon by RDP": epsilon_in_words(plan["epsilon_rdp"]),
         "epsilon, fixed batches": epsilon_in_words(plan["epsilon_unamplified"]),
+        **{
+            f"epsilon, {records} records": epsilon_in_words(each)
+            for records, each in plan.get("epsilon_of_records", {}).items()
+        },
         "delta": delta_in_words(plan["delta"]),
     }
     if "steps" in plan:
@@ -147,10 +158,10 @@ def _meaning(plan: dict[str, Any]) -> str:
     found = plan["epsilon_pld"]
     if isinstance(found, str):
         return "Without noise there is no privacy."
-    odds = odds_in_words(found)
-    if odds is None:
+    factor = factor_in_words(found)
+    if factor is None:
         return f"There is no useful guarantee: {EPSILON_TOO_LARGE}."
     return (
-        f"Whatever a reader of the model concludes, emptying one record changes the odds of it by a factor of at most "
-        f"{odds}, but for a probability of {delta_in_words(plan['delta'])}."
+        f"Whatever a reader of the model concludes, emptying one record changes its probability by a factor of at most "
+        f"{factor}, but for a probability of {delta_in_words(plan['delta'])}."
     )

@@ -8,7 +8,7 @@ holds no loss and no other figure that was measured on the records.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -22,14 +22,18 @@ from runner.privacy.accountant import (
     epsilon_unamplified,
     plain_epsilon,
 )
+from runner.privacy.budget import without_privacy_in_words
+from runner.privacy.chain import chain_in_words, headline, largest_figures
+from runner.privacy.endings import STEPS_NOT_COVERED, ending_in_words, steps_depend_on_time
 from runner.privacy.figures import (
     EPSILON_TOO_LARGE,
     delta_in_words,
     epsilon_in_words,
+    factor_in_words,
     noise_in_words,
-    odds_in_words,
     probability_in_words,
 )
+from runner.privacy.group_privacy import epsilons_of_groups, groups_in_words
 from runner.privacy.ledger import LedgerState
 from runner.privacy.lookups import SCHEMA
 from runner.privacy.marginals import CHOICE, COLUMNS, PAIRS
@@ -64,6 +68,8 @@ NOT_COVERED = (
     "history.csv, events/, status.json, logs/, checkpoints' state.json and what trackers were told: exact losses and "
     "accuracies of private records",
     "private/: the key of noise and sampling; whoever has it can take the noise off",
+    "files.json: names and sizes of the files of records; .privacy/, which has a name for each file beside it",
+    "how long anything took, and at which steps checkpoints were written: that depends on how long records are",
     "report.html: the same figures, and comparisons of synthetic with private records",
     "tokenizer/ and the token cache, which hold or describe the records",
 )
@@ -87,7 +93,8 @@ RELEASED = {
 }
 """By release: a title, and what it is."""
 LIMITS = (
-    "Epsilon is per record: people with several records, or records that are copies of each other, are protected less.",
+    "Epsilon is per record: people with several records, or records that are copies of each other, are protected less, "
+    "by the figures above; those hold where all records of a person are among this run's.",
     "The noise is drawn in float32 by a statistical generator (Philox) from a secret 256-bit key. The floating-point "
     "attack of Mironov (2012) is not guarded against. Norms are computed in float32 too: a clipped gradient can exceed "
     "the clip by rounding.",
@@ -109,19 +116,30 @@ CALLBACKS_LIMIT = (
 
 
 def privacy_report(
-    config: JobConfig, state: LedgerState, other_trials: Spent = (), sweep: str = "none: one run"
+    config: JobConfig,
+    state: LedgerState,
+    other_trials: Spent = (),
+    sweep: str = "none: one run",
+    *,
+    ending: str | None = None,
+    chain: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """What a run in this state can claim, as plain values for JSON; an infinite epsilon is the string "infinite".
 
+    `epsilon`, `delta` and `epsilon_of_records` hold for the records of all runs of a series, the others for this run's.
     `other_trials`: of the sweep that chose this run, whose cost is in all figures; `sweep`: what it did, in words.
+    `ending`: how training ended, None where nobody knows. `chain`: of the run that this one goes on from (`chain_of`).
     """
-    mechanism, steps = state.mechanism, state.reserved_steps
+    mechanism, steps, branches = state.mechanism, state.reserved_steps, len(state.branches)
     spent = [*other_trials, *state.spent]
 
     def cost(accountant: Accountant, *, with_earlier: bool = False) -> float | str:
         before = list(state.before) if with_earlier else []
         return plain_epsilon(epsilon([*before, *spent], state.delta, accountant))
 
+    own = cost(state.accountant)
+    largest, delta = headline(own, state.delta, chain)
+    groups = [epsilons_of_groups(spent, state.delta), *(link.get("epsilon_of_records", {}) for link in chain)]
     return {
         "version": 1,
         "run": config.name,
@@ -139,9 +157,15 @@ def privacy_report(
             asdict(release) | {"epsilon": plain_epsilon(epsilon([(release, 1)], state.delta, state.accountant))}
             for release in state.releases
         ],
-        "delta": state.delta,
+        "ended": ending,
+        "steps_depend_on_time": steps_depend_on_time(config, ending, branches),
+        "delta": delta,
+        "delta_of_run": state.delta,
         "accountant": state.accountant,
-        "epsilon": cost(state.accountant),
+        "epsilon": largest,
+        "epsilon_of_run": own,
+        "epsilon_of_records": largest_figures(groups),
+        "chain": list(chain),
         "epsilon_pld": cost("pld"),
         "epsilon_rdp": cost("rdp"),
         "epsilon_unamplified": plain_epsilon(epsilon_unamplified(spent, state.delta)),
@@ -150,7 +174,9 @@ def privacy_report(
         "other_trials": [{**asdict(trial), "steps": count} for trial, count in other_trials],
         "earlier_runs": [{**asdict(earlier), "steps": count} for earlier, count in state.before],
         "epsilon_with_earlier_runs": cost(state.accountant, with_earlier=True),
-        "also_touched_the_records": _also_touched(config, state.releases) | {"sweep": sweep},
+        "also_touched_the_records": _also_touched(config, state.releases)
+        | without_privacy_in_words(state.before)
+        | {"end of the run": ending_in_words(config, ending, branches), "sweep": sweep},
         "covered": [
             *(COVERED_DRAWS if config.trains_on_draws else COVERED),
             *([COVERED_SCHEMA] if any(release.name == SCHEMA for release in state.releases) else []),
@@ -170,6 +196,7 @@ def privacy_page(report: dict[str, Any]) -> str:
         ("Epsilon", f"**{epsilon_in_words(report['epsilon'])}** ({report['accountant'].upper()})"),
         ("Delta", delta_in_words(report["delta"])),
         ("By PLD, by RDP", f"{epsilon_in_words(report['epsilon_pld'])}, {epsilon_in_words(report['epsilon_rdp'])}"),
+        ("Several records of one person together", groups_in_words(report["epsilon_of_records"])),
         ("Without amplification by sampling", epsilon_in_words(report["epsilon_unamplified"])),
         (
             "With earlier runs on the same files",
@@ -207,6 +234,7 @@ def privacy_page(report: dict[str, Any]) -> str:
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in rows),
         "",
+        *chain_in_words(report),
         *_released_in_words(report),
         "## What epsilon covers",
         "",
@@ -241,13 +269,14 @@ def claim_in_words(report: dict[str, Any]) -> str:
     value = report["epsilon"]
     if value == "infinite":
         return "**This run claims no privacy: it was trained without noise.**"
-    odds = odds_in_words(value)
-    if odds is None:
+    factor = factor_in_words(value)
+    if factor is None:
         return f"**This run claims no useful privacy** (epsilon {epsilon_in_words(value)}): {EPSILON_TOO_LARGE}."
     return (
         f"Whoever reads the model learns little about any single record: whatever they conclude, emptying one record "
-        f"would change the odds of that conclusion by a factor of at most {odds} (e to the power of "
+        f"would change the probability of that conclusion by a factor of at most {factor} (e to the power of "
         f"{epsilon_in_words(value, 3)}), but for a probability of {delta_in_words(report['delta'])}."
+        + (f" {STEPS_NOT_COVERED}" if report.get("steps_depend_on_time") else "")
     )
 
 

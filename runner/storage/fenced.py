@@ -72,6 +72,9 @@ class FencedFolder(Folder):
     def child(self, name: str) -> FencedFolder:
         return FencedFolder(self._folder.child(name), self.check)
 
+    def private_child(self, name: str, *, with_writers: bool = False) -> FencedFolder:
+        return FencedFolder(self._folder.private_child(name, with_writers=with_writers), self.check)
+
     def read(self, name: str) -> bytes:
         return self._folder.read(name)
 

@@ -44,6 +44,13 @@ class Folder(ABC):
     def child(self, name: str) -> Folder:
         """The folder `name` inside this one; nothing is created."""
 
+    def private_child(self, name: str, *, with_writers: bool = False) -> Folder:  # noqa: ARG002 (disks ask for it)
+        """The folder `name` inside this one, for secrets: on a disk only the user may read what is written there.
+
+        `with_writers`: and those who may write in this folder. On S3 all objects have the bucket's own protection.
+        """
+        return self.child(name)
+
     @abstractmethod
     def read(self, name: str) -> bytes:
         """The whole object."""

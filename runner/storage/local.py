@@ -9,8 +9,10 @@ from __future__ import annotations
 import builtins
 import errno
 import os
+import stat
 from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from runner.errors import StorageError
@@ -34,8 +36,11 @@ class LocalFolder(Folder):
 
     is_local = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, private: bool = False, with_writers: bool = False) -> None:
+        """`private`, `with_writers`: see `private_child`."""
         self._path = path
+        self._private = private
+        self._with_writers = with_writers
         self.uri = str(path)
 
     def local_path(self, name: str = "") -> Path:
@@ -43,7 +48,10 @@ class LocalFolder(Folder):
         return self._path / checked_name(name) if name else self._path
 
     def child(self, name: str) -> LocalFolder:
-        return LocalFolder(self._path / checked_name(name))
+        return LocalFolder(self._path / checked_name(name), private=self._private)
+
+    def private_child(self, name: str, *, with_writers: bool = False) -> LocalFolder:
+        return LocalFolder(self._path / checked_name(name), private=True, with_writers=with_writers)
 
     def read(self, name: str) -> bytes:
         path = self._path / checked_name(name)
@@ -60,8 +68,8 @@ class LocalFolder(Folder):
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         path = self._path / checked_name(name)
         with reporting(path):
-            make_directories(path.parent)
-            with temporary_file(path.parent, data, durable=durable) as temporary:
+            mode = self._make_directories(path.parent)
+            with temporary_file(path.parent, data, durable=durable, mode=mode) as temporary:
                 temporary.replace(path)
             if durable:
                 sync_directory(path.parent)
@@ -69,8 +77,8 @@ class LocalFolder(Folder):
     def create(self, name: str, data: bytes) -> bool:
         path = self._path / checked_name(name)
         with reporting(path):
-            make_directories(path.parent)
-            with temporary_file(path.parent, data, durable=True) as temporary:
+            mode = self._make_directories(path.parent)
+            with temporary_file(path.parent, data, durable=True, mode=mode) as temporary:
                 try:
                     path.hardlink_to(temporary)
                 except FileExistsError:
@@ -129,6 +137,20 @@ class LocalFolder(Folder):
             for directory in directories:
                 remove_if_empty(directory)
 
+    def _make_directories(self, path: Path) -> int | None:
+        """Create what is missing of an object's directories; returns this one's mode, None: the umask decides."""
+        mode = None
+        if self._private:
+            make_directories(self._path.parent)
+            mode = stat.S_IRWXU
+            if self._with_writers:
+                around = self._path.parent.stat().st_mode
+                mode |= (stat.S_IRWXG if around & stat.S_IWGRP else 0) | (stat.S_IRWXO if around & stat.S_IWOTH else 0)
+            make_directories(self._path, mode=mode)
+            restrict(self._path, mode)
+        make_directories(path)
+        return mode
+
     def check_writable(self) -> None:
         created: builtins.list[Path] = []
         with reporting(self._path):
@@ -143,12 +165,17 @@ class LocalFolder(Folder):
 
 
 @contextmanager
-def temporary_file(directory: Path, data: bytes, *, durable: bool) -> Generator[Path]:
-    """A file holding `data`, on the disk when `durable`, gone at the end unless it was renamed by then."""
+def temporary_file(directory: Path, data: bytes, *, durable: bool, mode: int | None = None) -> Generator[Path]:
+    """A file holding `data`, on the disk when `durable`, gone at the end unless it was renamed by then.
+
+    `mode`: of its directory, from the beginning; None: the permissions that the user's umask gives.
+    """
     path = directory / temporary_name()
     try:
-        # Exclusive, and with the permissions that the user's umask gives (tempfile would make it private).
-        with path.open("xb", buffering=0) as file:
+        opener = partial(os.open, mode=0o666 if mode is None else mode & 0o666)
+        with open(path, "xb", buffering=0, opener=opener) as file:
+            if mode is not None:
+                restrict(path, mode & 0o666)
             rest = memoryview(data)
             while rest:
                 rest = rest[file.write(rest) :]
@@ -159,13 +186,23 @@ def temporary_file(directory: Path, data: bytes, *, durable: bool) -> Generator[
         path.unlink(missing_ok=True)
 
 
-def make_directories(path: Path) -> list[Path]:
-    """Create the missing directories of `path`, durably; returns those created, outermost first."""
+def restrict(path: Path, mode: int) -> None:
+    """Give a file or directory this mode, where it has another one: a umask may have taken bits from it."""
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        with suppress(PermissionError):  # A file system without modes, where the mount says who may read.
+            path.chmod(mode)
+
+
+def make_directories(path: Path, *, mode: int = 0o777) -> list[Path]:
+    """Create the missing directories of `path`, durably; returns those created, outermost first.
+
+    `mode`: of `path` itself, before the umask.
+    """
     created: list[Path] = []
     missing = [directory for directory in (path, *path.parents) if not directory.is_dir()]
     for directory in reversed(missing):
         try:
-            directory.mkdir()
+            directory.mkdir(mode if directory == path else 0o777)
         except FileNotFoundError as error:  # Its parent is there: so says /proc, where nothing can be made.
             raise PermissionError(errno.EPERM, "cannot create a folder", str(directory)) from error
         except FileExistsError:

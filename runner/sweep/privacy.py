@@ -11,6 +11,7 @@ from runner.privacy.budget import SpendingLedger, costliest
 from runner.privacy.entries import spent_before
 from runner.privacy.ledger import LedgerState, RunLedger
 from runner.privacy.report import privacy_report, to_files
+from runner.privacy.statement import read_statement
 from runner.storage import open_folder
 from runner.sweep.space import metric_of, sweep_of
 from runner.sweep.table import Trial, trial_directory
@@ -33,13 +34,19 @@ def sweep_statement(config: JobConfig, best: Trial, trials: Sequence[Trial]) -> 
     )
     job = directories[best.number].read_config().model_copy(update={"name": config.name})
     own = replace(own, before=_before(config, own, others, {state.run_id for state in states.values()}))
-    return to_files(privacy_report(job, own, others, sweep=touched))
+    best_statement, _ = read_statement(directories[best.number])
+    chain, ending = best_statement.get("chain", []), best_statement.get("ended")
+    return to_files(privacy_report(job, own, others, sweep=touched, ending=ending, chain=chain))
 
 
 def _before(
     config: JobConfig, own: LedgerState, others: Spent, trials: set[str]
 ) -> tuple[tuple[Mechanism | Release, int], ...]:
     """What runs outside the sweep took of the same files: the costliest, after `own` and the `others` of the sweep."""
-    entries = [entry for entry in SpendingLedger(open_folder(config.storage.uri)).read() if entry.run_id not in trials]
+    entries = [
+        entry
+        for entry in SpendingLedger(open_folder(config.storage.uri)).of_files(own.files).read()
+        if entry.run_id not in trials
+    ]
     histories = spent_before(entries, own.files, own.run_id, own.place, own.steps_by_branch)
     return tuple(costliest(histories, own.delta, own.accountant, [*others, *own.spent]))

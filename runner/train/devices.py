@@ -27,8 +27,10 @@ ROUNDING_VARIABLES = ("TF_", "XLA_", "OPENBLAS_", "OMP_", "MKL_", "NVIDIA_", "CU
 """Environment variables of these names choose kernels, threads or instructions, and with them how sums are rounded."""
 
 
-def set_up_devices(resources: ResourcesConfig, threads: int | None) -> None:
+def set_up_devices(resources: ResourcesConfig, threads: int | None, *, exact: bool = False) -> None:
     """Use as many GPUs as the job asks for, and `threads` cores (None: all).
+
+    `exact`: matrix products of float32 are float32, and not TF32 with 10 bits, by which a norm can pass its clip.
 
     Raises:
         ResourceError: GPUs were asked for and TensorFlow sees too few, or this process already uses other devices.
@@ -43,6 +45,7 @@ def set_up_devices(resources: ResourcesConfig, threads: int | None) -> None:
         )
     if found and not wanted:
         log.warning("this worker has %d GPU(s) and the job uses none; set resources.gpus_per_worker", len(found))
+    tf.config.experimental.enable_tensor_float_32_execution(not exact)
     try:
         tf.config.set_visible_devices(found[:wanted], "GPU")
         for gpu in found[:wanted]:

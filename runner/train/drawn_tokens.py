@@ -59,7 +59,7 @@ def draw_tokens(
 
     progress("counting columns and pairs of columns, with noise")
     measured = measure(
-        directory.folder.child(PRIVATE_FOLDER),
+        directory.folder.private_child(PRIVATE_FOLDER),
         {release.name: release for release in RunLedger.open(directory.folder).state.releases},
         Layout.of(tokenizer.schema),
         plan.training_examples,

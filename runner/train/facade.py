@@ -50,6 +50,7 @@ from runner.train.private_run import (
     check_privacy,
     check_same_records,
     find_tokens_key,
+    note_plain_run,
     open_ledger,
 )
 from runner.train.series import check_previous, record_files, source_files
@@ -167,6 +168,8 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
         if record_files(config, directory, checked.files, checked.used):
             for group in checked.not_read():
                 log.log(logging.INFO if group.why == NOTES else logging.WARNING, "not read: %s", group)
+        if not config.privacy.enabled:
+            note_plain_run(config, checked.used)
         here = local and config.resources.workers == 1
         with contextlib.ExitStack() as stack:
             if here:

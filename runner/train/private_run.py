@@ -23,9 +23,10 @@ from runner.data.prepare import bought_key
 from runner.data.schema import Schema
 from runner.data.survey import columns_read
 from runner.data.units import plan_table
-from runner.errors import DataError, PrivacyError
+from runner.errors import DataError, PrivacyError, RunnerError
 from runner.privacy.accountant import Spent, epsilon, spent_by
 from runner.privacy.budget import Budget, SpendingLedger, costliest, plan_budget, plan_delta, plan_mechanism
+from runner.privacy.endings import FAILED, check_no_time_limit
 from runner.privacy.entries import Entry, spent_before
 from runner.privacy.ledger import PRIVATE_FOLDER, LedgerState, RunLedger
 from runner.privacy.lookups import SCHEMA, bought_fields, count_lookups, lookups_of, plan_schema
@@ -34,6 +35,7 @@ from runner.privacy.releases import find_released, released_once
 from runner.privacy.report import privacy_report, to_files
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
+from runner.train.series import chain_of_run
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile], 
         PrivacyError: in one line.
         CorruptError: the ledger over runs does not verify.
     """
+    check_no_time_limit(config)
     trained = training_records(config, records)
     looked_up = records if lookups_of(config) else 0
     releases = plan_schema(config, plan_delta(config, trained, looked_up))
@@ -60,8 +63,9 @@ def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile], 
     else:
         rest = ()
         mechanism, delta = plan_mechanism(config, trained, releases, looked_up)
-    entries = SpendingLedger(open_folder(config.storage.uri, patient=False)).read()
-    histories = spent_before(entries, _fingerprints(files))
+    fingerprints = _fingerprints(files)
+    entries = SpendingLedger(open_folder(config.storage.uri, patient=False)).of_files(fingerprints).read()
+    histories = spent_before(entries, fingerprints)
     budget = plan_budget(config, mechanism, delta, histories, releases=(*releases, *rest))
     if schema is None:
         budget = replace(budget, releases=releases)
@@ -120,7 +124,7 @@ def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema)
         plan_budget(config, None, state.delta, _before(entries, state), releases=state.releases)
         return _entry(config, state, 0)
 
-    _spending(config).charge(decide)
+    _spending(config, state).charge(decide)
     ledger.change(releases=releases)
 
 
@@ -160,7 +164,7 @@ def open_ledger(
     else:
         ledger = RunLedger.open(directory.folder, writes=True)
         state = replace(ledger.state, place=directory.uri)
-        _spending(config).check_newest(state.run_id, state.place, state.steps_by_branch)
+        _spending(config, state).check_newest(state.run_id, state.place, state.steps_by_branch)
     agreed: list[Budget] = []
 
     def decide(entries: Sequence[Entry]) -> Entry:
@@ -169,7 +173,7 @@ def open_ledger(
         agreed.append(plan_budget(config, state.mechanism, state.delta, before, begins=begins, releases=state.releases))
         return _entry(config, state, max(agreed[-1].charged_steps if trains else 0, state.reserved_steps))
 
-    _spending(config).charge(decide)
+    _spending(config, state).charge(decide)
     found = agreed[-1]
     limits: dict[str, Any] = {
         "limit": found.limit,
@@ -200,7 +204,7 @@ def buy_schema(
     release = next(release for release in releases if release.name == SCHEMA)
     columns = plan_table(config.data, files, columns_read(config.fields)).schema
     released = released_once(
-        directory.folder.child(PRIVATE_FOLDER),
+        directory.folder.private_child(PRIVATE_FOLDER),
         release,
         lambda: count_lookups(config, files, columns, release, records),
     )
@@ -212,7 +216,7 @@ def find_tokens_key(config: JobConfig, key: str, directory: RunDirectory | None)
     """The name of the tokens of a job or run; None where it depends on a schema that is still to be bought."""
     if not lookups_of(config):
         return key
-    sha256 = None if directory is None else find_released(directory.folder.child(PRIVATE_FOLDER), SCHEMA)
+    sha256 = None if directory is None else find_released(directory.folder.private_child(PRIVATE_FOLDER), SCHEMA)
     return None if sha256 is None else bought_key(key, sha256)
 
 
@@ -250,29 +254,37 @@ def charge_again(config: JobConfig, ledger: RunLedger) -> None:
             )
         return _entry(config, state, wanted)
 
-    _spending(config).charge(decide)
+    _spending(config, state).charge(decide)
 
 
-def settle(config: JobConfig, directory: RunDirectory) -> dict[str, bytes]:
-    """Charge the run for the steps it took, and write its report; returns the report's files."""
+def settle(config: JobConfig, directory: RunDirectory, ending: str = FAILED) -> dict[str, bytes]:
+    """Charge the run, which ended so, for the steps it took, and write its report; returns the report's files."""
     state = RunLedger.open(directory.folder).state
-    _spending(config).charge(lambda _entries: _entry(config, state, state.reserved_steps))
+    _spending(config, state).charge(lambda _entries: _entry(config, state, state.reserved_steps))
     if state.histories:
         before = costliest(state.histories, state.delta, state.accountant, state.spent)
         state = replace(state, before=tuple(before))
-    files = to_files(privacy_report(config, state))
+    files = to_files(privacy_report(config, state, ending=ending, chain=chain_of_run(config, directory)))
     for name, content in files.items():
         directory.folder.write(name, content)
     return files
 
 
-def _spending(config: JobConfig) -> SpendingLedger:
-    return SpendingLedger(open_folder(config.storage.uri))
+def _spending(config: JobConfig, state: LedgerState) -> SpendingLedger:
+    return SpendingLedger(open_folder(config.storage.uri)).of_files(state.files)
 
 
 def keep_steps_outside(config: JobConfig, ledger: RunLedger) -> None:
     """From now on, let the ledger over runs know the run's steps whenever its own ledger does."""
-    ledger.tell_steps = partial(_spending(config).keep_steps, ledger.state.run_id, ledger.state.place)
+    ledger.tell_steps = partial(_spending(config, ledger.state).keep_steps, ledger.state.run_id, ledger.state.place)
+
+
+def note_plain_run(config: JobConfig, files: Sequence[SourceFile]) -> None:
+    """Let the ledger over runs know that a run without privacy is trained on these files; it does not fail for that."""
+    try:
+        SpendingLedger(open_folder(config.storage.uri)).note_plain_run(config.name, _fingerprints(files))
+    except RunnerError as error:
+        log.warning("privacy statements of later runs on these files will not mention this run: %s", error)
 
 
 def _entry(config: JobConfig, state: LedgerState, steps: int) -> Entry:

@@ -4,13 +4,15 @@
     files = source_files(config)                   # those that no earlier run of the series trained on
     record_files(config, directory, files, used)   # at the run's start
 
-A run's `files.json` lists the files that it and the runs before it trained on. Where `data.max_records` ended a run
-within a file, it says at which row: the next run goes on there. Files that it did not come to are listed apart.
+A run's `files.json` lists the files that it and the runs before it trained on, by name, size and mark. Where
+`data.max_records` ended a run within a file, it says at which row: the next run goes on there. Files that it did not
+come to are listed apart. Of a private run it has what the runs before claim.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,10 +24,16 @@ from safetensors.numpy import load
 
 from runner.config import JobConfig
 from runner.data.files import READING_VERSION, SourceFile, list_files
-from runner.errors import ConfigError, DataError, NothingNewError, ObjectNotFoundError, RunExistsError
+from runner.errors import ConfigError, DataError, NothingNewError, ObjectNotFoundError, RunExistsError, RunnerError
+from runner.privacy.budget import SPENDING_FOLDER
+from runner.privacy.chain import chain_of, is_infinite
+from runner.privacy.file_marks import FileMarks, check_comparable
+from runner.privacy.report import JSON_FILE
 from runner.run_directory import RunDirectory
-from runner.storage import open_folder, read_published
+from runner.storage import Folder, open_folder, read_published
 from runner.train.checkpoint import checkpoint_steps
+
+log = logging.getLogger(__name__)
 
 LAST = "last"
 FILES = "files.json"
@@ -89,12 +97,20 @@ def source_files(config: JobConfig, directory: RunDirectory | None = None) -> tu
     if config.data.since is None:
         return files
     before = {file.name: file for file in files_so_far(_previous(config))}
+    ledger = _ledger(config, patient=False)
+    marks = FileMarks.find(ledger)
+    check_comparable(marks, (file.fingerprint for file in before.values()), ledger.uri)
+
+    def names_of(file: SourceFile) -> list[str]:
+        """What a file's fingerprint is called: runs of before have it as it is."""
+        return [file.fingerprint, *([marks.mark(file.fingerprint)] if marks is not None else [])]
+
     new: list[SourceFile] = []
     for file in files:
         earlier = before.get(file.name)
         if earlier is None:
             new.append(file)
-        elif earlier != file:
+        elif (earlier.size, earlier.fingerprint) not in ((file.size, name) for name in names_of(file)):
             raise DataError(
                 f"{config.data.uri}: {file.name} has changed since run {config.data.since} trained on it; "
                 "give new records files of their own"
@@ -110,7 +126,8 @@ def check_previous(config: JobConfig) -> None:
     """Whether the job can go on from the run that `data.since` names.
 
     Raises:
-        ConfigError: its network, tokenizer or examples differ, or it was not private and this one is.
+        ConfigError: its network, tokenizer or examples differ, or it claims no privacy and this one is to.
+        DataError: it does not say what it claims.
     """
     if config.data.since is None:
         return
@@ -128,6 +145,23 @@ def check_previous(config: JobConfig) -> None:
         raise ConfigError(
             f"data.since: run {before.name} was trained without privacy; a model that starts from it can claim none"
         )
+    if config.privacy.enabled and config.privacy.noise_multiplier != 0 and is_infinite(_statement(previous)):
+        raise ConfigError(
+            f"data.since: run {before.name} claims no privacy, it or one before it was trained without noise; a model "
+            "that starts from it can claim none"
+        )
+
+
+def chain_of_run(config: JobConfig, directory: RunDirectory) -> list[dict[str, Any]]:
+    """Of a private run's statement: the runs that it goes on from, the first one first, as it found them.
+
+    Raises:
+        DataError: one does not say what it claims.
+    """
+    if config.data.since is None:
+        return []
+    recorded = json.loads(directory.folder.read_if_exists(FILES) or b"{}")
+    return recorded.get("chain") or chain_of(_statement(_previous(config)))
 
 
 def record_files(
@@ -139,17 +173,25 @@ def record_files(
 
     files: what `source_files` gave. used: those of them with records of the run.
     """
+    marks = _marks_to_write(config)
+
+    def marked(files: tuple[SourceFile, ...]) -> tuple[SourceFile, ...]:
+        return tuple(replace(file, fingerprint=marks.mark(file.fingerprint)) for file in files) if marks else files
+
     recorded = _recorded(directory)
-    if recorded is not None and (recorded.own == used or checkpoint_steps(directory.folder.child("checkpoints"))):
+    is_same = recorded is not None and marked(recorded.own) == marked(used)
+    if is_same or (recorded is not None and checkpoint_steps(directory.folder.child("checkpoints"))):
         return False
     before = files_so_far(_previous(config)) if config.data.since else ()
     names = {file.name for file in used}
     content = {
         "since": config.data.since,
-        "own": [vars(file) for file in used],
-        "before": [vars(file) for file in before],
-        "left": [vars(file) for file in files if file.name not in names],
+        "own": [vars(file) for file in marked(used)],
+        "before": [vars(file) for file in marked(before)],
+        "left": [vars(file) for file in marked(files) if file.name not in names],
     }
+    if config.data.since and config.privacy.enabled:
+        content["chain"] = chain_of(_statement(_previous(config)))
     directory.folder.write(FILES, json.dumps(content, indent=1).encode())
     return True
 
@@ -185,6 +227,36 @@ def reading_version(directory: RunDirectory) -> int:
     """By which rules a run's rows became records: see `READING_VERSION`."""
     recorded = _recorded(directory)
     return recorded.own[0].version if recorded is not None and recorded.own else READING_VERSION
+
+
+def _ledger(config: JobConfig, *, patient: bool = True) -> Folder:
+    """Where the secret of the files' marks is."""
+    return open_folder(config.storage.uri, patient=patient).child(SPENDING_FOLDER)
+
+
+def _marks_to_write(config: JobConfig) -> FileMarks | None:
+    """None where a run without privacy cannot have the secret: it goes on all the same."""
+    try:
+        return FileMarks.of(_ledger(config))
+    except RunnerError as error:
+        if config.privacy.enabled:
+            raise
+        log.warning("%s will have plain SHA-256 of the files: %s", FILES, error)
+        return None
+
+
+def _statement(directory: RunDirectory) -> dict[str, Any]:
+    """What the model that a run left claims.
+
+    Raises:
+        DataError: it does not say.
+    """
+    where = f"{directory.uri}/model/{JSON_FILE}"
+    content = read_published(directory.folder.child("model")).get(JSON_FILE)
+    try:
+        return dict(json.loads(content or b""))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: missing or damaged, so nobody can tell what this run claims") from error
 
 
 def _previous(config: JobConfig) -> RunDirectory:

@@ -27,6 +27,7 @@ from runner.errors import DataError, OvertakenError, RepeatedOtherwiseError, Run
 from runner.model.artifact import save_model
 from runner.model.known_tables import KnownTables
 from runner.model.network import Network
+from runner.privacy.endings import FAILED
 from runner.privacy.ledger import RunLedger
 from runner.privacy.noise import draw_noise, fingerprint
 from runner.run_directory import RunDirectory
@@ -95,7 +96,7 @@ def run_worker(task: WorkerTask, stop: threading.Event, log_file: LogFile | None
 def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> Ending:
     config = directory.read_config()
     is_chief = task.rank == 0
-    set_up_devices(config.resources, task.threads)
+    set_up_devices(config.resources, task.threads, exact=config.takes_private_steps)
     strategy = make_strategy(config.resources)
     heartbeat.report("preparing", "building the network")
     folder = open_folder(task.tokens_uri)
@@ -310,9 +311,11 @@ def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int) -> int
     return microbatch_that_fits(-(-config.training.batch_size // replicas), row, memory)
 
 
-def _leave_results(directory: RunDirectory, config: JobConfig, tokens: TokenSet, loop: TrainingLoop) -> None:
+def _leave_results(
+    directory: RunDirectory, config: JobConfig, tokens: TokenSet, loop: TrainingLoop, ending: str = FAILED
+) -> None:
     """Publish the history, and the model once an epoch is done."""
-    statement = settle(config, directory) if config.privacy.enabled else {}
+    statement = settle(config, directory, ending) if config.privacy.enabled else {}
     loop.write_history()
     _leave_model(directory, config, tokens, loop, statement)
 

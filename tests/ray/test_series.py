@@ -116,8 +116,12 @@ def test_a_private_series_costs_each_record_its_own_file_s_runs(tmp_path: Path) 
     assert files_of(runs / "claims.002") == ["anna.parquet", "part-2.parquet"]
     statement = json.loads((runs / "claims.002" / "privacy.json").read_text())
     assert statement["earlier_runs"] == [], "these files were in no run before"
-    assert statement["epsilon_with_earlier_runs"] == statement["epsilon"]
+    assert statement["epsilon_with_earlier_runs"] == statement["epsilon_of_run"]
+    (link,) = statement["chain"]
+    assert link["epsilon"] == json.loads((runs / "claims" / "model" / "privacy.json").read_text())["epsilon"]
+    assert statement["epsilon"] == max(link["epsilon"], statement["epsilon_of_run"])
     assert "run claims;" in statement["also_touched_the_records"]["first weights"]
     first, second = {entry.run_id: entry for entry in SpendingLedger(open_folder(str(runs))).read()}.values()
     assert not set(first.files) & set(second.files)
-    assert statement["epsilon"] == pytest.approx(epsilon([(second.mechanism, second.steps)], statement["delta"]))
+    spent = [(second.mechanism, second.steps)]
+    assert statement["epsilon_of_run"] == pytest.approx(epsilon(spent, statement["delta_of_run"]))

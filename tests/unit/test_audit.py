@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 
 from runner.privacy import audit
 from runner.privacy.audit import Claim, audit_losses, chance_advantage
@@ -96,21 +97,50 @@ def test_the_words_say_what_was_tried_what_was_found_and_what_is_claimed(attack:
         "found: an advantage of 0.250 (0: a guess, 1: every one recognized), of which chance alone can make 0.041; "
         "AUC 0.625",
         "exposure: 1.50 bits on average, 1.44 by chance; 9.25 at most",
-        "claim: epsilon 2.000 at delta 1e-05, so an advantage of 0.762 at most",
+        "claim: epsilon 2.000 at delta 1e-05, so an advantage of 0.865 at most",
     ]
 
 
 @pytest.mark.parametrize(
     ("epsilon", "delta", "expected"),
-    [(0.0, 0.0, 0.0), (math.log(3), 0.0, 0.5), (math.log(3), 0.1, 0.55), (1000.0, 1e-5, 1.0), (math.inf, 1e-5, 1.0)],
+    [(0.0, 0.0, 0.0), (math.log(4), 0.0, 0.75), (math.log(4), 0.1, 0.8), (1000.0, 1e-5, 1.0), (math.inf, 1e-5, 1.0)],
 )
 def test_the_allowed_advantage_is_that_of_the_formula(epsilon: float, delta: float, expected: float) -> None:
     assert Claim(epsilon, delta).allowed_advantage == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.1, 0.0), (0.1, 0.01), (1.0, 0.0), (1.0, 0.05), (3.0, 1e-3)])
+def test_the_allowed_advantage_is_the_most_that_any_mechanism_of_the_claim_gives(epsilon: float, delta: float) -> None:
+    """By linear programming over all mechanisms with four outputs: the record in its place, nothing, another one."""
+    outputs = 4
+    neighbors = [(0, 1), (1, 0), (1, 2), (2, 1)]  # The record and nothing, nothing and the other one.
+    size = outputs * (3 + len(neighbors))  # Three distributions, then the excess over e^epsilon of each pair.
+    rows, limits = [], []
+    for pair, (one, other) in enumerate(neighbors):
+        excess = outputs * (3 + pair)
+        for output in range(outputs):
+            row = np.zeros(size)
+            row[outputs * one + output], row[outputs * other + output] = 1, -math.exp(epsilon)
+            row[excess + output] = -1
+            rows.append(row)
+            limits.append(0.0)
+        row = np.zeros(size)
+        row[excess : excess + outputs] = 1
+        rows.append(row)
+        limits.append(delta)
+    sums = np.kron(np.eye(3, 3 + len(neighbors)), np.ones(outputs))
+    advantage = np.zeros(size)  # The attack says "trained on" at the first two outputs.
+    advantage[:2], advantage[2 * outputs : 2 * outputs + 2] = -1, 1
+    found = linprog(advantage, np.array(rows), limits, sums, np.ones(3))
+    assert found.status == 0
+    assert Claim(epsilon, delta).allowed_advantage == pytest.approx(-found.fun, abs=1e-9)
+
+
 def test_the_claim_is_read_from_the_privacy_statement() -> None:
     assert Claim.from_statement({"epsilon": 2.5, "delta": 1e-5, "unit": "one record"}) == Claim(2.5, 1e-5)
     assert Claim.from_statement({"epsilon": "infinite", "delta": 1e-5}) == Claim(math.inf, 1e-5)
+    series = {"epsilon": 9.0, "delta": 1e-4, "epsilon_of_run": 2.5, "delta_of_run": 1e-5}
+    assert Claim.from_statement(series) == Claim(2.5, 1e-5), "its own records are attacked"
 
 
 def test_an_infinite_claim_stays_plain_in_the_answer(attack: Attack) -> None:

@@ -111,7 +111,9 @@ class World:
     @property
     def counted(self) -> int:
         """Steps that another run on the same file takes into account."""
-        (history,) = spent_before(SpendingLedger(open_folder(str(self.path("")))).read(), [FILE.fingerprint])
+        (history,) = spent_before(
+            SpendingLedger(open_folder(str(self.path("")))).of_files([FILE.fingerprint]).read(), [FILE.fingerprint]
+        )
         return sum(steps for _, steps in history)
 
     def check(self) -> None:
@@ -159,7 +161,7 @@ def test_a_run_whose_backup_was_put_back_is_refused(world: World, ends: bool) ->
 
 def test_settled_steps_stay_whatever_later_entries_say(world: World) -> None:
     world.go_on("a", 30)
-    spending = SpendingLedger(open_folder(str(world.path(""))))
+    spending = SpendingLedger(open_folder(str(world.path("")))).of_files([FILE.fingerprint])
     last = spending.read()[-1]
     spending.charge(lambda _entries: replace(last, steps=0, branches=()))
     assert world.counted == 30

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 import tensorflow as tf
 
-from runner.config import ResourcesConfig
+from runner.config import ResourcesConfig, parse_job
 from runner.errors import ResourceError
+from runner.train import worker
 from runner.train.devices import local_replicas, make_strategy, memory_bytes, set_up_devices
 
 
@@ -61,6 +65,30 @@ def test_a_process_that_trained_goes_on_with_the_same_threads_and_never_with_oth
         with pytest.raises(ResourceError, match="already trained with other resources") as error:
             set_up_devices(ResourcesConfig(), other)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("privacy", "is_used"), [({"enabled": True, "noise_multiplier": 1.0}, False), ({}, True)])
+def test_a_private_worker_multiplies_in_float32_where_a_gpu_would_round_to_tf32(
+    privacy: dict[str, Any], is_used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = {"name": "demo", "data": {"uri": "records/"}, "tokenizer": {"kind": "byte"}, "privacy": privacy}
+    directory = SimpleNamespace(read_config=lambda: parse_job(document, environment={}))
+
+    class SetUpError(Exception):
+        """Where the worker would build its network."""
+
+    def ends(_resources: Any) -> None:
+        raise SetUpError
+
+    monkeypatch.setattr(worker, "make_strategy", ends)
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or None
+    try:
+        with pytest.raises(SetUpError):
+            worker._train(worker.WorkerTask("", "", "", threads=threads), cast(Any, directory), cast(Any, None))
+        assert tf.config.experimental.tensor_float_32_execution_enabled() == is_used
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def test_each_worker_has_its_own_replicas() -> None:

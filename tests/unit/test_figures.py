@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from runner.privacy.figures import (
     delta_in_words,
     epsilon_in_words,
+    factor_in_words,
     noise_in_words,
-    odds_in_words,
     probability_in_words,
 )
 from runner.privacy.planning import describe_plan, plan_epsilon
@@ -42,8 +42,8 @@ def test_deltas_and_probabilities_round_up_and_noise_rounds_down(value: float) -
 
 
 @given(st.floats(1e-12, 20))
-def test_the_odds_are_never_told_smaller_than_they_are(epsilon: float) -> None:
-    told = odds_in_words(epsilon)
+def test_a_factor_is_never_told_smaller_than_it_is(epsilon: float) -> None:
+    told = factor_in_words(epsilon)
     assert told is not None
     with localcontext() as context:
         context.prec = 60

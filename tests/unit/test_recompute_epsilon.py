@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from runner.cli import cli
 from runner.config import parse_job
 from runner.privacy.accountant import Histogram, Mechanism, Release
+from runner.privacy.chain import chain_of
 from runner.privacy.ledger import Branch, LedgerState
 from runner.privacy.report import privacy_report
 
@@ -74,13 +75,13 @@ class Said:
 @pytest.fixture
 def recompute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[[dict[str, Any]], Said]:
+) -> Callable[..., Said]:
     """Runs the script on a statement, in this process."""
     path = tmp_path / "privacy.json"
 
-    def run(document: dict[str, Any]) -> Said:
+    def run(document: dict[str, Any], *arguments: str) -> Said:
         path.write_text(json.dumps(document))
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(path)])
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(path), *arguments])
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(SCRIPT), run_name="__main__")
         assert ended.value.code is not None
@@ -89,14 +90,14 @@ def recompute(
     return run
 
 
-Recompute = Callable[[dict[str, Any]], Said]
+Recompute = Callable[..., Said]
 
 
 def test_a_statement_computes_again_from_its_own_figures(recompute: Recompute, good: dict[str, Any]) -> None:
     assert good["steps"] == 65
     assert good["epsilon_with_earlier_runs"] > good["epsilon"]
     said = recompute(good)
-    assert (said.code, said.differing, len(said.lines)) == (0, [], 4)
+    assert (said.code, said.differing, len(said.lines)) == (0, [], 5)
 
 
 def test_each_epsilon_that_was_changed_is_found(recompute: Recompute, good: dict[str, Any]) -> None:
@@ -115,12 +116,31 @@ def test_what_was_looked_up_computes_again_too(recompute: Recompute, good: dict[
     assert bought["epsilon"] > good["epsilon"]
     assert bought["epsilon_with_earlier_runs"] > good["epsilon_with_earlier_runs"]
     said = recompute(bought)
-    assert (said.code, said.differing, len(said.lines)) == (0, [], 5)
+    assert (said.code, said.differing, len(said.lines)) == (0, [], 6)
     (release,) = bought["releases"]
     age, job = release["histograms"]
     for changed in ([age | {"sigma": 20.0}, job], [age, job | {"threshold": 60}], [age]):
         said = recompute(bought | {"releases": [release | {"histograms": changed}]})
         assert (said.code, said.differing[-1]) == (1, "epsilon_with_earlier_runs")
+
+
+def test_every_run_of_a_series_computes_again(recompute: Recompute) -> None:
+    first = statement(Mechanism(examples=1000, batch_size=50, noise_multiplier=20.0))
+    second = first | {"chain": chain_of(first | {"run": "first"})}
+    assert recompute(second).differing == []
+    (link,) = second["chain"]
+    assert recompute(second | {"chain": [link | {"steps": 10}]}).differing == ["run"]
+    dearer = link | {"mechanism": link["mechanism"] | {"noise_multiplier": 1.0}}
+    assert recompute(second | {"chain": [dearer]}).differing == ["run", "epsilon"]
+
+
+def test_what_records_of_one_person_cost_computes_again(recompute: Recompute) -> None:
+    found = statement(Mechanism(examples=1000, batch_size=50, noise_multiplier=20.0), releases=(RELEASE,))
+    said = recompute(found, "2")
+    assert (said.code, said.differing) == (0, [])
+    assert sum("2 records" in line for line in said.lines) == 1
+    wrong = {"epsilon_of_records": found["epsilon_of_records"] | {"2": found["epsilon"]}}
+    assert recompute(found | wrong, "2").differing == ["2"]
 
 
 def test_the_command_line_says_the_same_as_the_script(recompute: Recompute) -> None:

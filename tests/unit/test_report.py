@@ -12,6 +12,9 @@ import pytest
 
 from runner.config import JobConfig, parse_job
 from runner.privacy.accountant import Mechanism, epsilon, epsilon_unamplified
+from runner.privacy.chain import chain_of
+from runner.privacy.figures import epsilon_in_words
+from runner.privacy.group_privacy import epsilon_of_group
 from runner.privacy.ledger import Branch, LedgerState
 from runner.privacy.report import privacy_page, privacy_report, to_files
 
@@ -75,12 +78,75 @@ def test_a_run_without_noise_claims_nothing() -> None:
     assert "at most" not in page.split("## ")[0]
 
 
-def test_the_claim_is_the_odds_that_epsilon_stands_for() -> None:
+def test_the_claim_is_the_factor_on_a_probability_that_epsilon_stands_for() -> None:
     report = privacy_report(job(), STATE)
-    told = re.search(r"a factor of at most ([0-9.,]+) \(", privacy_page(report))
+    page = privacy_page(report)
+    told = re.search(r"the probability of that conclusion by a factor of at most ([0-9.,]+) \(", page)
     assert told
-    odds = math.exp(report["epsilon"])
-    assert odds <= float(told[1].replace(",", "")) <= 1.01 * odds
+    assert "odds" not in page
+    factor = math.exp(report["epsilon"])
+    assert factor <= float(told[1].replace(",", "")) <= 1.01 * factor
+
+
+def test_several_records_of_one_person_have_figures_of_their_own() -> None:
+    report = privacy_report(job(), STATE)
+    figures = report["epsilon_of_records"]
+    assert list(figures) == ["1", "2", "5", "10"]
+    assert figures["1"] == report["epsilon_pld"]
+    assert figures["5"] == epsilon_of_group([(MECHANISM, 60)], 1e-4, 5) > figures["2"] > figures["1"]
+    assert f"5 records {epsilon_in_words(figures['5'])}" in privacy_page(report)
+
+
+def link(run: str, epsilon: float | str, delta: float) -> dict[str, Any]:
+    """A link as the statement of a run makes it."""
+    (found,) = chain_of(privacy_report(job(name=run), STATE) | {"epsilon_of_run": epsilon, "delta_of_run": delta})
+    return found
+
+
+def test_of_a_series_the_largest_epsilon_and_delta_are_the_headline_and_every_run_is_listed() -> None:
+    alone = privacy_report(job(), STATE)
+    assert alone["chain"] == []
+    assert "goes on from" not in privacy_page(alone)
+    weaker, stronger = link("first", 9.5, 1e-6), link("second", 0.25, 2e-4)
+    report = privacy_report(job(), STATE, chain=[weaker, stronger])
+    assert (report["epsilon"], report["delta"]) == (9.5, 2e-4)
+    assert (report["epsilon_of_run"], report["delta_of_run"]) == (alone["epsilon"], 1e-4)
+    page = privacy_page(report)
+    assert "(e to the power of 9.500), but for a probability of 0.0002" in page
+    for row in ("| first | 9.5000 | 1e-06 |", "| second | 0.2500 | 0.0002 |", "| demo | "):
+        assert row in page
+    assert [each["run"] for each in chain_of(report)] == ["first", "second", "demo"]
+    assert chain_of(report)[-1]["epsilon"] == alone["epsilon"], "each run's own, not the largest again"
+    assert privacy_report(job(), STATE, chain=[stronger])["epsilon"] == alone["epsilon"]
+
+
+def test_after_a_run_without_noise_nothing_is_claimed() -> None:
+    report = privacy_report(job(), STATE, chain=[link("first", "infinite", 1e-4)])
+    assert report["epsilon"] == "infinite"
+    assert "little about" not in privacy_page(report)
+
+
+@pytest.mark.parametrize(
+    ("ending", "branches", "by_time"),
+    [
+        ("all epochs done", 1, False),
+        ("privacy budget spent", 1, False),
+        ("early stopping", 1, False),
+        ("stopped", 1, True),
+        ("time limit", 1, True),
+        ("failed", 1, True),
+        ("all epochs done", 2, True),
+    ],
+)
+def test_a_number_of_steps_that_time_decided_is_said_to_be_outside_epsilon(
+    ending: str, branches: int, by_time: bool
+) -> None:
+    report = privacy_report(job(), replace(STATE, branches=STATE.branches[:branches]), ending=ending)
+    page = privacy_page(report)
+    assert (report["ended"], report["steps_depend_on_time"]) == (ending, by_time)
+    assert ("does not cover how many steps the run took" in page.split("## ")[0]) == by_time
+    assert ("epsilon does not cover how many steps it took" in page) == by_time
+    assert "- end of the run: " in page
 
 
 def test_the_files_hold_plain_json_and_the_page_of_it() -> None:

@@ -236,7 +236,7 @@ def test_a_private_run_s_page_has_the_claim_and_says_that_it_is_not_covered(tmp_
     answer, page = report_of(directory, synthetic_uri=file)
     assert answer["epsilon"] == 1.5
     text = Text(page).text
-    assert "emptying one record would change the odds of that conclusion by a factor of at most 4.49" in text
+    assert "emptying one record would change the probability of that conclusion by a factor of at most 4.49" in text
     assert "which the run's epsilon does not cover" in text
     assert (
         "this page: its losses, accuracies and comparisons were measured on the private records without noise" in text

@@ -14,17 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner.config import JobConfig, parse_job
-from runner.data.files import SourceFile
+from runner.data.files import SourceFile, list_files
 from runner.data.prepare import token_key
 from runner.data.records import read_records, read_unit
 from runner.data.tokenizer import ByteTokenizer
-from runner.errors import ConfigError, NothingNewError
+from runner.errors import ConfigError, CorruptError, DataError, NothingNewError, StorageError
 from runner.generation.records import are_in
 from runner.generation.training_records import hash_records
+from runner.privacy.file_marks import FileMarks
 from runner.run_directory import RunDirectory
 from runner.storage import publish
 from runner.train.facade import check_job
-from runner.train.series import check_previous, files_so_far, reading_version, record_files, source_files
+from runner.train.private_run import note_plain_run
+from runner.train.series import chain_of_run, check_previous, files_so_far, reading_version, record_files, source_files
 from tests.unit.parquet_files import texts, write
 
 
@@ -227,3 +229,74 @@ def test_a_table_goes_on_only_from_a_run_with_the_same_fields(tmp_path: Path) ->
         second = parse_job(document, environment={})
         with pytest.raises(ConfigError, match="fields differs from run first") if refused else nullcontext():
             check_previous(second)
+
+
+def test_the_files_of_a_run_are_named_by_marks_and_earlier_versions_plain_names_are_known(tmp_path: Path) -> None:
+    add(tmp_path, "a", ["x"])
+    first, _ = begin(config_of("first", tmp_path))
+    (file,) = list_files(str(tmp_path / "records"))
+    assert file.fingerprint not in first.folder.read("files.json").decode()
+    add(tmp_path, "b", ["y"])
+    second = config_of("second", tmp_path, since="first")
+    assert [each.name for each in source_files(second)] == ["b.parquet"]
+    plain = json.loads(first.folder.read("files.json"))
+    plain["own"][0]["fingerprint"] = file.fingerprint
+    first.folder.write("files.json", json.dumps(plain).encode())
+    assert [each.name for each in source_files(second)] == ["b.parquet"]
+    begun, _ = begin(second)
+    assert file.fingerprint not in begun.folder.read("files.json").decode(), "nor in the next run's"
+    for fingerprint in ("0" * 64, FileMarks(b"0" * 64).mark(file.fingerprint)):
+        plain["own"][0]["fingerprint"] = fingerprint
+        first.folder.write("files.json", json.dumps(plain).encode())
+        with pytest.raises((DataError, CorruptError)):
+            source_files(second)
+
+
+def test_a_run_without_privacy_goes_on_where_it_cannot_have_the_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_ledger: Any) -> None:
+        raise StorageError("runs/.privacy/secret/key: permission denied")
+
+    monkeypatch.setattr(FileMarks, "of", refuse)
+    add(tmp_path, "a", ["x"])
+    run, _ = begin(config_of("first", tmp_path))
+    note_plain_run(config_of("first", tmp_path), list_files(str(tmp_path / "records")))
+    assert run.folder.exists("files.json")
+    assert len([line for line in caplog.messages if "permission denied" in line]) == 2
+    assert len(caplog.messages) == 2
+
+
+def test_what_the_runs_of_a_private_series_claim_is_kept_and_one_without_noise_ends_it(tmp_path: Path) -> None:
+    def private(name: str, noise: float, **data: Any) -> JobConfig:
+        config = config_of(name, tmp_path, **data)
+        privacy = config.privacy.model_copy(update={"enabled": True, "noise_multiplier": noise})
+        return config.model_copy(update={"privacy": privacy})
+
+    def leave_model(directory: RunDirectory, epsilon: float | str, **more: Any) -> None:
+        statement = {"run": directory.folder.uri.rpartition("/")[2], "epsilon": epsilon, "delta": 1e-5, **more}
+        publish(directory.folder.child("model"), {"privacy.json": json.dumps(statement).encode()})
+
+    directory = RunDirectory.of(private("first", 1.0))
+    for number, name in enumerate(["first", "second", "third"]):
+        add(tmp_path, name, ["x"])
+        config = private(name, 1.0, **({"since": ["first", "second"][number - 1]} if number else {}))
+        check_previous(config)
+        directory = RunDirectory.of(config)
+        directory.claim(config, "local")
+        files = source_files(config)
+        record_files(config, directory, files, files)
+        chain = chain_of_run(config, directory)
+        assert [(link["run"], link["epsilon"]) for link in chain] == [("first", 2.5), ("second", 0.5)][:number]
+        leave_model(directory, [2.5, 2.5, 2.5][number], epsilon_of_run=[2.5, 0.5, 0.1][number], chain=chain)
+    leave_model(RunDirectory.of(private("first", 1.0)), 99.0)
+    assert chain_of_run(private("third", 1.0, since="second"), directory)[0]["epsilon"] == 2.5, "as it began"
+
+    leave_model(directory, "infinite")
+    with pytest.raises(ConfigError, match=r"run third claims no privacy.*can claim none"):
+        check_previous(private("fourth", 1.0, since="third"))
+    check_previous(private("fourth", 0.0, since="third"))
+    directory.folder.write("model/privacy.json", b"{")
+    publish(directory.folder.child("model"), {"weights.safetensors": b""})
+    with pytest.raises(DataError, match="nobody can tell what this run claims"):
+        check_previous(private("fourth", 1.0, since="third"))

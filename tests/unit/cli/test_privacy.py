@@ -41,7 +41,7 @@ def test_epsilon_says_what_a_noise_costs(run: Run, here: Path) -> None:
     }
     lines = run(*PLANNED, "--noise-multiplier", "1").out.splitlines()
     assert lines[0].split() == ["epsilon", "(PLD)", "1.9981"]
-    assert lines[-1].startswith("Whatever a reader of the model concludes, emptying one record changes the odds")
+    assert lines[-1].startswith("Whatever a reader of the model concludes, emptying one record changes its probability")
     assert tree(here) == {}
 
 
@@ -95,6 +95,22 @@ def test_releases_and_steps_are_composed_and_a_target_pays_for_both(run: Run) ->
     assert "1 with noise of 12.5 records; 1 with noise of 25 records, values from 140 on" in said
     found = run(*steps, "--target-epsilon", "2", *counted, "--json").answer
     assert 1.998 < found["epsilon_pld"] <= 2
+
+
+def test_epsilon_says_what_records_of_one_person_cost(run: Run) -> None:
+    """The documentation's run, with the figures that others computed."""
+    arguments = ("epsilon", "-n", "16094", "--batch-size", "1024", "--noise-multiplier", "0.7151", "--epochs", "5")
+    several = ("--records-per-person", "5", "--records-per-person", "2")
+    plan = run(*arguments, *several, "--json").answer
+    assert plan["epsilon_of_records"] == {
+        "2": pytest.approx(17.65, abs=0.005),
+        "5": pytest.approx(53.26, abs=0.005),
+    }
+    lines = run(*arguments, *several).out.splitlines()
+    assert [line.split() for line in lines if "records " in line][:2] == [
+        ["epsilon,", "2", "records", "17.6548"],
+        ["epsilon,", "5", "records", "53.2584"],
+    ]
 
 
 def test_no_noise_is_no_privacy(run: Run) -> None:

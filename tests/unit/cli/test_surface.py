@@ -26,7 +26,8 @@ SURFACE = {
     "--given --given-file --rebalance "
     "--unique --not-in-training --rows-per-shard --runs --set --on --address --detach --dry-run --quiet --json --debug",
     "report": "RUN --target --synthetic -n --runs --json --debug",
-    "epsilon": "-n --batch-size --epochs --steps --noise-multiplier --target-epsilon --delta --release --json --debug",
+    "epsilon": "-n --batch-size --epochs --steps --noise-multiplier --target-epsilon --delta --release "
+    "--records-per-person --json --debug",
     "audit": "RUN --runs --json --debug",
     "validate": "JOB --set --json --debug",
     "doctor": "--address --runs --json --debug",
