@@ -23,7 +23,7 @@ from runner.data.schema import Schema
 from runner.data.survey import columns_read
 from runner.data.units import plan_table
 from runner.errors import DataError, PrivacyError
-from runner.privacy.accountant import epsilon, spent_by
+from runner.privacy.accountant import Mechanism, Release, epsilon, spent_by
 from runner.privacy.budget import Budget, Entry, SpendingLedger, plan_budget, plan_delta, plan_mechanism, spent_before
 from runner.privacy.ledger import PRIVATE_FOLDER, LedgerState, RunLedger
 from runner.privacy.lookups import SCHEMA, bought_fields, count_lookups, lookups_of, plan_schema
@@ -102,10 +102,11 @@ def describe_counted(budget: Budget) -> dict[str, Any]:
 
 
 def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema) -> None:
-    """Charge a run whose schema was bought for the counts that its draws are made by, where it is not yet.
+    """Charge a run whose schema was bought for the counts that its draws are made by, where it is not yet; they take
+    the place of what was reserved for them before the schema was bought.
 
     Raises:
-        PrivacyError: another run has just taken the rest of the budget.
+        PrivacyError: they cost more than was reserved, because the job's privacy is another now.
     """
     ledger = RunLedger.open(directory.folder, writes=True)
     state = ledger.state
@@ -130,13 +131,11 @@ def open_ledger(
     tokens_key: str,
     files: Sequence[SourceFile],
     budget: Budget | None,
-    *,
-    trains: bool = True,
 ) -> None:
-    """Charge the run for what it plans, and write its ledger, or bring the one of a resumed run up to date.
+    """Charge the run for all that it plans, and write its ledger, or bring the one of a resumed run up to date.
 
-    `budget`: of `check_privacy`, for a run that begins. `trains`: the steps come next, too; else the run is charged
-    for its releases alone, before they are drawn.
+    `budget`: of `check_privacy`, for a run that begins. Where the schema is still to be bought, what follows is
+    charged too: a schema is worth nothing to a run that cannot pay for the rest.
 
     Raises:
         PrivacyError: another run has just taken the rest of the budget.
@@ -161,14 +160,16 @@ def open_ledger(
         ledger = RunLedger.open(directory.folder, writes=True)
         state = ledger.state
     agreed: list[Budget] = []
+    rest = _counts_to_come(config, state)
 
     def decide(entries: Sequence[Entry]) -> Entry:
-        histories = spent_before(entries, fingerprints, state.run_id)
-        begins = not state.branches
+        histories, releases = spent_before(entries, fingerprints, state.run_id), (*state.releases, *rest)
         agreed.append(
-            plan_budget(config, state.mechanism, state.delta, histories, begins=begins, releases=state.releases)
+            plan_budget(config, state.mechanism, state.delta, histories, begins=not state.branches, releases=releases)
         )
-        return _entry(config, state, max(agreed[-1].charged_steps if trains else 0, state.reserved_steps))
+        if rest:
+            return replace(_entry(config, state, 1), mechanism=_reservation(rest))
+        return _entry(config, state, max(agreed[-1].charged_steps, state.reserved_steps))
 
     _spending(config).charge(decide)
     found = agreed[-1]
@@ -188,22 +189,27 @@ def buy_schema(
 ) -> tuple[Schema, str]:
     """The schema of the run's release, which is drawn and stored the first time; and the SHA-256 of what is stored.
 
-    The run's ledger has been charged for it: see `open_ledger`.
+    The run's ledger has been charged for it and for what follows: see `open_ledger`. The rest is given back where
+    the run ends here, since its schema is never another.
 
     Raises:
         DataError: what is open cannot be had from noisy counts.
         CorruptError: what is stored does not verify.
     """
     assert config.fields is not None
-    releases = RunLedger.open(directory.folder).state.releases
-    release = next(release for release in releases if release.name == SCHEMA)
+    state = RunLedger.open(directory.folder).state
+    release = next(release for release in state.releases if release.name == SCHEMA)
     columns = plan_table(config.data, files, columns_read(config.fields)).schema
     released = released_once(
         directory.folder.child(PRIVATE_FOLDER),
         release,
         lambda: count_lookups(config, files, columns, release, records),
     )
-    found = bought_fields(config, release, released.histograms, records)
+    try:
+        found = bought_fields(config, release, released.histograms, records)
+    except DataError:
+        _spending(config).charge(lambda _entries: _entry(config, state, state.reserved_steps))
+        raise
     return Schema.of(config.fields, columns, found), released.sha256
 
 
@@ -260,6 +266,19 @@ def settle(config: JobConfig, directory: RunDirectory) -> dict[str, bytes]:
     for name, content in files.items():
         directory.folder.write(name, content)
     return files
+
+
+def _counts_to_come(config: JobConfig, state: LedgerState) -> tuple[Release, ...]:
+    """Of a run on draws: what it will take in counts that cannot be named before its schema is bought."""
+    if not config.trains_on_draws or any(release.name == COLUMNS for release in state.releases):
+        return ()
+    return plan_rest(config, state.delta, state.releases)
+
+
+def _reservation(rest: tuple[Release, ...]) -> Mechanism:
+    """One step on all records with the noise of this: other than a release, a step is given back by a later entry."""
+    (histogram,) = (each for release in rest for each in release.histograms)
+    return Mechanism(1, 1, histogram.sigma)
 
 
 def _spending(config: JobConfig) -> SpendingLedger:

@@ -61,6 +61,17 @@ def counts_are_charged_after_they_are_drawn() -> None:
     facade.charge_marginals, facade.draw_tokens = faulty, draws
 
 
+@mutant("test_20_no_other_run_takes_what_is_left_while_a_schema_is_bought", file=FILE)
+def nothing_is_reserved_for_counts_to_come() -> None:
+    from runner.train import private_run
+
+    def faulty(*_arguments: Any) -> tuple[()]:
+        leave_mark()
+        return ()
+
+    private_run._counts_to_come = faulty
+
+
 @mutant("test_20_training_sees_draws_and_no_record", file=FILE)
 def training_sees_the_records() -> None:
     from runner.train import facade
