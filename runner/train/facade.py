@@ -184,7 +184,7 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
                 if config.privacy.enabled:
                     open_ledger(config, directory, checked.key, checked.used, checked.budget)
                 if config.trains_on_draws:
-                    charge_marginals(config, directory, tokenizer_of(tokens).schema)
+                    charge_marginals(config, directory, tokenizer_of(tokens).schema, tokens.examples)
                     tokens = draw_tokens(config, directory, tokens, token_cache(config), directory.say)
             directory.update_status(state="preparing", message="starting the workers")
             if here:

@@ -54,7 +54,10 @@ def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile], 
     releases = plan_schema(config, plan_delta(config, trained, looked_up))
     if config.trains_on_draws:
         mechanism, delta = None, plan_delta(config, trained, looked_up)
-        rest = plan_rest(config, delta, releases) if schema is None else plan_marginals(config, schema, delta, releases)
+        if schema is None:
+            rest = plan_rest(config, delta, releases)
+        else:
+            rest = plan_marginals(config, schema, delta, trained, releases)
     else:
         rest = ()
         mechanism, delta = plan_mechanism(config, trained, releases, looked_up)
@@ -101,9 +104,9 @@ def describe_counted(budget: Budget) -> dict[str, Any]:
     }
 
 
-def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema) -> None:
+def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema, records: int) -> None:
     """Charge a run whose schema was bought for the counts that its draws are made by, where it is not yet; they take
-    the place of what was reserved for them before the schema was bought.
+    the place of what was reserved for them before the schema was bought. records: how many have tokens.
 
     Raises:
         PrivacyError: they cost more than was reserved, because the job's privacy is another now.
@@ -112,7 +115,8 @@ def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema)
     state = ledger.state
     if any(release.name == COLUMNS for release in state.releases):
         return
-    releases = (*state.releases, *plan_marginals(config, schema, state.delta, state.releases))
+    counts = plan_marginals(config, schema, state.delta, training_records(config, records), state.releases)
+    releases = (*state.releases, *counts)
     state = replace(state, releases=releases)
 
     def decide(entries: Sequence[Entry]) -> Entry:
