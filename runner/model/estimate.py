@@ -20,8 +20,10 @@ MOST_GROUPS = 16
 FEWEST_GROUPS = 2
 RECORDS_IN_A_CELL = 3.5
 """In sigma: how many records a cell of a pair's table should hold on average, when there are none of it elsewhere."""
-LEAST_COUNT = 0.25
-"""In sigma: what a count is taken for that noise made less."""
+LEAST_SHARE = 1e-6
+"""Of a token that noise made less."""
+CERTAIN = 1.75
+"""In sigma: how much two halves of a stretch of tokens have to differ from what they would be if even."""
 
 
 def most_groups(records: int, sigma: float) -> int:
@@ -58,7 +60,7 @@ def group_tokens(
         groups[inside] = group_tokens(counts[inside], sigma, max(most - 1, 1), order[inside])
         groups[apart] = groups.max() + 1
         return groups
-    shares = token_shares(counts, sigma)
+    shares = token_shares(counts, sigma, order=order)
     groups = np.full(tokens, most - 1)
     if order is None:
         groups[np.argsort(-shares, kind="stable")[: most - 1]] = np.arange(most - 1)
@@ -73,19 +75,73 @@ def group_tokens(
     return groups
 
 
-def token_shares(counts: NDArray[np.integer], sigma: float) -> NDArray[np.float64]:
-    """Shares of tokens by noisy counts, all positive."""
-    positive = np.maximum(counts, LEAST_COUNT * sigma)
+def token_shares(
+    counts: NDArray[np.integer], sigma: float, total: float | None = None, order: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """Shares of tokens by noisy counts, all positive.
+
+    total: of the exact counts, where it is known. order: as in `group_tokens`; what neighbours differ by no more than
+    noise does is then spread evenly over them. Others are the least that is off the counts (Euclidean projection).
+
+    >>> np.round(token_shares(np.array([60, 30, 20, -10]), 10.0, 90), 3).tolist()
+    [0.593, 0.259, 0.148, 0.0]
+    >>> np.round(token_shares(np.array([60, 30, 20, -10]), 10.0, 90, np.arange(4)), 3).tolist()
+    [0.639, 0.306, 0.056, 0.0]
+    """
+    sum_of_all = float(counts.sum()) if total is None else float(total)
+    sum_of_all = max(sum_of_all, sigma)
+    if order is None:
+        found = _nearest(counts.astype(float), np.ones(len(counts)), sum_of_all)
+    else:
+        found = _smooth(counts.astype(float), sigma, sum_of_all, order)
+    positive = np.maximum(found, LEAST_SHARE * sum_of_all)
     return positive / positive.sum()
+
+
+def _nearest(counts: NDArray[np.float64], variances: NDArray[np.float64], total: float) -> NDArray[np.float64]:
+    """The counts that are not negative, add up to the total, and are the likeliest."""
+    order = np.argsort(-counts / variances, kind="stable")
+    excess = (np.cumsum(counts[order]) - total) / np.cumsum(variances[order])
+    kept = np.flatnonzero(counts[order] > excess * variances[order])
+    return np.maximum(counts - excess[kept[-1]] * variances, 0)
+
+
+def _smooth(counts: NDArray[np.float64], sigma: float, total: float, order: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Halve the tokens again and again: a half has its part by number, unless the counts say otherwise beyond noise."""
+    found = counts + (total - counts.sum()) / len(counts)
+    inside = np.flatnonzero(~np.isnan(order))
+    inside = inside[np.argsort(order[inside], kind="stable")]
+    found = np.maximum(found, 0)
+    if not inside.size:
+        return found
+    found[inside] = 0
+    ascending = np.concatenate([[0.0], np.cumsum(counts[inside])])
+    parts = [(0, len(inside), max(total - found.sum(), 0.0))]
+    while parts:
+        first, last, held = parts.pop()
+        if last - first == 1:
+            found[inside[first]] = held
+            continue
+        middle = (first + last) // 2
+        part = (middle - first) / (last - first)
+        counted = ascending[middle] - ascending[first]
+        counted += (held - (ascending[last] - ascending[first])) * part
+        half = held * part
+        if abs(counted - half) > CERTAIN * sigma * np.sqrt((middle - first) * (1 - part)):
+            half = min(max(counted, 0.0), held)
+        parts += [(first, middle, half), (middle, last, held - half)]
+    return found
 
 
 @dataclass(frozen=True)
 class Column:
-    """A counted slot. `counts` (tokens,) noisy, with noise `sigma`; `groups` (tokens,): the group of each token."""
+    """A counted slot. `counts` (tokens,) noisy, with noise `sigma`; `groups` (tokens,): the group of each token;
+    `order`: see `group_tokens`."""
 
     counts: NDArray[np.integer]
     sigma: float
     groups: NDArray[np.int64]
+    order: NDArray[np.float64] | None = None
 
     @property
     def size(self) -> int:
@@ -129,8 +185,8 @@ def estimate_tables(
         tables.append(KnownTable((one, other), agreeing / records, np.full(table.shape, (sigma / records) ** 2)))
     shares = []
     for column, count, variance in zip(columns, counts, variances, strict=True):
-        inside = token_shares(column.counts, column.sigma)
-        of_groups = np.maximum(count, np.sqrt(variance) * LEAST_COUNT)
+        inside = token_shares(column.counts, column.sigma, records, column.order)
+        of_groups = np.maximum(_nearest(count, variance, records), LEAST_SHARE * records)
         known = np.bincount(column.groups, inside, column.size)
         scaled = inside * (of_groups / of_groups.sum() / known)[column.groups]
         shares.append(scaled / scaled.sum())

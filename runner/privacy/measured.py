@@ -67,8 +67,11 @@ class Measured:
     def token_shares(self) -> tuple[NDArray[np.float64], ...]:
         """Of each slot, its tokens'."""
         sizes = self.layout.slots.sizes
-        inside = [counts[:size] for counts, size in zip(self.columns, sizes[1:], strict=True)]
-        shares = [np.ones(1), *(token_shares(counts, self.columns_sigma) for counts in inside)]
+        columns = zip(self.columns, sizes[1:], strict=True)
+        shares = [
+            np.ones(1),
+            *(token_shares(counts, self.columns_sigma, self.records)[:size] for counts, size in columns),
+        ]
         for slot, each in zip(self.layout.coarse, self._estimate.shares, strict=True):
             shares[slot] = each[: sizes[slot]]
         return tuple(shares)
@@ -76,9 +79,11 @@ class Measured:
     @cached_property
     def _estimate(self) -> Estimate:
         columns: list[Column] = []
-        for axis, is_optional in zip(self.axes, self.layout.optional, strict=True):
+        layout = self.layout
+        for axis, order, is_optional in zip(self.axes, layout.orders, layout.optional, strict=True):
             counted = len(axis.cells) - (not is_optional)
-            columns.append(Column(self.columns[axis.slot - 1][:counted], self.columns_sigma, axis.cells[:counted]))
+            counts, order = self.columns[axis.slot - 1][:counted], _order(order, is_optional)
+            columns.append(Column(counts, self.columns_sigma, axis.cells[:counted], order))
         pairs = {pair: (table, self.pairs_sigma) for pair, table in self.pairs.items()}
         return estimate_tables(columns, pairs, self.records)
 
@@ -146,14 +151,18 @@ def draw_ids(measured: Measured, automaton: Automaton, count: int) -> NDArray[np
 def _group(layout: Layout, columns: Sequence[NDArray[np.integer]], sigma: float, most: int) -> tuple[Axis, ...]:
     axes: list[Axis] = []
     for slot, order, is_optional in zip(layout.coarse, layout.orders, layout.optional, strict=True):
-        counts = columns[slot - 1]
+        counts, order = columns[slot - 1], _order(order, is_optional)
         if is_optional:
-            order = None if order is None else np.append(order, np.nan)
             cells = group_tokens(counts, sigma, most, order)
         else:
             cells = np.append(group_tokens(counts[:-1], sigma, most, order), 0)  # No record is without one.
         axes.append(Axis(slot, cells))
     return tuple(axes)
+
+
+def _order(order: NDArray[np.float64] | None, is_optional: bool) -> NDArray[np.float64] | None:
+    """That of a slot's cells: with that of records without a token, where there are some."""
+    return order if order is None or not is_optional else np.append(order, np.nan)
 
 
 def _dependence(

@@ -368,8 +368,9 @@ def _count_runs(earlier: list[dict[str, Any]]) -> int:
 def _released_in_words(report: dict[str, Any]) -> list[str]:
     """What was counted in the records, one line a histogram."""
     lines: list[str] = []
-    whole = report["epsilon"]
-    for release in report.get("releases", []):
+    whole, releases = report["epsilon"], report.get("releases", [])
+    precision = sum(each["sigma"] ** -2 for release in releases for each in release["histograms"])
+    for release in releases:
         title, what = RELEASED.get(release["name"], RELEASED[SCHEMA])
         share = f", {release['epsilon'] / whole:.0%} of the run's" if isinstance(whole, float) and whole else ""
         lines += [
@@ -378,10 +379,10 @@ def _released_in_words(report: dict[str, Any]) -> list[str]:
             f"{what} Alone they cost epsilon {epsilon_in_words(release['epsilon'])}{share}; the figures above have "
             "them in.",
             "",
-            "| Counts of | Noise (sigma, in records) | Released from |",
-            "|---|---|---|",
+            "| Counts of | Noise (sigma, in records) | Share of what all counts cost | Released from |",
+            "|---|---|---|---|",
             *(
-                f"| {each['name']} | {noise_in_words(each['sigma'])} | "
+                f"| {each['name']} | {noise_in_words(each['sigma'])} | {each['sigma'] ** -2 / precision:.2%} | "
                 f"{'all cells, which are public' if each['threshold'] is None else each['threshold']} |"
                 for each in release["histograms"]
             ),

@@ -31,7 +31,7 @@ from runner.privacy.releases import Counts
 from runner.run_directory import RunDirectory
 from runner.storage import Folder, publish, read_published
 
-VERSION = 1
+VERSION = 2
 """Of how draws are made of counts: another one makes others, under another key."""
 RECORDS_A_SHARD = 1 << 17
 

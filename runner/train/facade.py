@@ -178,7 +178,7 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
                 stack.enter_context(connected_ray(local=local))
             with signs_of_life(directory):
                 if lookups_of(config) and checked.tokens is None:
-                    open_ledger(config, directory, checked.key, checked.used, checked.budget, trains=False)
+                    open_ledger(config, directory, checked.key, checked.used, checked.budget)
                     directory.say("looking up the schema, with noise")
                     checked = with_schema(checked, directory)
                 tokens = make_tokens(checked, directory.say, local=local)
@@ -187,7 +187,7 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
                 if config.privacy.enabled:
                     open_ledger(config, directory, checked.key, checked.used, checked.budget)
                 if config.trains_on_draws:
-                    charge_marginals(config, directory, tokenizer_of(tokens).schema)
+                    charge_marginals(config, directory, tokenizer_of(tokens).schema, tokens.examples)
                     tokens = draw_tokens(config, directory, tokens, token_cache(config), directory.say)
             directory.update_status(state="preparing", message="starting the workers")
             if here:

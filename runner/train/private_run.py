@@ -24,7 +24,7 @@ from runner.data.schema import Schema
 from runner.data.survey import columns_read
 from runner.data.units import plan_table
 from runner.errors import DataError, PrivacyError, RunnerError
-from runner.privacy.accountant import Spent, epsilon, spent_by
+from runner.privacy.accountant import Mechanism, Release, Spent, epsilon, spent_by
 from runner.privacy.budget import Budget, SpendingLedger, costliest, plan_budget, plan_delta, plan_mechanism
 from runner.privacy.endings import FAILED, check_no_time_limit
 from runner.privacy.entries import Entry, spent_before
@@ -59,7 +59,10 @@ def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile], 
     releases = plan_schema(config, plan_delta(config, trained, looked_up))
     if config.trains_on_draws:
         mechanism, delta = None, plan_delta(config, trained, looked_up)
-        rest = plan_rest(config, delta, releases) if schema is None else plan_marginals(config, schema, delta, releases)
+        if schema is None:
+            rest = plan_rest(config, delta, releases)
+        else:
+            rest = plan_marginals(config, schema, delta, trained, releases)
     else:
         rest = ()
         mechanism, delta = plan_mechanism(config, trained, releases, looked_up)
@@ -107,17 +110,19 @@ def describe_counted(budget: Budget) -> dict[str, Any]:
     }
 
 
-def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema) -> None:
-    """Charge a run whose schema was bought for the counts that its draws are made by, where it is not yet.
+def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema, records: int) -> None:
+    """Charge a run whose schema was bought for the counts that its draws are made by, where it is not yet; they take
+    the place of what was reserved for them before the schema was bought. records: how many have tokens.
 
     Raises:
-        PrivacyError: another run has just taken the rest of the budget.
+        PrivacyError: they cost more than was reserved, because the job's privacy is another now.
     """
     ledger = RunLedger.open(directory.folder, writes=True)
     state = ledger.state
     if any(release.name == COLUMNS for release in state.releases):
         return
-    releases = (*state.releases, *plan_marginals(config, schema, state.delta, state.releases))
+    counts = plan_marginals(config, schema, state.delta, training_records(config, records), state.releases)
+    releases = (*state.releases, *counts)
     state = replace(state, releases=releases)
 
     def decide(entries: Sequence[Entry]) -> Entry:
@@ -134,13 +139,11 @@ def open_ledger(
     tokens_key: str,
     files: Sequence[SourceFile],
     budget: Budget | None,
-    *,
-    trains: bool = True,
 ) -> None:
-    """Charge the run for what it plans, and write its ledger, or bring the one of a resumed run up to date.
+    """Charge the run for all that it plans, and write its ledger, or bring the one of a resumed run up to date.
 
-    `budget`: of `check_privacy`, for a run that begins. `trains`: the steps come next, too; else the run is charged
-    for its releases alone, before they are drawn.
+    `budget`: of `check_privacy`, for a run that begins. Where the schema is still to be bought, what follows is
+    charged too: a schema is worth nothing to a run that cannot pay for the rest.
 
     Raises:
         PrivacyError: another run has just taken the rest of the budget.
@@ -166,12 +169,16 @@ def open_ledger(
         state = replace(ledger.state, place=directory.uri)
         _spending(config, state).check_newest(state.run_id, state.place, state.steps_by_branch)
     agreed: list[Budget] = []
+    rest = _counts_to_come(config, state)
 
     def decide(entries: Sequence[Entry]) -> Entry:
-        begins = not state.branches
-        before = _before(entries, state)
-        agreed.append(plan_budget(config, state.mechanism, state.delta, before, begins=begins, releases=state.releases))
-        return _entry(config, state, max(agreed[-1].charged_steps if trains else 0, state.reserved_steps))
+        before, releases = _before(entries, state), (*state.releases, *rest)
+        agreed.append(
+            plan_budget(config, state.mechanism, state.delta, before, begins=not state.branches, releases=releases)
+        )
+        if rest:
+            return replace(_entry(config, state, 1), mechanism=_reservation(rest))
+        return _entry(config, state, max(agreed[-1].charged_steps, state.reserved_steps))
 
     _spending(config, state).charge(decide)
     found = agreed[-1]
@@ -193,22 +200,27 @@ def buy_schema(
 ) -> tuple[Schema, str]:
     """The schema of the run's release, which is drawn and stored the first time; and the SHA-256 of what is stored.
 
-    The run's ledger has been charged for it: see `open_ledger`.
+    The run's ledger has been charged for it and for what follows: see `open_ledger`. The rest is given back where
+    the run ends here, since its schema is never another.
 
     Raises:
         DataError: what is open cannot be had from noisy counts.
         CorruptError: what is stored does not verify.
     """
     assert config.fields is not None
-    releases = RunLedger.open(directory.folder).state.releases
-    release = next(release for release in releases if release.name == SCHEMA)
+    state = RunLedger.open(directory.folder).state
+    release = next(release for release in state.releases if release.name == SCHEMA)
     columns = plan_table(config.data, files, columns_read(config.fields)).schema
     released = released_once(
         directory.folder.private_child(PRIVATE_FOLDER),
         release,
         lambda: count_lookups(config, files, columns, release, records),
     )
-    found = bought_fields(config, release, released.histograms, records)
+    try:
+        found = bought_fields(config, release, released.histograms, records)
+    except DataError:
+        _spending(config).charge(lambda _entries: _entry(config, state, state.reserved_steps))
+        raise
     return Schema.of(config.fields, columns, found), released.sha256
 
 
@@ -285,6 +297,19 @@ def note_plain_run(config: JobConfig, files: Sequence[SourceFile]) -> None:
         SpendingLedger(open_folder(config.storage.uri)).note_plain_run(config.name, _fingerprints(files))
     except RunnerError as error:
         log.warning("privacy statements of later runs on these files will not mention this run: %s", error)
+
+
+def _counts_to_come(config: JobConfig, state: LedgerState) -> tuple[Release, ...]:
+    """Of a run on draws: what it will take in counts that cannot be named before its schema is bought."""
+    if not config.trains_on_draws or any(release.name == COLUMNS for release in state.releases):
+        return ()
+    return plan_rest(config, state.delta, state.releases)
+
+
+def _reservation(rest: tuple[Release, ...]) -> Mechanism:
+    """One step on all records with the noise of this: other than a release, a step is given back by a later entry."""
+    (histogram,) = (each for release in rest for each in release.histograms)
+    return Mechanism(1, 1, histogram.sigma)
 
 
 def _entry(config: JobConfig, state: LedgerState, steps: int) -> Entry:

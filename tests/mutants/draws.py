@@ -43,7 +43,7 @@ def counts_are_charged_after_they_are_drawn() -> None:
 
     charge, draw = facade.charge_marginals, facade.draw_tokens
 
-    def faulty(config: Any, directory: Any, schema: Any) -> None:
+    def faulty(config: Any, directory: Any, schema: Any, records: int) -> None:
         from runner.privacy.ledger import RunLedger
         from runner.privacy.marginals import plan_marginals
 
@@ -51,14 +51,26 @@ def counts_are_charged_after_they_are_drawn() -> None:
         ledger = RunLedger.open(directory.folder, writes=True)
         if len(ledger.state.releases) == 1:
             beside = ledger.state.releases
-            ledger.change(releases=(*beside, *plan_marginals(config, schema, ledger.state.delta, beside)))
+            marginals = plan_marginals(config, schema, ledger.state.delta, records, beside)
+            ledger.change(releases=(*beside, *marginals))
 
     def draws(config: Any, directory: Any, tokens: Any, *rest: Any) -> Any:
         drawn = draw(config, directory, tokens, *rest)
-        charge(config, directory, facade.tokenizer_of(tokens).schema)
+        charge(config, directory, facade.tokenizer_of(tokens).schema, tokens.examples)
         return drawn
 
     facade.charge_marginals, facade.draw_tokens = faulty, draws
+
+
+@mutant("test_20_no_other_run_takes_what_is_left_while_a_schema_is_bought", file=FILE)
+def nothing_is_reserved_for_counts_to_come() -> None:
+    from runner.train import private_run
+
+    def faulty(*_arguments: Any) -> tuple[()]:
+        leave_mark()
+        return ()
+
+    private_run._counts_to_come = faulty
 
 
 @mutant("test_20_training_sees_draws_and_no_record", file=FILE)

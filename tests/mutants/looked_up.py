@@ -78,9 +78,9 @@ def a_release_is_charged_after_it_is_drawn() -> None:
 
     open_ledger = facade.open_ledger
 
-    def faulty(*arguments: Any, trains: bool = True) -> None:
+    def faulty(*arguments: Any) -> None:
         leave_mark()
-        if trains:
+        if arguments[-1] is None:  # It begins.
             open_ledger(*arguments)
 
     facade.open_ledger = faulty

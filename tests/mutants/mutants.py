@@ -291,8 +291,8 @@ def epsilon_comes_from_the_planned_epochs() -> None:
     def faulty(config: Any, state: Any) -> Any:
         leave_mark()
         planned = config.training.epochs * state.mechanism.steps_per_epoch
-        branches = (replace(state.branches[0], first_step=0, reserved=planned),)
-        return privacy_report(config, replace(state, branches=branches))
+        planned_branch = (replace(state.branches[0], first_step=0, reserved=planned),)
+        return privacy_report(config, replace(state, branches=planned_branch))
 
     private_run.privacy_report = faulty
 

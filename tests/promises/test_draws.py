@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from runner.data.examples import TokenSet
-from runner.errors import JobFailedError
+from runner.errors import JobFailedError, PrivacyError
 from runner.privacy import measured
 from runner.privacy.accountant import Release, epsilon
+from runner.privacy.budget import SpendingLedger
+from runner.privacy.entries import spent_before
 from runner.privacy.ledger import RunLedger
 from runner.storage import open_folder, read_manifest
-from runner.train import drawn_tokens
+from runner.train import drawn_tokens, facade, private_run
 from runner.train.checkpoint import newest_checkpoint
 from tests.promises.private_runs import report_of, resume, start
 from tests.promises.test_looked_up import DELTA, FIELDS, ROWS, attack, charges, people, plan_release, table_job
@@ -29,10 +31,10 @@ DECLARED = FIELDS | {"job": {"kind": "category", "values": ["clerk", "cook", "nu
 RELEASES = ["schema", "columns", "pairs"]
 
 
-def drawn_job(name: str, people: Path, runs: Path, fields: Any = None) -> dict[str, Any]:
+def drawn_job(name: str, people: Path, runs: Path, fields: Any = None, **privacy: Any) -> dict[str, Any]:
     """Four steps on draws; what their counts and the jobs' names cost together is the target."""
     job = table_job(name, people, runs, fields)
-    job["privacy"] = {"enabled": True, "target_epsilon": TARGET, "draws": 1000, "accountant": "rdp"}
+    job["privacy"] = {"enabled": True, "target_epsilon": TARGET, "draws": 1000, "accountant": "rdp"} | privacy
     job["training"] |= {
         "batch_size": 500,
         "epochs": 2,
@@ -64,9 +66,10 @@ def test_20_counts_take_the_target_and_are_in_every_ledger(drawn: Path) -> None:
     assert [release["name"] for release in report["releases"]] == RELEASES
     assert report["steps"] == 0
     assert report["mechanism"] is None
-    assert 0.999 * TARGET < report["epsilon"] <= TARGET
+    assert 0.998 * TARGET < report["epsilon"] <= TARGET
     assert report["epsilon"] == epsilon([(release, 1) for release in state.releases], state.delta, "rdp")
-    assert charges(drawn.parent) == [("drawn", 0, 1), ("drawn", 0, 1), ("drawn", 0, 3), ("drawn", 0, 3)]
+    reserved, named = ("drawn", 1, 1), ("drawn", 0, 3)
+    assert charges(drawn.parent) == [reserved, reserved, named, named]
     for name, content in stored(drawn).items():
         release = Release.from_plain(json.loads(content)["release"])
         assert release == next(each for each in state.releases if each.name == name)
@@ -147,6 +150,36 @@ def test_20_nothing_of_the_records_is_read_after_they_were_counted(
     assert not records.exists()
     assert len(history_of(run)) == 2
     assert trained_on(run).examples == 1000
+
+
+def test_20_no_other_run_takes_what_is_left_while_a_schema_is_bought(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a limit that pays for one run and the schema of another: the second comes when the first has its schema."""
+    limit = 1.3 * TARGET
+    released_once, refused = private_run.released_once, []
+
+    def rivalled(folder: Any, release: Release, count: Any) -> Any:
+        released = released_once(folder, release, count)
+        monkeypatch.setattr(private_run, "released_once", released_once)
+        with pytest.raises(PrivacyError, match="does not pay for the run: earlier runs on the same files took") as why:
+            start(drawn_job("second", people, tmp_path, max_epsilon=limit))
+        refused.append(why)
+        return released
+
+    def dies(*_arguments: Any) -> None:
+        raise JobFailedError("killed")
+
+    monkeypatch.setattr(private_run, "released_once", rivalled)
+    monkeypatch.setattr(facade, "draw_tokens", dies)
+    with pytest.raises(JobFailedError, match="killed"):
+        start(drawn_job("first", people, tmp_path, max_epsilon=limit))
+    assert len(refused) == 1
+    assert charges(tmp_path)[-1] == ("first", 0, 3), "the counts' turn came, and they were paid for"
+    assert {name for name, *_ in charges(tmp_path)} == {"first"}
+    state = RunLedger.open(open_folder(str(tmp_path / "first"))).state
+    (taken,) = spent_before(SpendingLedger(open_folder(str(tmp_path))).read(), state.files)
+    assert 0.998 * TARGET < epsilon(taken, state.delta, "rdp") <= TARGET, "what was reserved is not counted beside"
 
 
 def test_20_draws_that_are_gone_are_made_again_as_they_were(people: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from runner.errors import JobFailedError, PrivacyError
+from runner.errors import DataError, JobFailedError, PrivacyError
 from runner.privacy.accountant import Histogram, Release, epsilon
 from runner.privacy.budget import SpendingLedger, plan_delta
 from runner.privacy.ledger import RunLedger
@@ -157,7 +157,7 @@ def test_20_a_bought_schema_costs_what_the_job_says_and_is_in_every_ledger(bough
     assert report["epsilon"] == epsilon([(state.releases[0], 1), (state.mechanism, 2)], state.delta, "rdp")
     assert Release.from_plain(stored(bought)["release"]) == state.releases[0]
     first, *_, last = charges(bought.parent)
-    assert first == ("bought", 0, 1), "charged before it was drawn"
+    assert first == ("bought", 2, 1), "charged before it was drawn, with the steps to come"
     assert last == ("bought", 2, 1), "and for good"
 
 
@@ -210,7 +210,7 @@ def test_20_a_run_that_is_killed_before_it_draws_is_charged_once_and_draws_once(
     dying("released_once", before=True)
     with pytest.raises(JobFailedError, match="killed"):
         start(table_job("early", people, tmp_path))
-    assert charges(tmp_path) == [("early", 0, 1)]
+    assert charges(tmp_path) == [("early", 2, 1)]
     assert not (tmp_path / "early" / "private" / "schema.json").exists()
     resume(tmp_path / "early")
     assert {charged[2] for charged in charges(tmp_path)} == {1}
@@ -264,6 +264,14 @@ def test_20_max_epsilon_is_checked_before_anything_is_looked_up(people: Path, tm
     job = table_job("broke", people, tmp_path, max_epsilon=0.9)
     assert "what is looked up in the records takes" in refusal(lambda: start(job))
     assert charges(tmp_path) == []
+
+
+def test_20_a_schema_that_ends_the_run_costs_what_was_looked_up_alone(people: Path, tmp_path: Path) -> None:
+    """The rest is for the next try, which declares what did not stand out."""
+    fields = FIELDS | {"job": {"kind": "category", "min_count": 10**6}}
+    with pytest.raises(DataError, match=r"no value of fields\.job stands out"):
+        start(table_job("poor", people, tmp_path, fields))
+    assert charges(tmp_path) == [("poor", 2, 1), ("poor", 0, 1)]
 
 
 def test_20_delta_is_below_one_in_all_records_that_are_looked_at(people: Path, tmp_path: Path) -> None:

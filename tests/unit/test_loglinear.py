@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations, product
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.model.estimate import Column, estimate_tables, group_tokens
+from runner.model import loglinear
+from runner.model.estimate import Column, estimate_tables, group_tokens, token_shares
 from runner.model.loglinear import KnownTable, LogLinearModel, PoolWeights, draw_evenly
 
 SIZES = (3, 2, 4)
@@ -99,6 +101,51 @@ def test_tokens_are_joined_into_groups(counts: list[int], most: int, is_ordered:
     assert groups.max() < most
     if is_ordered and len(counts) > most:
         assert (np.diff(groups[np.argsort(order)]) >= 0).all()
+
+
+@given(st.lists(st.integers(-100, 5000), min_size=1, max_size=60), st.integers(1, 9999), st.booleans(), st.booleans())
+@settings(max_examples=100)
+def test_shares_are_positive_and_add_up(counts: list[int], total: int, is_known: bool, is_ordered: bool) -> None:
+    order = np.arange(len(counts), dtype=np.float64)
+    order[len(counts) // 2] = np.nan
+    shares = token_shares(np.array(counts), 10.0, total if is_known else None, order if is_ordered else None)
+    assert (shares > 0).all()
+    assert math.isclose(shares.sum(), 1)
+
+
+@pytest.mark.parametrize("is_ordered", [False, True])
+def test_shares_by_noisy_counts_lose_less_than_the_noise_put_in(is_ordered: bool) -> None:
+    """Half the mass in a value among fifty, the rest as many small ones have it or as neighbours do."""
+    generator, sigma, records = np.random.default_rng(0), 30.0, 1000
+    exact = np.full(50, 10.0) if is_ordered else 500 * 0.5 ** np.arange(1, 51)
+    exact[20] += records - exact.sum()
+    order = np.arange(50, dtype=np.float64) if is_ordered else None
+    lost, by_clipping = [], []
+    for _ in range(20):
+        counts = np.rint(exact + generator.normal(0, sigma, 50)).astype(np.int64)
+        lost.append(np.abs(token_shares(counts, sigma, records, order) - exact / records).sum() / 2)
+        clipped = np.maximum(counts, 0) / np.maximum(counts, 0).sum()
+        by_clipping.append(np.abs(clipped - exact / records).sum() / 2)
+    assert np.mean(lost) < 0.7 * np.mean(by_clipping)
+    shares = token_shares(np.rint(exact).astype(np.int64), 0.1, records, order)
+    assert np.abs(shares - exact / records).sum() / 2 < 0.01
+
+
+def test_a_sweep_over_few_neighbours_draws_what_a_product_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    tables = [
+        KnownTable((i, i + 1), generator.dirichlet(np.ones(12)).reshape(4, 3 + i % 2), np.ones(1)) for i in (0, 2)
+    ]
+    sizes = (4, 3, 4, 3)
+    rows = np.stack([generator.integers(0, size, 2000) for size in sizes], axis=1).astype(np.int32)
+    drawn = []
+    for few in (0.0, 2.0):
+        monkeypatch.setattr(loglinear, "FEW", few)
+        model = LogLinearModel(sizes, tables, 1000)
+        model.potentials = [np.random.default_rng(1).normal(0, 1, table.shares.size) for table in tables]
+        drawn.append(model.draw(rows, 3, np.random.default_rng(2)))
+    assert (drawn[0] == drawn[1]).all(axis=1).mean() > 0.99
+    assert (drawn[0] != rows).any()
 
 
 def test_noisy_tables_agree_with_each_other_and_are_better_together() -> None:

@@ -70,7 +70,7 @@ class Records:
 
 
 def measured(folder: Path, records: Sequence[Any], tokenizer: FieldTokenizer, sigma: float | None = None) -> Measured:
-    releases = plan_marginals(job(), tokenizer.schema, 1e-4)
+    releases = plan_marginals(job(), tokenizer.schema, 1e-4, ROWS)
     if sigma is not None:
         releases = [Release(each.name, tuple(Histogram(h.name, sigma) for h in each.histograms)) for each in releases]
     return measure(
@@ -89,16 +89,28 @@ def exact(tmp_path_factory: pytest.TempPathFactory, records: list[Any], tokenize
 
 
 def test_a_plan_takes_its_target_and_no_more(tokenizer: FieldTokenizer) -> None:
-    releases = plan_marginals(job(), tokenizer.schema, 1e-4)
+    releases = plan_marginals(job(), tokenizer.schema, 1e-4, ROWS)
     assert [release.name for release in releases] == [COLUMNS, PAIRS]
     assert 1.998 < epsilon([(release, 1) for release in releases], 1e-4) <= 2.0
     beside = (Release("schema", (Histogram("plan.values", 20.0),)),)
-    releases = plan_marginals(job(), tokenizer.schema, 1e-4, beside)
+    releases = plan_marginals(job(), tokenizer.schema, 1e-4, ROWS, beside)
     assert 1.998 < epsilon([(release, 1) for release in (*beside, *releases)], 1e-4) <= 2.0
 
 
+def test_fewer_records_leave_less_for_pairs(tokenizer: FieldTokenizer) -> None:
+    """Of many records the columns are as clear as can be, of few they are not; the target is the same."""
+    sigmas = []
+    for records in (10**6, 500):
+        releases = plan_marginals(job(), tokenizer.schema, 1e-4, records)
+        assert 1.995 < epsilon([(release, 1) for release in releases], 1e-4) <= 2.0
+        sigmas.append([release.histograms[0].sigma for release in releases])
+    (columns, pairs), (columns_of_few, pairs_of_few) = sigmas
+    assert columns_of_few < 0.6 * columns
+    assert pairs_of_few > 1.2 * pairs
+
+
 def test_every_column_and_every_pair_is_counted(tokenizer: FieldTokenizer) -> None:
-    columns, pairs = plan_marginals(job(), tokenizer.schema, 1e-4)
+    columns, pairs = plan_marginals(job(), tokenizer.schema, 1e-4, ROWS)
     names = [each.name for each in columns.histograms]
     assert len(names) == len(tokenizer.slots.sizes) - 1 == len(set(names))
     assert {"age", "plan", "active", "seen.year", "seen.hour", "seen.minute", "joined.day"} <= set(names)
@@ -110,7 +122,7 @@ def test_every_column_and_every_pair_is_counted(tokenizer: FieldTokenizer) -> No
 
 def test_releases_are_drawn_once(tmp_path: Path, records: list[Any], tokenizer: FieldTokenizer) -> None:
     layout, count = Layout.of(tokenizer.schema), Records(records, tokenizer)
-    releases = {release.name: release for release in plan_marginals(job(), tokenizer.schema, 1e-4)}
+    releases = {release.name: release for release in plan_marginals(job(), tokenizer.schema, 1e-4, ROWS)}
     folder = open_folder(str(tmp_path))
     first = measure(folder, releases, layout, ROWS, count)
     assert count.asked == 2
@@ -198,7 +210,7 @@ def test_pairs_of_a_wide_table_are_chosen(
 ) -> None:
     monkeypatch.setattr("runner.privacy.marginals.MOST_PAIRS", 12)
     monkeypatch.setattr("runner.privacy.marginals.PAIRS_A_COLUMN", 1)
-    releases = plan_marginals(job(target_epsilon=20.0, accountant="rdp"), tokenizer.schema, 1e-4)
+    releases = plan_marginals(job(target_epsilon=20.0, accountant="rdp"), tokenizer.schema, 1e-4, ROWS)
     assert [(release.name, len(release.histograms)) for release in releases] == [
         (COLUMNS, len(tokenizer.slots.sizes) - 1),
         (CHOICE, 36),

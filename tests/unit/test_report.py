@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runner.config import JobConfig, parse_job
-from runner.privacy.accountant import Mechanism, epsilon, epsilon_unamplified
+from runner.privacy.accountant import Histogram, Mechanism, Release, epsilon, epsilon_unamplified
 from runner.privacy.chain import chain_of
 from runner.privacy.figures import epsilon_in_words
 from runner.privacy.group_privacy import epsilon_of_group
@@ -182,6 +182,16 @@ def test_what_else_touched_the_records_is_said(sections: dict[str, Any], name: s
     report = privacy_report(job(**sections), STATE)
     assert words in report["also_touched_the_records"][name]
     assert words in privacy_page(report)
+
+
+def test_each_histogram_s_share_of_the_cost_is_said() -> None:
+    """Costs of noisy counts add up in squares of 1 / sigma: half the noise is four times the cost."""
+    wide = Release("schema", (Histogram("job.values", 20.0, 90), Histogram("wage.parts", 20.0)))
+    page = privacy_page(
+        privacy_report(job(), replace(STATE, releases=(wide, Release("columns", (Histogram("job", 10.0),)))))
+    )
+    assert "| job.values | 20 | 16.67% | 90 |" in page
+    assert "| job | 10 | 66.67% | all cells, which are public |" in page
 
 
 @pytest.mark.parametrize(
