@@ -21,7 +21,7 @@ UNBEGUN = b"0000000000.000000-000000 nobody"
 """What `writer` holds before the first attempt: a term that sorts before all others."""
 
 _HELD = re.compile(rb"\d{10,}\.\d{6}-\d{6,} (nobody|[0-9a-f]{32})")
-_MODEL = r"weights\.safetensors|model\.json|privacy\.json|privacy\.md"
+_MODEL = r"weights\.safetensors|model\.json|privacy\.json|privacy\.md|tables\.(json|safetensors)"
 _TOKENIZER = r"tokenizer\.json|sentencepiece\.model"
 
 RUN_FILES = Layout(
@@ -33,6 +33,7 @@ RUN_FILES = Layout(
     r"checkpoints/step-\d{12}/(tensors\.safetensors|state\.json|manifest\.json)",
     r"events/events\.out\.tfevents\.0\.runner",
     r"private/(key|ledger\.json)",
+    r"private/(schema|columns|choice|pairs)\.json",
 )
 """Every name in a run directory that is ours; a sweep's has the same."""
 
