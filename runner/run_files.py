@@ -26,14 +26,14 @@ _TOKENIZER = r"tokenizer\.json|sentencepiece\.model"
 
 RUN_FILES = Layout(
     r"job\.yaml|status\.json|writer|stop",
-    r"history\.csv|files\.json|privacy\.json|privacy\.md|report\.html|sweep\.(csv|json)",
+    r"history\.csv|files\.json|privacy\.json|privacy\.md|(report|shareable)\.html|sweep\.(csv|json)",
     r"logs/\d{8}T\d{6}-(driver|worker-\d+)\.log",
     rf"tokenizer/({_TOKENIZER}|manifest\.json)",
     rf"model/({_MODEL}|{_TOKENIZER}|manifest\.json)",
     r"checkpoints/step-\d{12}/(tensors\.safetensors|state\.json|manifest\.json)",
     r"events/events\.out\.tfevents\.0\.runner",
     r"private/(key|ledger\.json)",
-    r"private/(schema|columns|choice|pairs)\.json",
+    r"private/(schema|columns|choice|pairs|report-\d+-[\d.e+-]+)\.json",
 )
 """Every name in a run directory that is ours; a sweep's has the same."""
 

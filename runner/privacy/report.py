@@ -33,6 +33,7 @@ from runner.privacy.figures import (
 from runner.privacy.ledger import LedgerState
 from runner.privacy.lookups import SCHEMA
 from runner.privacy.marginals import CHOICE, COLUMNS, PAIRS
+from runner.privacy.releases import REPORT, is_for_report
 
 JSON_FILE = "privacy.json"
 PAGE_FILE = "privacy.md"
@@ -47,6 +48,7 @@ COVERED = (
     "every checkpoint's weights and optimizer state",
     "what is computed from these alone, such as generated records",
 )
+COVERED_REPORT = "shareable.html, which has figures by noisy counts of the records, and of generated records"
 COVERED_SCHEMA = "the schema that was looked up in the records, which is in model/ too"
 COVERED_DRAWS = (
     "the noisy counts, in model/ too",
@@ -83,6 +85,11 @@ RELEASED = {
     PAIRS: (
         "Counts of pairs of columns",
         "How many records have each combination of two columns' groups of values, with discrete Gaussian noise, once.",
+    ),
+    REPORT: (
+        "Counts for a shareable report",
+        "How many of all records, those for validation too, have each group of values of a column, or each combination "
+        "of those of two or three, with discrete Gaussian noise, once. The model does not depend on them.",
     ),
 }
 """By release: a title, and what it is."""
@@ -154,6 +161,7 @@ def privacy_report(
         "covered": [
             *(COVERED_DRAWS if config.trains_on_draws else COVERED),
             *([COVERED_SCHEMA] if any(release.name == SCHEMA for release in state.releases) else []),
+            *([COVERED_REPORT] if any(is_for_report(release) for release in state.releases) else []),
         ],
         "not_covered": list(NOT_COVERED_DRAWS if config.trains_on_draws else NOT_COVERED),
         "limits": list(LIMITS_OF_DRAWS)
@@ -244,8 +252,10 @@ def claim_in_words(report: dict[str, Any]) -> str:
     odds = odds_in_words(value)
     if odds is None:
         return f"**This run claims no useful privacy** (epsilon {epsilon_in_words(value)}): {EPSILON_TOO_LARGE}."
+    is_shared = any(release["name"].startswith(REPORT) for release in report.get("releases", []))
+    what = "the model and the shareable report" if is_shared else "the model"
     return (
-        f"Whoever reads the model learns little about any single record: whatever they conclude, emptying one record "
+        f"Whoever reads {what} learns little about any single record: whatever they conclude, emptying one record "
         f"would change the odds of that conclusion by a factor of at most {odds} (e to the power of "
         f"{epsilon_in_words(value, 3)}), but for a probability of {delta_in_words(report['delta'])}."
     )
@@ -341,7 +351,7 @@ def _released_in_words(report: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     whole = report["epsilon"]
     for release in report.get("releases", []):
-        title, what = RELEASED.get(release["name"], RELEASED[SCHEMA])
+        title, what = RELEASED[REPORT if release["name"].startswith(REPORT) else release["name"]]
         share = f", {release['epsilon'] / whole:.0%} of the run's" if isinstance(whole, float) and whole else ""
         lines += [
             f"## {title}",

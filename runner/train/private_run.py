@@ -4,6 +4,7 @@ budget = check_privacy(config, records, files)                   # before anythi
 open_ledger(config, directory, tokens_key, files, budget)        # the driver, before workers start
 buy_schema(config, directory)                                    # the driver, where something is to be looked up
 settle(config, directory, ledger)                                # the first worker, at the end
+charge_report(config, directory, release)                        # before a shareable report counts
 """
 
 from __future__ import annotations
@@ -23,8 +24,17 @@ from runner.data.schema import Schema
 from runner.data.survey import columns_read
 from runner.data.units import plan_table
 from runner.errors import DataError, PrivacyError
-from runner.privacy.accountant import epsilon, spent_by
-from runner.privacy.budget import Budget, Entry, SpendingLedger, plan_budget, plan_delta, plan_mechanism, spent_before
+from runner.privacy.accountant import Release, Spent, epsilon, plain_epsilon, spent_by
+from runner.privacy.budget import (
+    Budget,
+    Entry,
+    SpendingLedger,
+    plan_budget,
+    plan_delta,
+    plan_mechanism,
+    spent_before,
+)
+from runner.privacy.figures import epsilon_in_words
 from runner.privacy.ledger import PRIVATE_FOLDER, LedgerState, RunLedger
 from runner.privacy.lookups import SCHEMA, bought_fields, count_lookups, lookups_of, plan_schema
 from runner.privacy.marginals import COLUMNS, plan_marginals, plan_rest
@@ -256,6 +266,46 @@ def settle(config: JobConfig, directory: RunDirectory) -> dict[str, bytes]:
     """Charge the run for the steps it took, and write its report; returns the report's files."""
     state = RunLedger.open(directory.folder).state
     _spending(config).charge(lambda _entries: _entry(config, state, state.reserved_steps))
+    return _write_statement(config, directory, state)
+
+
+def charge_report(config: JobConfig, directory: RunDirectory, release: Release) -> None:
+    """Charge a run that has ended for the counts of a shareable report, where it is not yet, and say so in its
+    statement.
+
+    Raises:
+        PrivacyError: `privacy.max_epsilon` does not pay for them.
+    """
+    ledger = RunLedger.open(directory.folder, writes=True)
+    without = ledger.state
+    if release not in without.releases:
+        state = replace(without, releases=(*without.releases, release))
+        most = config.privacy.max_epsilon
+        agreed: list[Spent] = []
+
+        def cost(spent: Spent) -> float:
+            return epsilon(spent, state.delta, state.accountant)
+
+        def decide(entries: Sequence[Entry]) -> Entry:
+            histories = spent_before(entries, state.files, state.run_id)
+            before = max(histories, key=lambda history: cost([*history, *state.spent]), default=[])
+            if most is not None and cost([*before, *state.spent]) > most:
+                taken, wanted = (plain_epsilon(cost([*before, *each.spent])) for each in (without, state))
+                raise PrivacyError(
+                    f"privacy.max_epsilon {most:g} does not pay for the report: this run and others on the same files "
+                    f"took epsilon {epsilon_in_words(taken, 3)}, and with the report it would be "
+                    f"{epsilon_in_words(wanted, 3)}; ask for less"
+                )
+            agreed.append(before)
+            return _entry(config, state, state.reserved_steps)
+
+        _spending(config).charge(decide)
+        ledger.change(releases=state.releases, before=tuple(agreed[-1]))
+    _write_statement(config, directory, ledger.state)
+
+
+def _write_statement(config: JobConfig, directory: RunDirectory, state: LedgerState) -> dict[str, bytes]:
+    """The statement's files."""
     files = to_files(privacy_report(config, state))
     for name, content in files.items():
         directory.folder.write(name, content)
