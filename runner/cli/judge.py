@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import click
@@ -57,6 +58,8 @@ def report(
       runner report claims --target amount --synthetic synthetic.parquet
       runner report claims --shareable --epsilon 0.5
     """
+    if epsilon is not None and math.isnan(epsilon):
+        raise click.UsageError("--epsilon is no number.")
     if shareable != (epsilon is not None):
         raise click.UsageError("--shareable and --epsilon are given together, or not at all.")
     if shareable and (target is not None or synthetic is not None):

@@ -199,9 +199,7 @@ def _check_promise(directory: RunDirectory, config: JobConfig) -> None:
         raise PrivacyError(f"{directory.uri}: no shareable report: {why}")
     statement, _ = read_statement(directory)
     if statement["epsilon"] == "infinite":
-        raise PrivacyError(
-            f"{directory.uri}: no shareable report: this run was trained without noise, so it claims none"
-        )
+        raise PrivacyError(f"{directory.uri}: no shareable report: it was trained without noise and claims nothing")
 
 
 def _columns(directory: RunDirectory, state: LedgerState, schema: Schema) -> Columns:

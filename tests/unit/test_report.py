@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runner.config import JobConfig, parse_job
-from runner.privacy.accountant import Mechanism, epsilon, epsilon_unamplified
+from runner.privacy.accountant import Histogram, Mechanism, Release, epsilon, epsilon_unamplified
 from runner.privacy.ledger import Branch, LedgerState
 from runner.privacy.report import privacy_page, privacy_report, to_files
 
@@ -49,6 +49,18 @@ def test_steps_of_all_branches_are_counted() -> None:
     assert report["epsilon_rdp"] == epsilon([(MECHANISM, 60)], 1e-4, "rdp")
     assert report["epsilon_unamplified"] == epsilon_unamplified([(MECHANISM, 60)], 1e-4)
     assert "60 (30 + 30: the run went on under other conditions" in privacy_page(report)
+
+
+def test_what_a_shareable_report_counted_is_in_the_claim_and_in_the_figures() -> None:
+    release = Release("report-1-0.5", (Histogram("age", 5.0), Histogram("age x sex", 5.0)))
+    report = privacy_report(job(), replace(STATE, releases=(release,)))
+    assert report["epsilon"] == epsilon([(release, 1), (MECHANISM, 60)], 1e-4)
+    page = privacy_page(report)
+    assert "Whoever reads the model and the shareable report learns little" in page
+    assert "## Counts for a shareable report" in page
+    assert "| age x sex | 5 | all cells, which are public |" in page
+    assert "shareable.html" in " ".join(report["covered"])
+    assert "shareable" not in privacy_page(privacy_report(job(), STATE))
 
 
 def test_the_accountant_of_the_job_gives_the_headline() -> None:
