@@ -40,8 +40,8 @@ THRESHOLDS_SHARE = 0.1
 """Of delta: what the thresholds of a release may cost together."""
 SIGMA_STEP = 0.01
 """Noise that is found here is a multiple of this, rounded up."""
-REPORT = "report-1-"
-"""What the names of releases for shareable reports begin with; the number is the version of what they count."""
+REPORT = "report-"
+"""What the names of releases for shareable reports begin with."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ from runner.privacy.marginals import Axis, Layout, distinct
 from runner.privacy.measured import group_slots
 from runner.privacy.releases import REPORT, Counts, plan_release
 
+VERSION = 1
+"""Of what is counted, and in which cells: another one is another release."""
 MOST_GROUPS = 10
 """Of a column."""
 FEWEST_GROUPS = 2
@@ -54,7 +56,7 @@ def release_name(target: float) -> str:
     >>> release_name(0.5)
     'report-1-0.5'
     """
-    return f"{REPORT}{target:.15g}"
+    return f"{REPORT}{VERSION}-{target:.15g}"
 
 
 @dataclass(frozen=True)

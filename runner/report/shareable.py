@@ -8,7 +8,7 @@ drawn once and stored: the same question again is answered from there, and costs
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,12 +78,10 @@ def share_report(directory: RunDirectory, *, target: float, count: int | None) -
         DataError: the records are gone, or are not those that it was trained on.
         ConfigError: a file of the user's is in the way of the page.
     """
+    directory = directory.enter()  # A resume from here on, whose ledger may lack the release, shuts this process out.
     config = directory.read_model_config()
     _check_promise(directory, config)
     check_page(directory, FILE, OWN_TITLE)
-    directory = (
-        directory.enter()
-    )  # A resume that begins now shuts this process out, as its ledger would not know of it.
     schema, state = read_schema(directory), RunLedger.open(directory.folder).state
     columns = _columns(directory, state, schema)
     files, records = _count_records(directory, config, state, schema)
@@ -98,7 +96,7 @@ def share_report(directory: RunDirectory, *, target: float, count: int | None) -
     noisy = released_once(
         directory.folder.child(PRIVATE_FOLDER),
         release,
-        lambda: columns.count(release, records, _read_rows(config, files, schema)),
+        lambda: columns.count(release, records, read_records(config.data, files, _read_schema(schema))),
     ).histograms
 
     fidelity = compare_counts(columns, release, records, noisy, made)
@@ -241,10 +239,6 @@ def _find_release(state: LedgerState, columns: Columns, records: int, target: fl
 def _read_schema(schema: Schema) -> pa.Schema:
     """The types of the columns as they are read."""
     return without_views(schema.learned.empty_table()).schema
-
-
-def _read_rows(config: JobConfig, files: tuple[SourceFile, ...], schema: Schema) -> Iterator[pa.StructArray]:
-    yield from read_records(config.data, files, _read_schema(schema))  # type: ignore[misc]
 
 
 def _plain(accuracy: NoisyAccuracy) -> dict[str, float]:

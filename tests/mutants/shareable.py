@@ -46,7 +46,7 @@ def a_report_is_not_charged_to_the_ledger_over_runs() -> None:
     private_run._entry = faulty
 
 
-@mutant("test_20_a_run_that_goes_on_after_a_report_stays_charged_for_it", file=FILE)
+@mutant("test_20_a_shareable_report_costs_what_was_asked_and_is_in_every_ledger", file=FILE)
 def a_report_is_not_charged_to_the_run() -> None:
     from runner.privacy.ledger import RunLedger
 

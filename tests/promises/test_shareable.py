@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner.errors import JobFailedError
+from runner.errors import JobFailedError, OvertakenError
 from runner.privacy.accountant import Release
 from runner.privacy.ledger import RunLedger
 from runner.privacy.releases import Counts
@@ -162,3 +163,21 @@ def test_20_a_run_that_goes_on_after_a_report_stays_charged_for_it(plain: Path) 
     assert charges(plain.parent)[-1][2] == paid
     ask(plain, 0.75)
     assert (plain / "private" / "report-1-0.75.json").read_bytes() == stored
+
+
+def test_20_a_report_of_a_run_that_is_resumed_meanwhile_is_not_made(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The resume's ledger does not know of the release, and would forget that it was charged."""
+    run, charge = RunDirectory.find(str(plain)), shareable.charge_report
+
+    def late(*arguments: Any) -> None:
+        run.enter(f"{time.time() + 60:017.6f}-000002")
+        charge(*arguments)
+
+    monkeypatch.setattr(shareable, "charge_report", late)
+    before = (plain / "private" / "ledger.json").read_bytes()
+    with pytest.raises(OvertakenError):
+        ask(plain, 0.125)
+    assert (plain / "private" / "ledger.json").read_bytes() == before
+    assert not (plain / "private" / "report-1-0.125.json").exists()
