@@ -21,18 +21,19 @@ UNBEGUN = b"0000000000.000000-000000 nobody"
 """What `writer` holds before the first attempt: a term that sorts before all others."""
 
 _HELD = re.compile(rb"\d{10,}\.\d{6}-\d{6,} (nobody|[0-9a-f]{32})")
-_MODEL = r"weights\.safetensors|model\.json|privacy\.json|privacy\.md"
+_MODEL = r"weights\.safetensors|model\.json|privacy\.json|privacy\.md|tables\.(json|safetensors)"
 _TOKENIZER = r"tokenizer\.json|sentencepiece\.model"
 
 RUN_FILES = Layout(
     r"job\.yaml|status\.json|writer|stop",
-    r"history\.csv|files\.json|privacy\.json|privacy\.md|report\.html|sweep\.(csv|json)",
+    r"history\.csv|files\.json|privacy\.json|privacy\.md|(report|shareable)\.html|sweep\.(csv|json)",
     r"logs/\d{8}T\d{6}-(driver|worker-\d+)\.log",
     rf"tokenizer/({_TOKENIZER}|manifest\.json)",
     rf"model/({_MODEL}|{_TOKENIZER}|manifest\.json)",
     r"checkpoints/step-\d{12}/(tensors\.safetensors|state\.json|manifest\.json)",
     r"events/events\.out\.tfevents\.0\.runner",
     r"private/(key|ledger\.json|steps\.json)",
+    r"private/(schema|columns|choice|pairs|report-\d+-[\d.e+-]+)\.json",
 )
 """Every name in a run directory that is ours; a sweep's has the same."""
 

@@ -40,6 +40,7 @@ from runner.privacy.accountant import (
 from runner.privacy.entries import Entry
 from runner.privacy.figures import epsilon_in_words
 from runner.privacy.file_marks import FileMarks, check_comparable
+from runner.privacy.releases import is_for_report
 from runner.storage import Folder
 from runner.storage.manifest import contents_sha256, sha256
 
@@ -293,7 +294,8 @@ def plan_budget(
 ) -> Budget:
     """What the job may cost, after what earlier runs took of its files and after its own `releases`.
 
-    A target epsilon is the run's own limit; `max_epsilon` is for all runs on the same files together.
+    A target epsilon is for the run's model alone; `max_epsilon` is for all runs on the same files together, and for
+    their shareable reports.
 
     Raises:
         PrivacyError: a run that `begins` cannot take a single step. (One that goes on may have steps to repeat.)
@@ -320,7 +322,8 @@ def plan_budget(
     planned = config.training.epochs * mechanism.steps_per_epoch
     allowed: list[int] = []
     if privacy.target_epsilon is not None:
-        allowed.append(steps_within(mechanism, privacy.target_epsilon, delta, privacy.accountant, released))
+        of_model = spent_by([release for release in releases if not is_for_report(release)])
+        allowed.append(steps_within(mechanism, privacy.target_epsilon, delta, privacy.accountant, of_model))
     if privacy.max_epsilon is not None:
         taken = [[*history, *released] for history in histories or [[]]]
         allowed.append(_steps_within_all(mechanism, privacy.max_epsilon, delta, privacy.accountant, taken))

@@ -68,7 +68,7 @@ class Layout:
         of_coarse = [tuple(each) for each in zip(*coarse[:MOST_COLUMNS], strict=True)]
         slots = FieldTokenizer(schema).slots
         assert slots is not None
-        return cls(slots, tuple(_distinct(names)), *of_coarse)
+        return cls(slots, tuple(distinct(names)), *of_coarse)
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -84,7 +84,7 @@ class Layout:
     @property
     def pair_names(self) -> list[str]:
         """What the histograms of all pairs are called."""
-        return _distinct([" x ".join(self.names[self.coarse[place]] for place in pair) for pair in self.pairs])
+        return distinct([" x ".join(self.names[self.coarse[place]] for place in pair) for pair in self.pairs])
 
     def axis(self, slot: int) -> Axis:
         """A slot with a cell for each of its tokens."""
@@ -208,10 +208,10 @@ def choose_pairs(
     return [pairs[place] for place in np.sort(best).tolist()]
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def distinct(names: Sequence[str]) -> list[str]:
     """Names with a number behind those that were there before.
 
-    >>> _distinct(["a", "b", "a"])
+    >>> distinct(["a", "b", "a"])
     ['a', 'b', 'a (2)']
     """
     found: list[str] = []

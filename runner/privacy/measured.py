@@ -107,7 +107,7 @@ def measure(folder: Folder, releases: Mapping[str, Release], layout: Layout, rec
     one_way = {name: (layout.axis(slot),) for slot, name in enumerate(layout.names) if slot}
     columns = release(COLUMNS, lambda: count(one_way))
     pairs, pairs_sigma = layout.pairs, sigma(PAIRS) if PAIRS in releases else sigma(COLUMNS)
-    axes = _group(layout, columns, sigma(COLUMNS), most_groups(records, pairs_sigma))
+    axes = group_slots(layout, columns, sigma(COLUMNS), most_groups(records, pairs_sigma))
     if CHOICE in releases:
         shares = [
             token_shares(np.bincount(axis.cells, columns[axis.slot - 1], axis.size), sigma(COLUMNS)) for axis in axes
@@ -148,7 +148,8 @@ def draw_ids(measured: Measured, automaton: Automaton, count: int) -> NDArray[np
     return draw_records(rows, grouped, measured.token_shares, automaton, layout.slots, generator)
 
 
-def _group(layout: Layout, columns: Sequence[NDArray[np.integer]], sigma: float, most: int) -> tuple[Axis, ...]:
+def group_slots(layout: Layout, columns: Sequence[NDArray[np.integer]], sigma: float, most: int) -> tuple[Axis, ...]:
+    """At most `most` groups of each coarse slot's tokens. columns: noisy counts of every slot but the first."""
     axes: list[Axis] = []
     for slot, order, is_optional in zip(layout.coarse, layout.orders, layout.optional, strict=True):
         counts, order = columns[slot - 1], _order(order, is_optional)

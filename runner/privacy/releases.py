@@ -40,6 +40,8 @@ THRESHOLDS_SHARE = 0.1
 """Of delta: what the thresholds of a release may cost together."""
 SIGMA_STEP = 0.01
 """Noise that is found here is a multiple of this, rounded up."""
+REPORT = "report-"
+"""What the names of releases for shareable reports begin with."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,19 @@ def released_once(folder: Folder, release: Release, count: Callable[[], Mapping[
     return _from_content(content, release, f"{folder.uri}/{file}")
 
 
+def read_released(folder: Folder, release: Release) -> Released:
+    """The release as it is stored in `folder`.
+
+    Raises:
+        CorruptError: it is not there, does not verify, or is another release.
+    """
+
+    def refuse() -> Mapping[str, Counts]:
+        raise CorruptError(f"{folder.uri}/{release.name}.json is missing; restore it from a backup or start a new run")
+
+    return released_once(folder, release, refuse)
+
+
 def find_released(folder: Folder, name: str) -> str | None:
     """The name of what is stored of a release; None where nothing is."""
     content = folder.read_if_exists(f"{name}.json")
@@ -187,6 +202,11 @@ def find_released(folder: Folder, name: str) -> str | None:
         return None if content is None else str(json.loads(content)["sha256"])
     except (ValueError, TypeError, KeyError):
         return None
+
+
+def is_for_report(release: Release) -> bool:
+    """Whether a release is for a shareable report, and not for the model."""
+    return release.name.startswith(REPORT)
 
 
 def _from_content(content: bytes, release: Release, where: str) -> Released:

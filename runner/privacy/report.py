@@ -37,6 +37,7 @@ from runner.privacy.group_privacy import epsilons_of_groups, groups_in_words
 from runner.privacy.ledger import LedgerState
 from runner.privacy.lookups import SCHEMA
 from runner.privacy.marginals import CHOICE, COLUMNS, PAIRS
+from runner.privacy.releases import REPORT, is_for_report
 
 JSON_FILE = "privacy.json"
 PAGE_FILE = "privacy.md"
@@ -51,6 +52,7 @@ COVERED = (
     "every checkpoint's weights and optimizer state",
     "what is computed from these alone, such as generated records",
 )
+COVERED_REPORT = "shareable.html, which has figures by noisy counts of the records, and of generated records"
 COVERED_SCHEMA = "the schema that was looked up in the records, which is in model/ too"
 COVERED_DRAWS = (
     "the noisy counts, in model/ too",
@@ -89,6 +91,11 @@ RELEASED = {
     PAIRS: (
         "Counts of pairs of columns",
         "How many records have each combination of two columns' groups of values, with discrete Gaussian noise, once.",
+    ),
+    REPORT: (
+        "Counts for a shareable report",
+        "How many of all records, those for validation too, have each group of values of a column, or each combination "
+        "of those of two or three, with discrete Gaussian noise, once. The model does not depend on them.",
     ),
 }
 """By release: a title, and what it is."""
@@ -180,6 +187,7 @@ def privacy_report(
         "covered": [
             *(COVERED_DRAWS if config.trains_on_draws else COVERED),
             *([COVERED_SCHEMA] if any(release.name == SCHEMA for release in state.releases) else []),
+            *([COVERED_REPORT] if any(is_for_report(release) for release in state.releases) else []),
         ],
         "not_covered": list(NOT_COVERED_DRAWS if config.trains_on_draws else NOT_COVERED),
         "limits": list(LIMITS_OF_DRAWS)
@@ -272,8 +280,10 @@ def claim_in_words(report: dict[str, Any]) -> str:
     factor = factor_in_words(value)
     if factor is None:
         return f"**This run claims no useful privacy** (epsilon {epsilon_in_words(value)}): {EPSILON_TOO_LARGE}."
+    is_shared = any(release["name"].startswith(REPORT) for release in report.get("releases", []))
+    what = "the model and the shareable report" if is_shared else "the model"
     return (
-        f"Whoever reads the model learns little about any single record: whatever they conclude, emptying one record "
+        f"Whoever reads {what} learns little about any single record: whatever they conclude, emptying one record "
         f"would change the probability of that conclusion by a factor of at most {factor} (e to the power of "
         f"{epsilon_in_words(value, 3)}), but for a probability of {delta_in_words(report['delta'])}."
         + (f" {STEPS_NOT_COVERED}" if report.get("steps_depend_on_time") else "")
@@ -371,7 +381,7 @@ def _released_in_words(report: dict[str, Any]) -> list[str]:
     whole, releases = report["epsilon"], report.get("releases", [])
     precision = sum(each["sigma"] ** -2 for release in releases for each in release["histograms"])
     for release in releases:
-        title, what = RELEASED.get(release["name"], RELEASED[SCHEMA])
+        title, what = RELEASED.get(REPORT if release["name"].startswith(REPORT) else release["name"], RELEASED[SCHEMA])
         share = f", {release['epsilon'] / whole:.0%} of the run's" if isinstance(whole, float) and whole else ""
         lines += [
             f"## {title}",

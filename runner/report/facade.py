@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from runner.config import JobConfig
+from runner.data.schema import Schema
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.tokenizer import from_files
 from runner.errors import ConfigError, DataError, JobFailedError, RunNotFoundError, TokenizerError
@@ -49,7 +50,7 @@ def report_run(
     """
     if synthetic_uri is not None and count is not None:
         raise ConfigError("-n is for generated records; leave it out with --synthetic")
-    _check_page(directory)
+    check_page(directory, FILE, OWN_TITLE)
     config = directory.read_model_config()
     rows, best = read_history(directory)
     statement, statement_page = _read_statement(directory, config)
@@ -100,10 +101,17 @@ def report_run(
     )
 
 
-def _check_page(directory: RunDirectory) -> None:
-    """Raise ConfigError where a file that is no report of ours has the name of the page."""
-    if directory.folder.exists(FILE) and OWN_TITLE not in directory.folder.read_range(FILE, 0, HEAD_BYTES):
-        raise ConfigError(f"{directory.uri}/{FILE}: not written by `runner report`; move it away")
+def check_page(directory: RunDirectory, file: str, title: bytes) -> None:
+    """Raise ConfigError where a file that is no report of ours, which has `title`, has the name of a page."""
+    if directory.folder.exists(file) and title not in directory.folder.read_range(file, 0, HEAD_BYTES):
+        raise ConfigError(f"{directory.uri}/{file}: not written by `runner report`; move it away")
+
+
+def read_schema(directory: RunDirectory) -> Schema:
+    """Of a table's run."""
+    tokenizer = from_files(read_published(directory.folder.child("tokenizer")))
+    assert isinstance(tokenizer, FieldTokenizer)
+    return tokenizer.schema
 
 
 def _read_statement(directory: RunDirectory, config: JobConfig) -> tuple[dict[str, Any] | None, str]:
@@ -115,11 +123,7 @@ def _read_statement(directory: RunDirectory, config: JobConfig) -> tuple[dict[st
 
 def _read_real(directory: RunDirectory, config: JobConfig) -> RealRecords:
     checkpoint = newest_checkpoint(directory.folder.child("checkpoints"))
-    schema = None
-    if config.fields is not None:
-        tokenizer = from_files(read_published(directory.folder.child("tokenizer")))
-        assert isinstance(tokenizer, FieldTokenizer)
-        schema = tokenizer.schema
+    schema = None if config.fields is None else read_schema(directory)
     return read_real_records(
         config, source_files(config, directory), checkpoint.state["tokens"] if checkpoint else None, schema
     )

@@ -143,13 +143,17 @@ def _accuracy(counts: Sequence[NDArray[np.int64]]) -> Accuracy:
     """From the counts of training records, holdout records if there are any, and synthetic records."""
     *real, synthetic = counts
     shares = [count / count.sum() for count in (np.sum(real, axis=0), synthetic)]
-    chance = 1 / sum(int(count.sum()) for count in real) + 1 / int(synthetic.sum())
-    expected = np.sqrt(2 / np.pi * chance * shares[0] * (1 - shares[0])).sum()
     return Accuracy(
         synthetic=_overlap(shares[0], shares[1]),
-        most=float(1 - expected / 2),
+        most=chance_accuracy(shares[0], sum(int(count.sum()) for count in real), int(synthetic.sum())),
         holdout=_overlap(real[0] / real[0].sum(), real[1] / real[1].sum()) if len(real) > 1 else None,
     )
+
+
+def chance_accuracy(shares: NDArray[np.float64], real: int, synthetic: int) -> float:
+    """What is expected of two samples of so many records of a source with these shares."""
+    expected = np.sqrt(2 / np.pi * (1 / real + 1 / synthetic) * shares * (1 - shares)).sum()
+    return float(1 - expected / 2)
 
 
 def _overlap(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

@@ -42,22 +42,9 @@ NONE = "—"
 
 def page(found: Found) -> str:
     """The page; the same findings give the same text."""
-    environment = Environment(
-        loader=PackageLoader("runner.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "figure": figure,
-        "percent": percent,
-        "count": count,
-        "visible": visible,
-        "epsilon": epsilon_in_words,
-    }
     quality = found.quality
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         found=found,
         quality=quality,
         private=found.config.privacy.enabled,
@@ -75,8 +62,26 @@ def page(found: Found) -> str:
         samples=[visible(text, SAMPLE_CHARACTERS) for text in found.synthetic.samples(SAMPLES)]
         if found.synthetic
         else [],
-        version=version("runner"),
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of a template beside this file."""
+    environment = Environment(
+        loader=PackageLoader("runner.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "figure": figure,
+        "percent": percent,
+        "count": count,
+        "visible": visible,
+        "epsilon": epsilon_in_words,
+    }
+    return environment.get_template(template).render(**values, version=version("runner"))
 
 
 def figure(value: float | None, digits: int = 3) -> str:

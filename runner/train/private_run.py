@@ -4,10 +4,12 @@ budget = check_privacy(config, records, files)                   # before anythi
 open_ledger(config, directory, tokens_key, files, budget)        # the driver, before workers start
 buy_schema(config, directory)                                    # the driver, where something is to be looked up
 settle(config, directory, ledger)                                # the first worker, at the end
+charge_report(config, directory, release)                        # before a shareable report counts
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import uuid
@@ -24,10 +26,11 @@ from runner.data.schema import Schema
 from runner.data.survey import columns_read
 from runner.data.units import plan_table
 from runner.errors import DataError, PrivacyError, RunnerError
-from runner.privacy.accountant import Mechanism, Release, Spent, epsilon, spent_by
+from runner.privacy.accountant import Mechanism, Release, Spent, epsilon, plain_epsilon, spent_by
 from runner.privacy.budget import Budget, SpendingLedger, costliest, plan_budget, plan_delta, plan_mechanism
 from runner.privacy.endings import FAILED, check_no_time_limit
 from runner.privacy.entries import Entry, spent_before
+from runner.privacy.figures import epsilon_in_words
 from runner.privacy.ledger import PRIVATE_FOLDER, LedgerState, RunLedger
 from runner.privacy.lookups import SCHEMA, bought_fields, count_lookups, lookups_of, plan_schema
 from runner.privacy.marginals import COLUMNS, plan_marginals, plan_rest
@@ -185,7 +188,7 @@ def open_ledger(
     limits: dict[str, Any] = {
         "limit": found.limit,
         "before": tuple(found.before),
-        "histories": tuple(tuple(history) for history in found.histories) if len(found.histories) > 1 else (),
+        "histories": _different(found.histories),
         "allowed_steps": found.allowed_steps,
         "place": state.place,
     }
@@ -273,6 +276,49 @@ def settle(config: JobConfig, directory: RunDirectory, ending: str = FAILED) -> 
     """Charge the run, which ended so, for the steps it took, and write its report; returns the report's files."""
     state = RunLedger.open(directory.folder).state
     _spending(config, state).charge(lambda _entries: _entry(config, state, state.reserved_steps))
+    return _write_statement(config, directory, state, ending)
+
+
+def charge_report(config: JobConfig, directory: RunDirectory, release: Release) -> None:
+    """Charge a run that has ended for the counts of a shareable report, where it is not yet, and say so in its
+    statement.
+
+    Raises:
+        PrivacyError: `privacy.max_epsilon` does not pay for them.
+    """
+    ledger = RunLedger.open(directory.folder, writes=True)
+    without = ledger.state
+    if release not in without.releases:
+        state = replace(without, releases=(*without.releases, release))
+        most = config.privacy.max_epsilon
+        agreed: list[Spent] = []
+
+        def cost(spent: Spent) -> float:
+            return epsilon(spent, state.delta, state.accountant)
+
+        def decide(entries: Sequence[Entry]) -> Entry:
+            agreed[:] = _before(entries, state)
+            before = costliest(agreed, state.delta, state.accountant, state.spent)
+            if most is not None and cost([*before, *state.spent]) > most:
+                taken, wanted = (plain_epsilon(cost([*before, *each.spent])) for each in (without, state))
+                raise PrivacyError(
+                    f"privacy.max_epsilon {most:g} does not pay for the report: this run and others on the same files "
+                    f"took epsilon {epsilon_in_words(taken, 3)}, and with the report it would be "
+                    f"{epsilon_in_words(wanted, 3)}; ask for less"
+                )
+            return _entry(config, state, state.reserved_steps)
+
+        _spending(config, state).charge(decide)
+        before = costliest(agreed, state.delta, state.accountant, state.spent)
+        ledger.change(releases=state.releases, before=tuple(before), histories=_different(agreed))
+    ending = json.loads(directory.folder.read("privacy.json")).get("ended")
+    _write_statement(config, directory, ledger.state, ending)
+
+
+def _write_statement(
+    config: JobConfig, directory: RunDirectory, state: LedgerState, ending: str | None
+) -> dict[str, bytes]:
+    """The statement's files."""
     if state.histories:
         before = costliest(state.histories, state.delta, state.accountant, state.spent)
         state = replace(state, before=tuple(before))
@@ -329,6 +375,11 @@ def _entry(config: JobConfig, state: LedgerState, steps: int) -> Entry:
 def _before(entries: Sequence[Entry], state: LedgerState) -> list[Spent]:
     """What other runs, and other copies of this one, took of its files: see `spent_before`."""
     return spent_before(entries, state.files, state.run_id, state.place, state.steps_by_branch)
+
+
+def _different(histories: Sequence[Spent]) -> tuple[Any, ...]:
+    """For a run's ledger, which keeps them only where files differ in what was taken of them."""
+    return tuple(tuple(history) for history in histories) if len(histories) > 1 else ()
 
 
 def _fingerprints(files: Sequence[SourceFile]) -> tuple[str, ...]:

@@ -381,6 +381,7 @@ from tests.mutants import (  # noqa: E402
     draws,  # noqa: F401
     figures,  # noqa: F401
     looked_up,  # noqa: F401
+    shareable,  # noqa: F401
     streams,  # noqa: F401
     tables,  # noqa: F401
 )

@@ -23,7 +23,7 @@ from runner.train import drawn_tokens, facade, private_run
 from runner.train.checkpoint import newest_checkpoint
 from tests.promises.private_runs import report_of, resume, start
 from tests.promises.test_looked_up import DELTA, FIELDS, ROWS, attack, charges, people, plan_release, table_job
-from tests.runs import ROOT, history_of, weights_of
+from tests.runs import ROOT, history_of, names_of_no_run, weights_of
 
 __all__ = ["people"]
 TARGET = 3.0
@@ -85,6 +85,7 @@ def test_20_the_statement_of_a_run_on_draws_can_be_computed_again(drawn: Path) -
 
 
 def test_20_training_sees_draws_and_no_record(drawn: Path) -> None:
+    assert names_of_no_run(drawn) == []
     tokens = trained_on(drawn)
     assert (tokens.examples, tokens.null_rows, tokens.stops) == (1000, 0, None)
     assert tokens.examples != ROWS

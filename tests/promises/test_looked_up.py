@@ -29,6 +29,7 @@ from runner.privacy.releases import Counts, noisy_histograms, plan_release, thre
 from runner.storage import open_folder
 from runner.train import private_run
 from tests.promises.private_runs import config_of, private_job, report_of, resume, start
+from tests.runs import names_of_no_run
 
 TRIALS = 200_000
 CONFIDENCE = 0.999
@@ -241,10 +242,11 @@ def test_20_tokens_of_a_bought_schema_are_no_other_run_s(people: Path, tmp_path:
 
 
 def test_20_a_run_that_is_replaced_is_not_refunded(people: Path, tmp_path: Path) -> None:
-    start(table_job("same", people, tmp_path))
+    before = stored(start(table_job("same", people, tmp_path)))
     job = table_job("same", people, tmp_path)
     job["storage"] |= {"overwrite": True}
-    start(job)
+    assert names_of_no_run(start(job)) == []
+    assert stored(tmp_path / "same") != before, "the records may be others now"
     entries = {entry.run_id: entry for entry in SpendingLedger(open_folder(str(tmp_path))).read()}
     assert [len(entry.releases) for entry in entries.values()] == [1, 1]
     report = report_of(tmp_path / "same")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runner.config import JobConfig, parse_job
 from runner.errors import PrivacyError
-from runner.privacy.accountant import Mechanism, Spent, epsilon
+from runner.privacy.accountant import Histogram, Mechanism, Release, Spent, epsilon
 from runner.privacy.budget import plan_budget, plan_mechanism
 from runner.privacy.entries import Entry, spent_before
 from runner.privacy.figures import epsilon_in_words
@@ -164,6 +164,22 @@ def test_a_target_is_the_run_s_own_and_max_epsilon_binds_beside_it() -> None:
     assert both.limit == 0.5
     assert both.allowed_steps is not None
     assert both.allowed_steps < 40
+
+
+def test_a_shareable_report_counts_for_max_epsilon_and_not_for_the_target() -> None:
+    mechanism, delta = plan_mechanism(job(target_epsilon=1.0), 400)
+    report = (Release("report-1-0.5", (Histogram("age", 5.0),)),)
+
+    def allowed(releases: tuple[Release, ...], **limits: float) -> int | None:
+        noise = {} if "target_epsilon" in limits else {"noise_multiplier": 2.0}
+        config = job(**noise, **limits)
+        return plan_budget(config, mechanism, delta, [[]], begins=False, releases=releases).allowed_steps
+
+    assert allowed(report, target_epsilon=1.0) == allowed((), target_epsilon=1.0) != 0
+    with_report, without = allowed(report, max_epsilon=1.0), allowed((), max_epsilon=1.0)
+    assert with_report is not None
+    assert without is not None
+    assert with_report < without
 
 
 def test_delta_and_batch_size_are_checked_against_the_records_trained_on() -> None:

@@ -94,9 +94,9 @@ def test_pairs_that_depend_on_each_other_are_chosen() -> None:
 
 
 def test_names_of_histograms_differ() -> None:
-    from runner.privacy.marginals import _distinct
+    from runner.privacy.marginals import distinct
 
-    assert _distinct(["a", "a", "a (2)", "b"]) == ["a", "a (2)", "a (2) (2)", "b"]
+    assert distinct(["a", "a", "a (2)", "b"]) == ["a", "a (2)", "a (2) (2)", "b"]
 
 
 def test_a_record_without_tokens_is_in_no_cell() -> None:

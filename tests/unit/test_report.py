@@ -54,6 +54,18 @@ def test_steps_of_all_branches_are_counted() -> None:
     assert "60 (30 + 30: the run went on under other conditions" in privacy_page(report)
 
 
+def test_what_a_shareable_report_counted_is_in_the_claim_and_in_the_figures() -> None:
+    release = Release("report-1-0.5", (Histogram("age", 5.0), Histogram("age x sex", 5.0)))
+    report = privacy_report(job(), replace(STATE, releases=(release,)))
+    assert report["epsilon"] == epsilon([(release, 1), (MECHANISM, 60)], 1e-4)
+    page = privacy_page(report)
+    assert "Whoever reads the model and the shareable report learns little" in page
+    assert "## Counts for a shareable report" in page
+    assert "| age x sex | 5 | all cells, which are public |" in page
+    assert "shareable.html" in " ".join(report["covered"])
+    assert "shareable" not in privacy_page(privacy_report(job(), STATE))
+
+
 def test_the_accountant_of_the_job_gives_the_headline() -> None:
     report = privacy_report(job(), replace(STATE, accountant="rdp"))
     assert report["epsilon"] == report["epsilon_rdp"] > report["epsilon_pld"]

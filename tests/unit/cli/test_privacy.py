@@ -217,6 +217,60 @@ def test_what_a_report_cannot_use_is_one_line(run: Run, here: Path, arguments: l
     assert not (here / "runs" / "demo" / "report.html").exists()
 
 
+SHARE = ("--shareable", "--epsilon", "0.5")
+NOISY = {"enabled": True, "noise_multiplier": 1.0}
+
+
+def take_table_run(here: Path, **sections: Any) -> RunDirectory:
+    """A stopped run of a table without a model."""
+    job = {"fields": {"text": {"kind": "category", "values": ["a"]}}, "tokenizer": {"kind": "fields"}}
+    data = {"data": {"uri": str(here / "records")}}
+    return take_reported_run(here, ["a"] * 50, **(job | data | {"privacy": NOISY} | sections))
+
+
+@pytest.mark.parametrize(
+    ("sections", "why"),
+    [
+        ({"privacy": {"enabled": False}}, "this run was trained without privacy"),
+        ({"training": {"batch_size": 10, "save_best": True}}, "its model was chosen by exact losses"),
+        ({}, "the privacy statement is written when the run ends or is stopped, not before"),
+    ],
+)
+def test_a_run_without_a_promise_has_no_shareable_report(
+    run: Run, here: Path, sections: dict[str, Any], why: str
+) -> None:
+    take_table_run(here, **sections)
+    assert why in one_line(run("report", "demo", *SHARE), 2)
+    assert not (here / "runs" / "demo" / "shareable.html").exists()
+
+
+def test_a_shareable_report_is_of_a_table_that_was_trained_with_noise_and_trains_no_more(run: Run, here: Path) -> None:
+    take_reported_run(here, ["a"] * 50, privacy=NOISY)
+    assert "this run is of texts" in one_line(run("report", "demo", *SHARE), 2)
+    directory = take_table_run(here / "table")
+    write_statement(directory, epsilon="infinite")
+    assert "trained without noise and claims nothing" in one_line(run("report", directory.uri, *SHARE), 2)
+    directory.update_status(state="training")
+    assert "still training" in one_line(run("report", directory.uri, *SHARE), 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--shareable"], "--shareable and --epsilon are given together"),
+        (["--epsilon", "0.5"], "--shareable and --epsilon are given together"),
+        ([*SHARE, "--target", "age"], "leave out --target, --synthetic"),
+        ([*SHARE, "--synthetic", "real.csv"], "leave out --target, --synthetic"),
+        (["--shareable", "--epsilon", "0"], "0.0 is not in the range 0<x<=100"),
+        (["--shareable", "--epsilon", "nan"], "--epsilon is no number"),
+    ],
+)
+def test_options_of_a_shareable_report_that_do_not_go_together_are_one_line(
+    run: Run, here: Path, arguments: list[str], line: str
+) -> None:
+    assert line in one_line(run("report", str(here), *arguments), 2)
+
+
 def test_report_of_a_run_without_an_epoch_is_one_line(run: Run, here: Path) -> None:
     take_run(here, state="preparing")
     for arguments in ([], ["--json"]):

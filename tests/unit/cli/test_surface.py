@@ -25,7 +25,7 @@ SURFACE = {
     "generate": "RUN -n -o --overwrite --temperature --top-k --top-p --seed --prompt --prompts --prompt-column "
     "--given --given-file --rebalance "
     "--unique --not-in-training --rows-per-shard --runs --set --on --address --detach --dry-run --quiet --json --debug",
-    "report": "RUN --target --synthetic -n --runs --json --debug",
+    "report": "RUN --target --synthetic -n --shareable --epsilon --runs --json --debug",
     "epsilon": "-n --batch-size --epochs --steps --noise-multiplier --target-epsilon --delta --release "
     "--records-per-person --json --debug",
     "audit": "RUN --runs --json --debug",
