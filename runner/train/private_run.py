@@ -222,7 +222,7 @@ def buy_schema(
     try:
         found = bought_fields(config, release, released.histograms, records)
     except DataError:
-        _spending(config).charge(lambda _entries: _entry(config, state, state.reserved_steps))
+        _spending(config, state).charge(lambda _entries: _entry(config, state, state.reserved_steps))
         raise
     return Schema.of(config.fields, columns, found), released.sha256
 
