@@ -243,6 +243,7 @@ def _measured(field: Measured, summary: ColumnSummary) -> CompleteField:
 
 def _date(field: DateField, summary: ColumnSummary) -> CompleteField:
     kind = reading_of(field, summary)
+    field = field.model_copy(update={"format": _format(field, summary)})
     if field.range is not None:
         return CompleteField(field, kind)
     first, last, clipped = _found_moments(kind, summary)
@@ -253,7 +254,7 @@ def _date(field: DateField, summary: ColumnSummary) -> CompleteField:
 def _moment(field: DatetimeField, summary: ColumnSummary) -> CompleteField:
     kind = reading_of(field, summary)
     ends = summary.ends.get(kind)
-    update: dict[str, Any] = {}
+    update: dict[str, Any] = {"format": _format(field, summary)}
     clipped = rounded = 0
     places = np.zeros(FINER + 1, np.int64) if ends is None or types.is_date(kind) else ends.places
     if field.resolution is None:
@@ -284,6 +285,11 @@ def _found_moments(kind: pa.DataType, summary: ColumnSummary) -> tuple[datetime,
         return EPOCH + timedelta(microseconds=first), EPOCH + timedelta(microseconds=max(first, last)), clipped
     except OverflowError:
         raise DataError(f"column {summary.name} holds days beyond the years 1 to 9999; make them null") from None
+
+
+def _format(field: DateField | DatetimeField, summary: ColumnSummary) -> str | None:
+    """That of a column of texts."""
+    return summary.format if field.format is None and any(map(types.is_temporal, summary.ends)) else field.format
 
 
 def _clipping(field: DateField | DatetimeField) -> dict[str, str]:

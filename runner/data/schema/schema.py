@@ -273,7 +273,15 @@ def _moment(
         resolution = _declared(name, "resolution", known if field.resolution is None else field.resolution)
     low, high = (count_steps(bound, resolution) for bound in _declared(name, "range", field.range))
     return MomentCodec(
-        name, kind, low, high, nullable=nullable, resolution=resolution, outside=field.outside, reading=reading
+        name,
+        kind,
+        low,
+        high,
+        nullable=nullable,
+        resolution=resolution,
+        outside=field.outside,
+        reading=reading,
+        written=field.format,
     )
 
 
