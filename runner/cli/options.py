@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from runner.screen import show
+from runner.screen import Json, show
 from runner.submit.launch import Launch
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -122,4 +122,8 @@ def with_launch(command: Callable[..., None]) -> Callable[..., None]:
 
 def answer(as_json: bool, values: dict[str, Any], text: str) -> None:
     """Print the one JSON object of `--json`, or its text for people."""
-    show(json.dumps(values) if as_json else text)
+    if as_json:
+        parts = (value.text if isinstance(value, Json) else json.dumps(value) for value in values.values())
+        text = ", ".join(f"{json.dumps(name)}: {part}" for name, part in zip(values, parts, strict=True))
+        text = f"{{{text}}}"
+    show(text)
