@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from functools import wraps
@@ -59,7 +60,7 @@ class Delimiter(Text):
 
 
 class Names(Text):
-    """Different names with commas between them, as a tuple."""
+    """Different names with commas between them, as a tuple; one with a comma inside is in double quotes."""
 
     name = "a,b,c"
 
@@ -69,7 +70,11 @@ class Names(Text):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         from runner.config.section import find_repeat  # Not before it is needed: `--help` answers without pydantic.
 
-        names = tuple(super().convert(value, param, ctx).split(","))
+        try:
+            text = super().convert(value, param, ctx)
+            names = tuple(next(csv.reader([text], strict=True))) if text.strip() else (text,)
+        except csv.Error as error:
+            self.fail(f"{error}; write a,b,c, and a name with a comma as '\"a,b\",c'.", param, ctx)
         for name in names:
             if not name.strip():
                 self.fail("a name is empty: there is a comma too many.", param, ctx)
