@@ -201,13 +201,13 @@ def make_codec(field: FieldConfig, column: pa.Field, found: Found | None = None)
 
 
 def with_numbers(kind: pa.DataType) -> pa.DataType:
-    """A type that counts rows: whole numbers, and places in a dictionary, of 32 bits where they have fewer.
+    """A type that counts rows: whole numbers, or a dictionary's places, of 32 bits where they have fewer.
 
     >>> with_numbers(pa.int8()), with_numbers(pa.int64())
     (DataType(int32), DataType(int64))
     """
     if types.is_dictionary(kind):
-        return pa.dictionary(with_numbers(kind.index_type), with_numbers(kind.value_type), kind.ordered)
+        return pa.dictionary(with_numbers(kind.index_type), kind.value_type, kind.ordered)
     if types.is_int8(kind) or types.is_int16(kind):
         return pa.int32()
     return pa.uint32() if types.is_uint8(kind) or types.is_uint16(kind) else kind
