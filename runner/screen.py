@@ -61,6 +61,12 @@ def show_records(texts: Sequence[str]) -> None:
     show("\n".join(texts))
 
 
+class Json(NamedTuple):
+    """A value of an answer that is JSON already: its numbers have all digits, which Python's floats may not hold."""
+
+    text: str
+
+
 class Column(NamedTuple):
     """A column of a table as it is shown; numbers are at the right."""
 

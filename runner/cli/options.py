@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from functools import wraps
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from runner.screen import show
+from runner.screen import Json, show
 from runner.submit.launch import Launch
 
 MOST_HISTOGRAMS = 100_000
@@ -60,7 +61,7 @@ class Delimiter(Text):
 
 
 class Names(Text):
-    """Different names with commas between them, as a tuple."""
+    """Different names with commas between them, as a tuple; one with a comma inside is in double quotes."""
 
     name = "a,b,c"
 
@@ -70,7 +71,11 @@ class Names(Text):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         from runner.config.section import find_repeat  # Not before it is needed: `--help` answers without pydantic.
 
-        names = tuple(super().convert(value, param, ctx).split(","))
+        try:
+            text = super().convert(value, param, ctx)
+            names = tuple(next(csv.reader([text], strict=True))) if text.strip() else (text,)
+        except csv.Error as error:
+            self.fail(f"{error}; write a,b,c, and a name with a comma as '\"a,b\",c'.", param, ctx)
         for name in names:
             if not name.strip():
                 self.fail("a name is empty: there is a comma too many.", param, ctx)
@@ -145,4 +150,8 @@ def with_launch(command: Callable[..., None]) -> Callable[..., None]:
 
 def answer(as_json: bool, values: dict[str, Any], text: str) -> None:
     """Print the one JSON object of `--json`, or its text for people."""
-    show(json.dumps(values) if as_json else text)
+    if as_json:
+        parts = (value.text if isinstance(value, Json) else json.dumps(value) for value in values.values())
+        text = ", ".join(f"{json.dumps(name)}: {part}" for name, part in zip(values, parts, strict=True))
+        text = f"{{{text}}}"
+    show(text)

@@ -50,6 +50,21 @@ def _to_its_end(bounds: Any) -> Any:
     return bounds
 
 
+def _format(value: str) -> str:
+    parts = [part for part in MOMENT_PART.split(value) if MOMENT_PART.fullmatch(part)]
+    times = "".join(part[1] for part in parts if part not in DAY_PARTS)
+    if sorted(parts) != sorted({*parts, *DAY_PARTS}) or "%" in MOMENT_PART.sub("", value):
+        raise ValueError(f"{value!r} does not have %Y, %m and %d once each, or another part than %H, %M, %S and %f")
+    if "".join(sorted(times, key="HMSf".index)) not in ("", "HM", "HMS", "HMSf"):
+        raise ValueError(f"{value!r} has a part of the time without those before it: %H, %M, %S, %f")
+    return value
+
+
+DAY_PARTS = ("%Y", "%m", "%d")
+MOMENT_PART = re.compile(r"(%[YmdHMSf])")
+"""What a format of texts has of a date or moment; as in strftime."""
+
+Format = Annotated[str, Field(min_length=8, max_length=100), AfterValidator(_format)]
 Written = Annotated[str, Field(max_length=40)]
 Day = Annotated[date, BeforeValidator(_day, json_schema_input_type=Written)]
 Moment = Annotated[datetime, BeforeValidator(_moment, json_schema_input_type=Written)]
@@ -147,6 +162,9 @@ class DateField(FieldSection):
     range: Annotated[tuple[Day, Day], AfterValidator(_ordered)] | None = Field(
         default=None, description="[first, last]; null: as found"
     )
+    format: Format | None = Field(
+        default=None, description="of texts: how they are written, such as '%d.%m.%Y'; null: as found, or 2024-12-31"
+    )
     outside: Literal["refuse", "null", "clip"] = Field(
         default="refuse", description="days out of range: an error, taken as null, or as the nearest bound"
     )
@@ -160,6 +178,11 @@ class DatetimeField(FieldSection):
         default=None, description="[first, last], a last day to its end; in UTC where there is a zone; null: as found"
     )
     resolution: Resolution | None = Field(default=None, description="the smallest part that is kept; null: as found")
+    format: Format | None = Field(
+        default=None,
+        description="of texts: how they are written, such as '%Y-%m-%dT%H:%M:%SZ'; null: as found, or as that without "
+        "T and Z",
+    )
     outside: Literal["refuse", "null", "clip"] = Field(
         default="refuse", description="moments out of range: an error, taken as null, or as the nearest bound"
     )

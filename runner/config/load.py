@@ -50,6 +50,11 @@ def load_job(path: Path, overrides: Sequence[str] = (), environment: Mapping[str
             f"{path}: data.field_delimiter: {delimiter} is a backslash and {delimiter[1:]!r}; "
             f'for an escape use double quotes: "{delimiter}"'
         )
+    if config.privacy.schema_epsilon is not None and not config.privacy.enabled:
+        raise ConfigError(
+            f"{path}: privacy.schema_epsilon: it pays for what is looked up with noise, and privacy.enabled is false; "
+            "leave it out, or enable privacy"
+        )
     return config
 
 
@@ -62,15 +67,17 @@ def parse_job(
     """Check a job given as nested mappings, after the environment's and the command line's values are put in."""
     merged = _copy(document)
     sources: dict[str, str] = {}  # who set a field, where it was not the file
-    for variable, key, value in _environment_values(os.environ if environment is None else environment):
+    for variable, words, value in _environment_values(os.environ if environment is None else environment):
         name = f"environment variable {variable}"
+        key = _as_path(words, "__", merged, name)
         sources |= dict.fromkeys(_put(merged, key, _parse_value(value, name), name), name)
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise ConfigError(f"--set {override}: write it as section.field=value")
         name = f"--set {override}"
-        sources |= dict.fromkeys(_put(merged, key.split("."), _parse_value(value, name), name), name)
+        path = _as_path(key.split("."), ".", merged, name)
+        sources |= dict.fromkeys(_put(merged, path, _parse_value(value, name), name), name)
     try:
         return JobConfig.model_validate(_settle(merged, JobConfig))
     except ValidationError as error:
@@ -88,26 +95,54 @@ def json_schema() -> dict[str, Any]:
 
 
 def _environment_values(environment: Mapping[str, str]) -> Iterator[tuple[str, list[str], str]]:
-    """Variable, path and value of each `RUNNER_TRAINING__EPOCHS=3`.
+    """Variable, words and value of each `RUNNER_TRAINING__EPOCHS=3`.
 
     Variables without `__` are not ours: GitHub's CI sets RUNNER_NAME, for one.
     """
     for variable, value in sorted(environment.items()):
         words = variable.removeprefix(ENVIRONMENT_PREFIX).split("__")
         if variable.startswith(ENVIRONMENT_PREFIX) and len(words) > 1:
-            yield variable, _as_path(words), value
+            yield variable, words, value
 
 
-def _as_path(words: Sequence[str]) -> list[str]:
-    """The names of fields in lower case; a user's own keys, such as those of columns, as they are."""
+def _as_path(words: Sequence[str], mark: str, document: Mapping[str, Any], source: str) -> list[str]:
+    """The keys that words between such marks lead to: `RUNNER_FIELDS__Age__RANGE` and `--set fields.Age.range`.
+
+    A variable has the names of a section's fields in either case. Of a user's own keys, such as those of columns, the
+    job's are known, also where they have the mark inside or, in a variable, are written in another case.
+    """
     kind: Any = JobConfig
-    path: list[str] = []
-    for word in words:
-        sections = _sections_of(kind)
-        path.append(word.lower() if sections else word)
-        inner = [_kinds_of(section).get(path[-1], Any) for section in sections]
+    place: Any = document
+    left, path = list(words), list[str]()
+    is_variable = mark == "__"
+    while left:
+        sections, own = _sections_of(kind), place if isinstance(place, dict) else {}
+        size, key = 1, left[0].lower() if sections and is_variable else left[0]
+        if not sections:
+            size, key = _own_key(left, mark, own, source if is_variable else None) or (1, key)
+        path.append(key)
+        left, place = left[size:], own.get(key)
+        inner = [_kinds_of(section).get(key, Any) for section in sections]
         kind = inner[0] if inner else _item_kind(kind)
     return path
+
+
+def _own_key(words: Sequence[str], mark: str, own: Mapping[str, Any], variable: str | None) -> tuple[int, str] | None:
+    """How many of the words are one of a user's own keys, and which; of several the longest. None for a new one.
+
+    Raises:
+        ConfigError: two keys differ from a variable's in their case alone.
+    """
+    for size in range(len(words), 0, -1):
+        name = mark.join(words[:size])
+        if name in own:
+            return size, name
+        alike = [key for key in own if variable is not None and key.lower() == name.lower()]
+        if len(alike) > 1:
+            raise ConfigError(f"{variable}: it may mean {' or '.join(alike)}; write it as in the job")
+        if alike:
+            return size, alike[0]
+    return None
 
 
 def _parse_value(text: str, source: str) -> Any:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import types
 
 from runner.config import DataConfig
 from runner.data.files import SourceFile, partition_columns
@@ -112,12 +113,14 @@ def _read_arrays(data: DataConfig, unit: Unit, names: Sequence[str]) -> Iterator
 
 
 def _typed_column(data: DataConfig, unit: Unit, field: pa.Field, column: pa.Array) -> pa.Array:
-    """A column in a table's type of it: texts of another width, a dictionary of other indices, nothing but nulls."""
+    """A column in a table's type of it: texts of another width, a dictionary of other indices, whole numbers of more
+    bits, nothing but nulls."""
     if column.type == field.type:
         return column
     if column.null_count == len(column):
         return pa.nulls(len(column), field.type)
-    if common_type(column.type, field.type) is None:
+    is_wider = types.is_integer(column.type) and types.is_integer(field.type)
+    if common_type(column.type, field.type) is None and not is_wider:
         raise DataError(f"{where(data, unit.file)}: column {field.name} is {column.type} and not {field.type}")
     return column.cast(field.type)
 

@@ -53,10 +53,11 @@ class Table(ABC):
             self.notes.append(f"{count:,} blank lines were passed over")
 
 
-def list_names(names: Iterable[str]) -> str:
+def list_names(names: Collection[str]) -> str:
     """Names of columns as a person would write them, in quotes where that shows what would be overlooked.
 
-    >>> list_names(["age", " code", ""])
-    "age, ' code', ''"
+    >>> list_names(["age", " code", "", "a,b"])
+    "age, ' code', '', 'a,b'"
     """
-    return ", ".join(name if name and name.isprintable() and name == name.strip() else repr(name) for name in names)
+    plain = (name and name.isprintable() and name == name.strip() and "," not in name for name in names)
+    return ", ".join(name if is_plain else repr(name) for name, is_plain in zip(names, plain, strict=True))

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 from runner.data.fields import split_fields
 from runner.data.schema import Codec, Schema
+from runner.data.schema.codec import read_as
+from runner.data.schema.moment import MomentCodec
 from runner.data.texts import to_texts, without_views
 from runner.errors import DataError
 
@@ -114,25 +116,27 @@ class TableLayout:
         values: list[list[str]] = []
         for column in self.columns:
             typed = table.column(column.name).combine_chunks()
-            texts = days_since_1970(typed).cast(pa.string()) if column.is_moment else to_texts(typed)
+            texts = days_since_1970(typed, column.written).cast(pa.string()) if column.is_moment else to_texts(typed)
             values.append(texts.fill_null("").to_pylist())
         return list(zip(*values, strict=True))
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column's name and the kind of its values; `is_moment`: numbers that are days since 1970."""
+    """One column's name and the kind of its values; `is_moment`: numbers that are days since 1970. `written`: the
+    format of texts of these."""
 
     name: str
     kind: Kind
     is_moment: bool = False
+    written: str | None = None
 
     @classmethod
     def of(cls, codec: Codec) -> Column:
         """A column of a table, by the kind of its field."""
         is_moment = codec.kind in ("date", "datetime")
         kind = KINDS.get(codec.kind, "category")
-        return cls(codec.name, kind, is_moment)
+        return cls(codec.name, kind, is_moment, codec.written if isinstance(codec, MomentCodec) else None)
 
     def show(self, number: float) -> str:
         """A number of the column for readers."""
@@ -149,8 +153,13 @@ class Column:
         return to_numbers(values)
 
 
-def days_since_1970(moments: pa.Array) -> pa.Array:
-    """Days or moments as float64."""
+def days_since_1970(moments: pa.Array, written: str | None = None) -> pa.Array:
+    """Days or moments, which may be texts of a format, as float64; null for texts that are none.
+
+    >>> days_since_1970(pa.array(["02.01.1970", ""]), "%d.%m.%Y").to_pylist()
+    [1.0, None]
+    """
+    moments, _ = read_as(moments, pa.timestamp("us"), written)
     if pa.types.is_date(moments.type):
         return moments.cast(pa.date32()).cast(pa.int32()).cast(pa.float64())
     seconds = moments.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -30,6 +29,7 @@ from runner.generation.validators import Validator
 from runner.model.artifact import ModelDescription, describe_model, load_model
 from runner.run_directory import GENERATION, JOB_FOLDER_VARIABLE, KILLED_RUN_ENDS_WITHIN_S, RunDirectory, Status
 from runner.run_files import find_run_around
+from runner.screen import Json
 from runner.storage import Folder, open_folder, path_below
 from runner.submit.follow import duration, live_line
 from runner.submit.launch import Launch
@@ -172,7 +172,7 @@ def _here(
         write_records(request.output, generated, overwrite=request.overwrite)
         return answer, f"{generated.table.num_rows:,} records in {request.output}"
     if config.fields is not None:
-        answer["rows"] = [json.loads(line) for line in to_jsonl(generated.table).splitlines()]
+        answer["rows"] = Json(f"[{', '.join(to_jsonl(generated.table).decode().splitlines())}]")
         return answer, table_in_words(generated.table)
     answer["texts"] = [join_fields(row, config.data.field_delimiter or "") for row in generated.rows]
     return answer, ""

@@ -106,6 +106,43 @@ def test_variables_of_other_software_are_left_alone() -> None:
     assert parse_job(JOB, environment=environment) == parse_job(JOB, environment={})
 
 
+@pytest.mark.parametrize(
+    ("variable", "column"),
+    [("Age", "Age"), ("AGE", "Age"), ("x__y", "x__y"), ("X__Y", "x__y"), ("a.b", "a.b"), ("new", "new")],
+)
+def test_a_variable_finds_a_column_of_any_name(variable: str, column: str) -> None:
+    job = JOB | {"fields": {name: {"kind": "category"} for name in ("Age", "x", "x__y", "a.b", "B", "b")}}
+    environment = {f"RUNNER_FIELDS__{variable}__KIND": "integer", f"RUNNER_FIELDS__{variable}__BINS": "7"}
+    fields = parse_job(job, environment=environment).fields
+    assert fields is not None
+    assert [name for name, field in fields.items() if getattr(field, "bins", None) == 7] == [column]
+    assert parse_job(job, environment={"RUNNER_FIELDS__b": "{kind: id}"}).fields == (
+        parse_job(job, ["fields.b={kind: id}"], {}).fields
+    )
+
+
+def test_a_variable_that_may_mean_two_columns_is_refused() -> None:
+    job = JOB | {"fields": {"age": {"kind": "category"}, "aGe": {"kind": "category"}}}
+    assert refusal(job, environment={"RUNNER_FIELDS__AGE__NULLABLE": "true"}) == [
+        "environment variable RUNNER_FIELDS__AGE__NULLABLE: it may mean age or aGe; write it as in the job"
+    ]
+
+
+def test_set_finds_a_column_with_a_dot_in_its_name() -> None:
+    job = JOB | {"fields": {"a.b": {"kind": "category"}, "a": {"kind": "category"}}}
+    fields = parse_job(job, ["fields.a.b.min_count=4", "fields.a.min_count=3"], {}).fields
+    assert {name: getattr(field, "min_count", None) for name, field in (fields or {}).items()} == {"a.b": 4, "a": 3}
+
+
+def test_what_pays_for_lookups_is_refused_without_privacy(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("name: demo\ndata: {uri: r}\nfields: {a: {kind: category}}\nprivacy: {schema_epsilon: 0.1}\n")
+    with pytest.raises(ConfigError, match=r"privacy\.schema_epsilon: .* privacy\.enabled is false") as caught:
+        load_job(path, environment={})
+    assert len(str(caught.value).splitlines()) == 1
+    assert load_job(path, ["privacy.enabled=true", "privacy.target_epsilon=1"], {}).privacy.schema_epsilon == 0.1
+
+
 def test_overrides_do_not_change_the_document_they_are_put_in() -> None:
     document = {"name": "demo", "data": {"uri": "r"}, "training": {"optimizer": {"name": "sgd"}}}
     before = yaml.safe_dump(document)

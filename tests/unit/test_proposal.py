@@ -269,6 +269,17 @@ def test_a_bound_that_was_found_is_no_single_records_value(field: FieldConfig, v
     assert 18 <= whole.clipped <= 22
 
 
+@pytest.mark.parametrize(("sigma", "decimals"), [(1, None), (2.5, None), (2.5, 2), (4, None)])
+def test_of_skewed_numbers_few_are_clipped_and_few_lose_their_digits(sigma: float, decimals: int | None) -> None:
+    values = np.exp(np.random.default_rng(0).normal(3, sigma, 3_000))
+    values = values if decimals is None else values.round(decimals)
+    whole = complete_field(NumberField(kind="number"), summary(pa.array(values)))
+    assert whole.clipped <= 45
+    kept = values.round(whole.field.decimals)  # pyright: ignore
+    middle = values > np.quantile(values, 0.25)
+    assert (np.abs(kept - values) <= 0.01 * values)[middle].all()
+
+
 def test_a_bound_that_ten_records_have_stays() -> None:
     field = complete_field(IntegerField(kind="integer"), summary(pa.array([3] * 10 + [99_999] * 10 + [10**6]))).field
     assert field.range == (3, 99_999)  # pyright: ignore

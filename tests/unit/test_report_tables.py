@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -12,8 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from runner.config import JobConfig, parse_job
+from runner.config.fields import DatetimeField
 from runner.data.files import list_files
 from runner.data.schema import Schema
+from runner.data.schema.completion import declared
+from runner.data.schema.schema import make_codec
 from runner.data.survey import survey_table
 from runner.errors import DataError
 from runner.generation.output import to_csv, to_jsonl, to_parquet
@@ -77,6 +81,16 @@ def test_columns_have_the_kinds_of_their_fields_and_moments_are_days(schema: Sch
     assert np.array_equal(days["joined"].numbers(values), [2.0, np.nan, 10957.0], equal_nan=True)
     assert days["joined"].show(10957) == "2000-01-01"
     assert days["seen"].show(10957.5) == str(np.datetime64(datetime(2000, 1, 1, 12), "m"))
+
+
+def test_texts_of_any_form_are_days() -> None:
+    field = declared({"seen": DatetimeField(kind="datetime", range=(datetime(1970, 1, 1), datetime(1980, 1, 1)))})[
+        "seen"
+    ]
+    field = replace(field, field=field.field.model_copy(update={"resolution": "hour", "format": "%Y-%m-%dT%H:%MZ"}))
+    layout = TableLayout.of(Schema((make_codec(field.field, pa.field("seen", pa.string()), field),), (True,)))
+    texts = pa.table({"seen": ["1970-01-02T12:00Z", None, ""]})
+    assert [row[0] for row in layout.split(texts)] == ["1.5", "", ""]
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pytest
 
 from runner.config import GenerationConfig, parse_job
+from runner.config.fields import IdField
 from runner.data.schema import Schema
 from runner.data.schema.field_tokenizer import FieldTokenizer
+from runner.data.schema.schema import make_codec
 from runner.data.texts import row_texts
 from runner.errors import ConfigError
 from runner.generation.output import to_csv, to_jsonl, to_parquet
@@ -58,7 +60,7 @@ def make(model: TrainedModel, n: int, *, first: int = 0, first_draw: int = 0, **
 def test_every_row_is_inside_the_schema_and_has_its_types(model: TrainedModel) -> None:
     generated = make(model, 200)
     assert generated.invalid == {}
-    assert generated.table.schema == COLUMNS
+    assert generated.table.schema == COLUMNS.set(0, pa.field("id", pa.int32()))
     (rows,) = (generated.table.to_struct_array().combine_chunks(),)
     assert isinstance(model.tokenizer, FieldTokenizer)
     nulls = {name: generated.table.column(name).null_count for name in ("sex", "age", "salary")}
@@ -83,9 +85,22 @@ def test_digits_that_are_not_learned_are_those_of_the_draw_whatever_its_number_i
     assert make(model, 30, first_draw=8).table.column("salary")[0] == one.column("salary")[1]
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [pa.int8(), pa.uint8(), pa.int16(), pa.dictionary(pa.int8(), pa.string())],
+)
+def test_rows_are_counted_beyond_what_a_narrow_column_holds(kind: pa.DataType) -> None:
+    field = IdField(kind="id", made="sequence")
+    codec = make_codec(field, pa.field("id", kind))
+    made = codec.decode(None, np.arange(70_000))
+    assert made.type == codec.type
+    assert [int(each) for each in made.to_pylist()] == list(range(1, 70_001))
+    assert make_codec(IdField(kind="id"), pa.field("id", kind)).type == kind
+
+
 def test_a_number_that_the_column_cannot_hold_is_one_line(model: TrainedModel) -> None:
-    with pytest.raises(ConfigError, match=r"fields\.id: int16 is too small") as caught:
-        make(model, 2, first=40_000)
+    with pytest.raises(ConfigError, match=r"fields\.id: int32 is too small") as caught:
+        make(model, 2, first=2**31)
     assert len(str(caught.value).splitlines()) == 1
 
 

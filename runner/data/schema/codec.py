@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types
 
+from runner.data.schema.moment_texts import plain_moments
 from runner.data.schema.reading import is_missing
 from runner.data.schema.values import from_texts
 from runner.data.splitmix import GOLDEN_GAMMA, mix_bits_64
@@ -261,10 +262,10 @@ def draw_bits(name: str, rows: NDArray[np.int64], seed: int) -> NDArray[np.uint6
     return mix_bits_64(rows.astype(np.uint64) * GOLDEN_GAMMA + np.uint64(int.from_bytes(digest[:8], "little")))
 
 
-def read_as(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Mask]:
+def read_as(column: pa.Array, kind: pa.DataType, written: str | None = None) -> tuple[pa.Array, Mask]:
     """A column's values as a plain type that texts are written as, and which texts are no such value: null then.
 
-    Texts for a missing value are null, such as an empty one.
+    Texts for a missing value are null, such as an empty one. `written`: the format of dates and moments.
     """
     values = plain_values(column)
     if not is_text(values.type) or is_text(kind):
@@ -272,13 +273,16 @@ def read_as(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Mask]:
     texts = pc.utf8_trim_whitespace(to_texts(values))
     if (missing := is_missing(texts)).any():
         texts = pc.if_else(pa.array(missing), pa.scalar(None, texts.type), texts)
+    filled = ~null_mask(texts)
+    texts = plain_moments(texts, written)
     try:
-        return texts.cast(kind), np.zeros(len(column), bool)
+        values = texts.cast(kind)
+        return values, null_mask(values) & filled
     except pa.ArrowException:
         distinct = texts.dictionary_encode()
         read = pa.chunked_array([_read_one(text, kind) for text in distinct.dictionary], kind).combine_chunks()
         values = read.take(distinct.indices)
-        return values, null_mask(values) & ~null_mask(texts)
+        return values, null_mask(values) & filled
 
 
 def _read_one(text: pa.Scalar, kind: pa.DataType) -> pa.Array:

@@ -12,6 +12,7 @@ the tenth largest, each rounded inward where fewer than ten records have it; wha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -50,8 +51,11 @@ COVERED = 0.95
 KEPT_DECIMALS = 6
 """Numbers that need more places after the point are rounded to `STEPS` steps of their range."""
 STEPS = 10**6
+MIDDLE = 10
+"""Or of the part that half of the records are in, as often as wide: few far numbers leave the others their decimals."""
 PARTS = 1_000
-"""What a bound is rounded to is at most such a part of the range."""
+"""What a bound is rounded to is at most such a part of the range, and passes at most such a part of the records, or
+as few as `ENDS`: of skewed numbers most are near one end."""
 MOST = 0.999
 """Of the records: where so many need few decimals, the others are rounded to these."""
 
@@ -201,13 +205,14 @@ def _measured(field: Measured, summary: ColumnSummary) -> CompleteField:
         low, high = (_plain(end, scale) for end in (ends.least[-1], ends.largest[0]))
     else:
         low = high = 0
+    numbers, counts = _numbers(summary, kind)
     decimals, rounded = 0, 0
     if isinstance(field, NumberField):
         decimals = field.decimals
         if decimals is None:
-            decimals = decimals_of(ends, float(high - low), _largest(ends, kind)) if ends is not None else 0
+            width = min(float(high - low), _middle(numbers, counts) / 10**scale or math.inf)
+            decimals = decimals_of(ends, width, _largest(ends, kind)) if ends is not None else 0
         rounded = int(ends.places[decimals + 1 :].sum()) if ends is not None else 0
-    numbers, counts = _numbers(summary, kind)
     units = _units(numbers, scale, decimals, summary.name)
     bounds = _units(np.asarray([low, high]), 0, decimals, summary.name)
     if found and ends is not None and summary.filled:
@@ -243,6 +248,7 @@ def _measured(field: Measured, summary: ColumnSummary) -> CompleteField:
 
 def _date(field: DateField, summary: ColumnSummary) -> CompleteField:
     kind = reading_of(field, summary)
+    field = field.model_copy(update={"format": _format(field, summary)})
     if field.range is not None:
         return CompleteField(field, kind)
     first, last, clipped = _found_moments(kind, summary)
@@ -253,7 +259,7 @@ def _date(field: DateField, summary: ColumnSummary) -> CompleteField:
 def _moment(field: DatetimeField, summary: ColumnSummary) -> CompleteField:
     kind = reading_of(field, summary)
     ends = summary.ends.get(kind)
-    update: dict[str, Any] = {}
+    update: dict[str, Any] = {"format": _format(field, summary)}
     clipped = rounded = 0
     places = np.zeros(FINER + 1, np.int64) if ends is None or types.is_date(kind) else ends.places
     if field.resolution is None:
@@ -286,6 +292,11 @@ def _found_moments(kind: pa.DataType, summary: ColumnSummary) -> tuple[datetime,
         raise DataError(f"column {summary.name} holds days beyond the years 1 to 9999; make them null") from None
 
 
+def _format(field: DateField | DatetimeField, summary: ColumnSummary) -> str | None:
+    """That of a column of texts."""
+    return summary.format if field.format is None and any(map(types.is_temporal, summary.ends)) else field.format
+
+
 def _clipping(field: DateField | DatetimeField) -> dict[str, str]:
     return {"outside": "clip"} if field.outside == "refuse" else {}
 
@@ -302,17 +313,21 @@ def _check_enough(summary: ColumnSummary) -> None:
 def _rounded_inward(
     bounds: NDArray[np.int64], numbers: NDArray[Any], counts: NDArray[np.int64], steps: Sequence[int], span: int
 ) -> NDArray[np.int64]:
-    """The bounds of a range, each a multiple of the first of the steps that is at most 1/PARTS of the span, which is
+    """The bounds of a range, each a multiple of the first of the steps that passes few records (see `PARTS`), which is
     no record's own value; as it is where `ENDS` records have it.
 
     numbers, counts: the distinct values and how many records have each. steps: descending.
     """
-    step = next((step for step in steps if step * PARTS <= span), 1)
+    few = max(2 * ENDS, ENDS + int(counts.sum()) // PARTS)
     low, high = bounds.tolist()
+    lows, highs = ([low], [high])
+    for step in (step for step in reversed(steps) if step * PARTS <= span):
+        lows.append(-(-low // step) * step)
+        highs.append(high // step * step)
     if counts[numbers == low].sum() < ENDS:
-        low = -(-low // step) * step
+        low = next(bound for bound in reversed(lows) if bound == low or counts[numbers < bound].sum() <= few)
     if counts[numbers == high].sum() < ENDS:
-        high = high // step * step
+        high = next(bound for bound in reversed(highs) if bound == high or counts[numbers > bound].sum() <= few)
     return np.array([low, high], np.int64)
 
 
@@ -324,6 +339,16 @@ def _count_beyond(
         return 0
     beyond = counts[(numbers < bounds[0]) | (numbers > bounds[1])].sum()
     return round(summary.filled * float(beyond / counts.sum()))
+
+
+def _middle(numbers: NDArray[Any], counts: NDArray[np.int64]) -> float:
+    """`MIDDLE` times the width of the part that the middle half of the records is in."""
+    if not counts.sum():
+        return 0.0
+    order = np.argsort(numbers)
+    below = np.cumsum(counts[order])
+    first, last = numbers[order][np.searchsorted(below, below[-1] * np.array([0.25, 0.75]))]
+    return MIDDLE * float(last - first)
 
 
 def _largest(ends: Ends, kind: pa.DataType) -> float:

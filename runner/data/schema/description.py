@@ -69,6 +69,7 @@ def in_lines(described: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         counts = [f"{field[key]:,} {words}" for key, words in COUNTS.items() if field.get(key)]
         tokens = _summed(field.get("tokens", ()))
         rows.append((field["column"], field["kind"], tokens, field.get("values", ""), field["is"], ", ".join(counts)))
+    rows = [tuple("".join(c if c.isprintable() else ascii(c)[1:-1] for c in cell) for cell in row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from runner.config.fields import FieldConfig
+from runner.data.schema.moment_texts import format_of
 from runner.data.schema.outside import Declared
 from runner.data.schema.reading import (
     FINER,
@@ -135,6 +136,7 @@ class ColumnSummary:
     outside_examples: tuple[str, ...] = ()
     empty: int = 0
     longest: int = 0
+    format: str | None = None
     ends: dict[pa.DataType, Ends] = dataclasses.field(default_factory=dict)
     exact: Counts | None = None
     sample: Sample = dataclasses.field(repr=False, kw_only=True)
@@ -198,9 +200,12 @@ class ColumnSummary:
 
     def __add__(self, other: ColumnSummary) -> ColumnSummary:
         if not self.filled or not other.filled:
-            ends = self.ends if self.filled else other.ends
+            ends, form = (self.ends, self.format) if self.filled else (other.ends, other.format)
         else:
-            ends = {kind: self.ends[kind] + other.ends[kind] for kind in self.ends if kind in other.ends}
+            kinds = [kind for kind in self.ends if kind in other.ends]
+            if self.format != other.format:
+                kinds = [kind for kind in kinds if not pa.types.is_temporal(kind)]
+            ends, form = {kind: self.ends[kind] + other.ends[kind] for kind in kinds}, self.format
         return replace(
             self,
             rows=self.rows + other.rows,
@@ -210,6 +215,7 @@ class ColumnSummary:
             outside_examples=tuple(sorted({*self.outside_examples, *other.outside_examples})[:EXAMPLES]),
             empty=self.empty + other.empty,
             longest=max(self.longest, other.longest),
+            format=form,
             ends=ends,
             exact=_added(self.exact, other.exact),
             sample=self.sample + other.sample,
@@ -243,11 +249,13 @@ class ColumnSummary:
             raise NoTextError("holds bytes that are not valid UTF-8")
         sizes = pc.binary_length(distinct).to_numpy()
         filled = ~is_missing(distinct)
-        written = written_types(distinct.filter(pa.array(filled))) if self.ends or not self.filled else {}
+        values = distinct.filter(pa.array(filled))
+        written = written_types(values) if self.ends or not self.filled else {}
         return replace(
             self,
             empty=int(counts[~filled].sum()),
             longest=int(sizes.max(initial=0)),
+            format=format_of(values[0].as_py()) if len(values) else None,
             ends={kind: Ends.of(numbers.to_numpy(), counts[filled], kind) for kind, numbers in written.items()},
         )
 

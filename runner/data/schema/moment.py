@@ -33,6 +33,7 @@ from runner.data.schema.codec import (
     State,
     Tokens,
     null_mask,
+    plain_type,
     read_as,
     reading_type,
     trace_states,
@@ -41,8 +42,9 @@ from runner.data.schema.codec import (
     typed,
     with_room,
 )
+from runner.data.schema.moment_texts import formatted_moments
 from runner.data.schema.reading import UNITS_A_SECOND
-from runner.data.texts import to_texts
+from runner.data.texts import is_text, to_texts
 from runner.errors import DataError
 
 STEPS_A_DAY = {
@@ -64,12 +66,20 @@ PARTS = (
     ("nanosecond", 1000),
 )
 """Of a day, with the number of each in the one before."""
+FINEST_OF_FORMATS = {
+    3: ("day",),
+    5: ("hour", "minute"),
+    6: ("hour", "minute", "second"),
+    7: tuple(STEPS_A_DAY)[1:],
+}
+"""The resolutions that a format of so many parts can write."""
 MONTH, DAY, HOUR = 1, 2, 3
 """Slots."""
 
 
 class MomentCodec(Codec):
-    """`low`, `high`: the range, both included, in steps of the resolution since 1970: see `count_steps`."""
+    """`low`, `high`: the range, both included, in steps of the resolution since 1970: see `count_steps`. `written`: the
+    format of a column of texts, where it has another than `runner.data.texts`."""
 
     def __init__(
         self,
@@ -82,13 +92,19 @@ class MomentCodec(Codec):
         resolution: str = "day",
         outside: str = "refuse",
         reading: pa.DataType | None = None,
+        written: str | None = None,
     ) -> None:
-        """Raises DataError: a type without dates, or one that does not have the range or the resolution."""
+        """Raises DataError: a type without dates, or one that does not have the range, the resolution or the format."""
         self.name, self.type = name, with_room(kind, high - low + 1)
         self.nullable, self.outside = nullable, outside
         self.reading = reading_type(kind, reading or default_reading(resolution))
         if not (types.is_date(self.reading) or types.is_timestamp(self.reading)):
             raise DataError(f"column {name} is {kind}, which is no date or moment; make it kind category, text or id")
+        self.written = written
+        if written is not None and not is_text(plain_type(kind)):
+            raise DataError(f"fields.{name}.format: it is for texts, but the column is {kind}; leave it out")
+        if written is not None and resolution not in FINEST_OF_FORMATS[written.count("%")]:
+            raise DataError(f"fields.{name}.format: {written} does not write each {resolution}; add what it lacks")
         self.resolution = resolution
         self.kind = "date" if self.resolution == "day" else "datetime"
         ticks_a_day = _ticks_a_day(self.reading)
@@ -107,7 +123,7 @@ class MomentCodec(Codec):
         self.slots = (self._high_parts[0] + 1 + nullable, 12, 31, *self._sizes)
 
     def read(self, column: pa.Array) -> Read:
-        column, unread = read_as(column, self.reading)
+        column, unread = read_as(column, self.reading, self.written)
         null = null_mask(column) & ~unread
         steps = _ticks(column) // self._step
         strange = (unread | (steps < self.low) | (steps > self.high)) & ~null
@@ -133,7 +149,10 @@ class MomentCodec(Codec):
         for slot, size in enumerate(self._sizes, DAY + 1):
             steps = steps * size + parts[:, slot]
         steps = np.clip(steps, self.low, self.high)
-        return typed(_from_ticks(steps * self._step, self.reading, null), self.type)
+        moments = _from_ticks(steps * self._step, self.reading, null)
+        if self.written is not None:
+            return typed(formatted_moments(to_texts(moments), self.written), self.type)
+        return typed(moments, self.type)
 
     @property
     def coarse_slots(self) -> tuple[int, ...]:
@@ -172,7 +191,8 @@ class MomentCodec(Codec):
         return slot, after
 
     def range_words(self) -> str:
-        low, high = to_texts(_from_ticks(np.array([self.low, self.high]) * self._step, self.reading)).to_pylist()
+        bounds = _from_ticks(np.array([self.low, self.high]) * self._step, self.reading)
+        low, high = to_texts(bounds.cast(pa.date32()) if self.kind == "date" else bounds).to_pylist()
         return f"[{low}, {high}]"
 
     def to_plain(self) -> dict[str, Any]:
@@ -184,6 +204,7 @@ class MomentCodec(Codec):
             "nullable": self.nullable,
             "outside": self.outside,
             "reading": type_text(self.reading),
+            **({} if self.written is None else {"format": self.written}),
         }
 
     @classmethod
@@ -196,6 +217,7 @@ class MomentCodec(Codec):
             resolution=plain["resolution"],
             outside=plain["outside"],
             reading=type_of(plain["reading"]),
+            written=plain.get("format"),
         )
 
     def _parts(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -30,6 +30,7 @@ from runner.config.fields import (
     IntegerField,
     NumberField,
 )
+from runner.data.schema.moment_texts import plain_moments
 from runner.data.schema.reading import (
     TEXT,
     UNITS_A_SECOND,
@@ -52,7 +53,8 @@ SLACK = 1e-6
 class Declared:
     """Of a column of type `kind`: the texts there may be, or the bounds of its numbers; None where all may be.
 
-    `decimals`: numbers are rounded to them. `step`: moments are cut down to multiples of it, in microseconds.
+    `decimals`: numbers are rounded to them. `step`: moments are cut down to multiples of it, in microseconds. `format`:
+    of texts.
     """
 
     kind: pa.DataType
@@ -61,6 +63,7 @@ class Declared:
     bounds: tuple[float, float] | None = None
     decimals: int | None = None
     step: int | None = None
+    format: str | None = None
 
     @classmethod
     def of(cls, field: FieldConfig | None, kind: pa.DataType) -> Declared:
@@ -77,11 +80,12 @@ class Declared:
             case DateField() if field.range is not None:
                 first, last = field.range
                 ends = datetime.combine(first, time.min), datetime.combine(last, time.max)
-                return cls(plain, reading=pa.timestamp("us"), bounds=(_microseconds(ends[0]), _microseconds(ends[1])))
+                bounds = _microseconds(ends[0]), _microseconds(ends[1])
+                return cls(plain, reading=pa.timestamp("us"), bounds=bounds, format=field.format)
             case DatetimeField() if field.range is not None:
                 bounds = _microseconds(field.range[0]), _microseconds(field.range[1])
                 step = STEPS.get(field.resolution) if field.resolution is not None else None
-                return cls(plain, reading=pa.timestamp("us"), bounds=bounds, step=step)
+                return cls(plain, reading=pa.timestamp("us"), bounds=bounds, step=step, format=field.format)
             case _:
                 return cls(plain)
 
@@ -113,7 +117,8 @@ class Declared:
         assert self.reading is not None
         kind, values = self.kind, distinct
         if not is_numeric(kind):
-            values, kind = _parsed(distinct, self.reading), self.reading
+            plain = plain_moments(pc.utf8_trim_whitespace(distinct), self.format)
+            values, kind = _parsed(plain, self.reading), self.reading
         numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         if types.is_decimal(kind):
             return numbers / 10.0**kind.scale
@@ -126,7 +131,6 @@ class Declared:
 
 def _parsed(texts: pa.Array, kind: pa.DataType) -> pa.Array:
     """Numbers of texts; null for those that are not of the type."""
-    texts = pc.utf8_trim_whitespace(texts)
     try:
         return to_numbers(texts.cast(kind))
     except pa.ArrowException:

@@ -44,6 +44,7 @@ from runner.config.fields import (
 )
 from runner.data.schema.completion import CompleteField, complete_field
 from runner.data.schema.found import ENDS, MOST_VALUES, ColumnSummary
+from runner.data.schema.moment_texts import ISO
 from runner.data.schema.reading import TEXT, is_missing, is_numeric, plain_type, written_types
 from runner.data.texts import is_text
 
@@ -74,6 +75,7 @@ ORDER = (
     "bins",
     "exact",
     "resolution",
+    "format",
     "tokenizer",
     "max_tokens",
     "made",
@@ -196,6 +198,8 @@ def _key(summary: ColumnSummary) -> Literal["sequence", "uuid"] | None:
     if summary.ends or not (_is_string(plain) or isinstance(plain, pa.UuidType) or types.is_uint64(plain)):
         return None
     texts = values.to_pylist()
+    if all(ISO.match(text) for text in texts):
+        return None
     if all(UUID.fullmatch(text) for text in texts):
         return "uuid"
     return None if summary.longest > LONGEST_KEY or any(re.search(r"\s", text) for text in texts) else "sequence"

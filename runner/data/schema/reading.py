@@ -8,8 +8,9 @@
 `runner import` makes every column one of texts. A text counts as a whole number, a date or a moment only where it is
 written exactly as `runner.data.texts` writes that, so that reading and writing give it back: `007` is a text. Numbers
 with decimals are written in more than one way in one column: pandas writes `3.0` beside `3.25`, others `3` beside
-`3.50`, or with spaces around. They are read as floats, which are written with the fewest digits. `MISSING` texts among
-them are values that are missing.
+`3.50`, or with spaces around. They are read as floats, which are written with the fewest digits. Dates and
+moments of one column may have a format of their own, see `moment_texts`. `MISSING` texts among numbers, dates and
+moments are values that are missing.
 """
 
 # pyarrow.compute makes its functions when it is imported, out of sight of type checkers.
@@ -23,6 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types
 
+from runner.data.schema.moment_texts import format_of, plain_moments
 from runner.data.texts import NoTextError, to_texts
 
 UNITS_A_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -98,8 +100,11 @@ def written_types(texts: pa.Array) -> dict[pa.DataType, pa.Array]:
     Where there are several, the first has all of them as they are written.
     """
     found: dict[pa.DataType, pa.Array] = {}
-    candidates = [pa.int64(), pa.float64(), pa.date32(), pa.timestamp("s")]
-    if len(texts) and (places := len(texts[0].as_py().partition(".")[2])):
+    first = texts[0].as_py() if len(texts) else ""
+    places = len(first.partition(".")[2].rstrip("Z"))
+    moments = plain_moments(texts, format_of(first))
+    candidates = [pa.int64(), pa.float64(), pa.date32(), pa.timestamp({3: "ms", 6: "us", 9: "ns"}.get(places, "s"))]
+    if places:
         candidates.insert(1, pa.decimal128(MOST_DECIMALS, min(places, MOST_DECIMALS)))
     for kind in candidates:
         try:
@@ -108,8 +113,9 @@ def written_types(texts: pa.Array) -> dict[pa.DataType, pa.Array]:
                 numbers = to_numbers(bare.cast(kind))
                 is_written = not numbers.null_count and pc.all(pc.match_substring_regex(bare, DECIMAL)).as_py()
             else:
-                numbers = to_numbers(texts.cast(kind))
-                is_written = to_texts(from_numbers(numbers, kind)).equals(texts)
+                plain = moments if types.is_temporal(kind) else texts
+                numbers = to_numbers(plain.cast(kind))
+                is_written = not plain.null_count and to_texts(from_numbers(numbers, kind)).equals(plain)
             if is_written:
                 found[kind] = numbers
         except (pa.ArrowException, NoTextError):

@@ -63,6 +63,12 @@ def _undeclared_values(field: FieldConfig, summary: ColumnSummary, *, is_private
                 reading_of(field, summary)
         except DataError as error:
             yield str(error)
+    form = field.format if isinstance(field, DateField | DatetimeField) else None
+    if is_private and form is None and summary.format is not None and isinstance(field, DateField | DatetimeField):
+        yield (
+            f"column {summary.name}: texts are read as 2024-12-31 or 2024-12-31 23:59:59; "
+            f"say how they are written in {key}.format, such as '%Y-%m-%dT%H:%M:%SZ'"
+        )
     if is_private and summary.not_numbers and getattr(field, "outside", "refuse") == "refuse":
         yield (
             f"column {summary.name}: {summary.not_numbers:,} of {summary.rows:,} values are not a number, or infinite; "

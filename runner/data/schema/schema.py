@@ -176,7 +176,7 @@ def make_codec(field: FieldConfig, column: pa.Field, found: Found | None = None)
         raise DataError(f"column {name} is {kind}, several values in one; leave it out, or make columns of it")
     field = field if found is None else found.field
     if isinstance(field, IdField):
-        return IdCodec(name, kind, field.made)
+        return IdCodec(name, with_numbers(kind) if field.made == "sequence" else kind, field.made)
     nullable = column.nullable if field.nullable is None else field.nullable
     match field:
         case CategoryField():
@@ -198,6 +198,19 @@ def make_codec(field: FieldConfig, column: pa.Field, found: Found | None = None)
             check_text(name, kind)
             tokenizer = _tokenizer(name, field, found)
             return TextCodec(name, kind, tokenizer, max_tokens=field.max_tokens, nullable=nullable)
+
+
+def with_numbers(kind: pa.DataType) -> pa.DataType:
+    """A type that counts rows: whole numbers, or a dictionary's places, of 32 bits where they have fewer.
+
+    >>> with_numbers(pa.int8()), with_numbers(pa.int64())
+    (DataType(int32), DataType(int64))
+    """
+    if types.is_dictionary(kind):
+        return pa.dictionary(with_numbers(kind.index_type), kind.value_type, kind.ordered)
+    if types.is_int8(kind) or types.is_int16(kind):
+        return pa.int32()
+    return pa.uint32() if types.is_uint8(kind) or types.is_uint16(kind) else kind
 
 
 def _number(
@@ -273,7 +286,15 @@ def _moment(
         resolution = _declared(name, "resolution", known if field.resolution is None else field.resolution)
     low, high = (count_steps(bound, resolution) for bound in _declared(name, "range", field.range))
     return MomentCodec(
-        name, kind, low, high, nullable=nullable, resolution=resolution, outside=field.outside, reading=reading
+        name,
+        kind,
+        low,
+        high,
+        nullable=nullable,
+        resolution=resolution,
+        outside=field.outside,
+        reading=reading,
+        written=field.format,
     )
 
 
