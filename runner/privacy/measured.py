@@ -102,7 +102,7 @@ def measure(folder: Folder, releases: Mapping[str, Release], layout: Layout, rec
     one_way = {name: (layout.axis(slot),) for slot, name in enumerate(layout.names) if slot}
     columns = release(COLUMNS, lambda: count(one_way))
     pairs, pairs_sigma = layout.pairs, sigma(PAIRS) if PAIRS in releases else sigma(COLUMNS)
-    axes = _group(layout, columns, sigma(COLUMNS), most_groups(records, pairs_sigma))
+    axes = group_slots(layout, columns, sigma(COLUMNS), most_groups(records, pairs_sigma))
     if CHOICE in releases:
         shares = [
             token_shares(np.bincount(axis.cells, columns[axis.slot - 1], axis.size), sigma(COLUMNS)) for axis in axes
@@ -143,7 +143,7 @@ def draw_ids(measured: Measured, automaton: Automaton, count: int) -> NDArray[np
     return draw_records(rows, grouped, measured.token_shares, automaton, layout.slots, generator)
 
 
-def _group(layout: Layout, columns: Sequence[NDArray[np.integer]], sigma: float, most: int) -> tuple[Axis, ...]:
+def group_slots(layout: Layout, columns: Sequence[NDArray[np.integer]], sigma: float, most: int) -> tuple[Axis, ...]:
     axes: list[Axis] = []
     for slot, order, is_optional in zip(layout.coarse, layout.orders, layout.optional, strict=True):
         counts = columns[slot - 1]
