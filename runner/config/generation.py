@@ -77,7 +77,7 @@ class GenerationConfig(Section):
     )
     calibrate: bool | None = Field(
         default=None,
-        description="keep to the noisy counts of a private table; null: from 1,000 records on",
+        description="of a table: keep to the counts of its columns and pairs; null: from 1,000 records on",
     )
     actors: int | None = Field(
         default=None, ge=1, le=4096, description="processes that generate shards; null: one for each core"

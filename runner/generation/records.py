@@ -6,9 +6,9 @@
 
 Draw number d starts with the prompt of the record that it is for and gets its random numbers from (seed, d). First
 there is a draw for each record; then, as often as needed, one for each that is still missing (of few, several); what
-comes after a prompt has all its records is not looked at. Where noisy counts of a table are known, more is drawn, and
-taken so that the records keep to them. So the records are a function of the model, the settings
-and the number of the first draw alone. With one prompt they are the first valid draws.
+comes after a prompt has all its records is not looked at. Where counts of a table are known, more is drawn, and taken
+so that the records keep to them. So the records are a function of the model, the settings and the number of the first
+draw alone. With one prompt and no counts they are the first valid draws.
 """
 
 from __future__ import annotations
@@ -224,8 +224,9 @@ class RecordMaker:
         return self._model.known if is_wanted and self._conditions is None else None
 
     def _take(self, known: KnownTables, groups: NDArray[np.int32], n: int, number: int) -> list[int]:
-        """Which n of valid draws have together the shares that are known; each twice at most."""
-        weights = cap_weights(known.weigh(groups), n, 1.0 if self.settings.unique else 2.0)
+        """Which n of valid draws have together the shares that are known; each once at most, or twice of a model that
+        is only as good as noisy counts."""
+        weights = cap_weights(known.weigh(groups), n, 1.0 if self.settings.unique or known.is_exact else 2.0)
         generator = np.random.Generator(np.random.Philox(key=[self.settings.seed, number]))
         return draw_evenly(weights, n, generator).tolist()
 

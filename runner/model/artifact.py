@@ -4,7 +4,7 @@ weights.safetensors   the network's weights, by name
 model.json            the network's configuration and what generation needs to know
 tokenizer.json, sentencepiece.model
 privacy.json, privacy.md   the privacy statement, of a private run
-tables.json, tables.safetensors   the noisy counts of a table, where the model was trained on draws of these
+tables.json, tables.safetensors   shares of a table's groups of values; of a private run, those it was trained on
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ def save_model(
     epoch: int | None,
     known: KnownTables | None = None,
 ) -> None:
-    """Publish a model. Nothing that was measured on the training records goes in beside the weights, but for what noisy
-    counts say of a table.
+    """Publish a model. Nothing that was measured on the training records goes in beside the weights, but for what
+    counts say of a table: noisy ones of a private run, else those of ten records or more.
 
     `columns` are those that were joined into records, or the one that held them; `statement`: the files of the
     privacy statement, none without privacy; `epoch`, which the manifest tells: whose weights these are, None where
-    they are those of no epoch. `known`: the counts by which what was trained on was drawn.
+    they are those of no epoch. `known`: what counts say of a table.
     """
     description = {
         "version": FORMAT_VERSION,

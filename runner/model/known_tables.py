@@ -1,11 +1,11 @@
-"""What noisy counts say of a table, kept beside a model, so that what it draws can be weighed by it.
+"""What counts say of a table, kept beside a model, so that what it draws can be weighed by it.
 
     known = KnownTables(slots, groups, estimate.tables, records)
     weights = known.weigh(known.rows_of(batch, slots))        # of drawn records, by how often each is to be taken
     known.to_files()                                          # tables.json, tables.safetensors
 
 A model's draws have errors of their own and those of a sample: the shares that they have differ from the known ones.
-Taken by these weights, they have the known ones, as near as the noise lets them be known.
+Taken by these weights, they have the known ones, as near as they are known: counts of a private table have noise.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ SWEEPS = 15
 @dataclass(frozen=True)
 class KnownTables:
     """`slots`: of each column; `groups`: of each, (size of the slot + 1,), the group of every token, the last one that
-    of records without one. `tables`: shares of groups, of columns and pairs. `records`: how many were counted."""
+    of records without one. `tables`: shares of groups, of columns and pairs. `records`: how many were counted.
+    `is_exact`: the counts have no noise."""
 
     slots: tuple[int, ...]
     groups: tuple[NDArray[np.int64], ...]
     tables: tuple[KnownTable, ...]
     records: int
+    is_exact: bool = False
 
     def rows_of(self, records: Sequence[Sequence[int] | NDArray[Any]], slots: Slots) -> NDArray[np.int32]:
         """(N, C): the groups of records of token ids."""
@@ -56,6 +58,7 @@ class KnownTables:
             "groups": [each.tolist() for each in self.groups],
             "tables": [table.columns for table in self.tables],
             "records": self.records,
+            **({"exact": True} if self.is_exact else {}),
         }
         arrays: dict[str, NDArray[Any]] = {}
         for number, table in enumerate(self.tables):
@@ -76,4 +79,5 @@ class KnownTables:
                 for number, columns in enumerate(settings["tables"])
             ),
             records=settings["records"],
+            is_exact=settings.get("exact", False),
         )

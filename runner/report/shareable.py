@@ -94,7 +94,7 @@ def share_report(directory: RunDirectory, *, target: float, count: int | None) -
 
     charge_report(config, directory, release)
     noisy = released_once(
-        directory.folder.child(PRIVATE_FOLDER),
+        directory.folder.private_child(PRIVATE_FOLDER),
         release,
         lambda: columns.count(release, records, read_records(config.data, files, _read_schema(schema))),
     ).histograms
@@ -204,7 +204,7 @@ def _columns(directory: RunDirectory, state: LedgerState, schema: Schema) -> Col
     """By the schema, and by noisy counts of single columns where the run has bought some."""
     for release in state.releases:
         if release.name == COLUMNS:
-            found = read_released(directory.folder.child(PRIVATE_FOLDER), release).histograms
+            found = read_released(directory.folder.private_child(PRIVATE_FOLDER), release).histograms
             counts = [found[each.name].counts for each in release.histograms]
             return Columns.of(schema, counts, max(each.sigma for each in release.histograms))
     return Columns.of(schema)

@@ -25,7 +25,6 @@ from runner.data.survey import columns_read
 from runner.data.tokenizer import from_files
 from runner.errors import DataError, OvertakenError, RepeatedOtherwiseError, RunnerError, StorageError
 from runner.model.artifact import save_model
-from runner.model.known_tables import KnownTables
 from runner.model.network import Network
 from runner.privacy.endings import FAILED
 from runner.privacy.ledger import RunLedger
@@ -53,6 +52,7 @@ from runner.train.private_run import charge_again, keep_steps_outside, settle
 from runner.train.progress import Ending, weights_digest
 from runner.train.series import first_weights
 from runner.train.step import TrainingStep, activation_bytes, microbatch_that_fits
+from runner.train.table_shares import known_tables
 from runner.train.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -338,7 +338,7 @@ def _leave_model(
         columns=columns_read(config.fields) if config.fields else config.data.columns or (config.data.text_column,),
         statement=statement,
         epoch=loop.progress.kept_epoch,
-        known=KnownTables.from_files(files),
+        known=known_tables(config, files, loop.feed.examples, loop.feed.plan),
     )
 
 

@@ -57,6 +57,11 @@ class TextCodec(Codec):
     def longest(self) -> int:
         return self.max_tokens + 1
 
+    @property
+    def coarse_slots(self) -> tuple[int, ...]:
+        """None: a character says nothing of a text."""
+        return ()
+
     def read(self, column: pa.Array) -> Read:
         texts = to_texts(plain_values(column))
         null = null_mask(texts)
