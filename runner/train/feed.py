@@ -31,7 +31,7 @@ class Share:
     batches: tuple[Batch, ...]
     tokens: int
     examples: int
-    noise: NDArray[np.float32] | None = None
+    noise: NDArray[np.signedinteger] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Feed:
     plan: BatchPlan
     replicas: Sequence[int]
     total_replicas: int
-    noise: Callable[[int], NDArray[np.float32]] | None = None
+    noise: Callable[[int], NDArray[np.signedinteger]] | None = None
     fields: NDArray[np.int32] | None = None
 
     def training(self, epoch: int, first_step: int) -> Iterator[Share]:

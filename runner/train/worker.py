@@ -27,8 +27,9 @@ from runner.errors import DataError, OvertakenError, RunnerError, StorageError
 from runner.model.artifact import save_model
 from runner.model.known_tables import KnownTables
 from runner.model.network import Network
+from runner.privacy.grid import grid_of
 from runner.privacy.ledger import RunLedger
-from runner.privacy.noise import draw_noise, fingerprint
+from runner.privacy.noise import GENERATOR, draw_noise, fingerprint
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder, read_manifest, read_published
 from runner.train.callbacks import import_object
@@ -119,7 +120,9 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         ledger.check_sampler(plan)
         if mine[0] == 0:
             weights = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
-            noise = partial(draw_noise, ledger.key.for_noise(ledger.branch, conditions), count=weights)
+            assert ledger.state.mechanism is not None
+            sigma = grid_of(ledger.state.mechanism, weights, replicas).sigma
+            noise = partial(draw_noise, ledger.key.for_noise(ledger.branch, conditions), sigma=sigma, count=weights)
     fields = None
     if network.next_slot is not None and tokens.slots is not None:
         fields = tokens.slots.fields_of_tokens()
@@ -210,6 +213,7 @@ def _conditions(
         "workers": task.workers,
         "threads": task.threads or os.cpu_count(),
         "machine": machine(),
+        "noise": GENERATOR,
         "versions": {name: version(name) for name in ("runner", "tensorflow", "keras", "numpy")},
     }
 
