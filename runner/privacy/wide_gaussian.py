@@ -29,12 +29,12 @@ vector of integers with this noise is a continuous Gaussian mechanism of varianc
 on: whatever is proven of that one, with any sampling, composition and accountant, holds for these integers.
 `runner.privacy.grid` pays for the 9.
 
-*Tables.* Probabilities are rounded to 2^-192 and what is beyond 16 sigma is left out: a total variation distance of
-less than 2^-170 a draw. Columns and first bits do not always decide; then 160 bits more are drawn.
+*Tables.* Probabilities are rounded to 2^-192 and what is beyond 14.2 sigma is left out: a total variation distance of
+less than 2^-150 a draw. Columns and first bits do not always decide; then 160 bits more are drawn.
 
 In all, a number's distribution P is within exp(+-`RATIO`) P' + `DISTANCE` of one that is made of continuous noise.
 N numbers cost N `RATIO` of epsilon and (1 + e^epsilon) N `DISTANCE` of delta beyond those of continuous noise: for
-2^30 numbers in each of 2^24 steps less than 2^-50 of epsilon, and 2^-100 of delta at epsilon 8. That is below what
+2^30 numbers in each of 2^24 steps less than 2^-50 of epsilon, and 2^-80 of delta at epsilon 8. That is below what
 the accountants' floating point can show, and is not subtracted there; a test reckons it.
 """
 
@@ -56,13 +56,13 @@ COLUMNS = 1 << 16
 BITS = 192
 """Probabilities are multiples of 2^-BITS. A draw takes 16 bits for the column, 16 for the choice, seldom the rest."""
 REST_BITS = BITS - 32
-WIDEST = 2048.0
-"""Sigma of a table: its 2^16 values reach to 16 sigma."""
+WIDEST = 2300.0
+"""Sigma of a table: its 2^16 values reach to 14.2 sigma."""
 NARROWEST = 16.0
 """Sigma of the last part, where it is not the only one."""
 JOINT = 1.98
 RATIO = 2.0**-107
-DISTANCE = 2.0**-167
+DISTANCE = 2.0**-147
 """See above: of one number, all parts together."""
 
 Source = Callable[[int], bytes]

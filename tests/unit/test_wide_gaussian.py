@@ -74,7 +74,7 @@ def test_the_widest_table_has_them_too() -> None:
     values = np.array([0, 1, -1, 1000, -2048, 5000, 16_000, -32_000, 32_767])
     expected = np.exp(-0.5 * (values / WIDEST) ** 2) / (WIDEST * math.sqrt(2 * math.pi))
     assert [found[v] / 2**BITS for v in values.tolist()] == pytest.approx(expected.tolist(), rel=1e-9)
-    assert 2 * stats.norm.sf(16) < 2**-188, "what is beyond the table"
+    assert 2 * stats.norm.sf(COLUMNS / 2 / WIDEST) < 2**-150, "what is beyond the table"
 
 
 @given(st.floats(1.0, 6.0), st.integers(1, 4), st.floats(0.8, 8.0))
@@ -142,12 +142,12 @@ def test_what_differs_from_continuous_noise_is_too_little_to_be_seen_in_any_run(
     assert ratio < RATIO
     assert distance < DISTANCE
     assert numbers * RATIO < 2**-50
-    assert numbers * DISTANCE * (1 + math.exp(8)) < 2**-100
+    assert numbers * DISTANCE * (1 + math.exp(8)) < 2**-80
     assert 8.0 + numbers * RATIO == 8.0
-    assert 1e-9 - numbers * DISTANCE * (1 + math.exp(8)) == 1e-9
+    assert 1e-8 - numbers * DISTANCE * (1 + math.exp(8)) == 1e-8
 
 
-@pytest.mark.parametrize("sigma", [3.0, 40.0, 2200.0])
+@pytest.mark.parametrize("sigma", [3.0, 40.0, 2500.0])
 def test_draws_are_distributed_as_the_formula_says(sigma: float) -> None:
     """One part, and two; in 200 bins of about the same probability at most."""
     count, reach = 200_000, math.ceil(8 * sigma)
