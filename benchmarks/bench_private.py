@@ -37,6 +37,7 @@ from bench_train import (
 
 from runner.data.batches import Batch
 from runner.privacy.accountant import Mechanism
+from runner.privacy.grid import grid_of
 from runner.privacy.noise import RunKey, draw_noise
 from runner.train.step import TrainingStep
 
@@ -51,12 +52,13 @@ def private_step(sizes: argparse.Namespace, batch: Batch) -> Step:
     step = TrainingStep(network, optimizer, tf.distribute.get_strategy(), mechanism=mechanism, seq_length=sizes.length)
     key = RunKey.new().for_noise(0, "benchmark")
     weights = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
+    sigma = grid_of(mechanism, weights).sigma
     ahead = ThreadPoolExecutor(1)
-    drawn = [ahead.submit(draw_noise, key, 0, weights)]
+    drawn = [ahead.submit(draw_noise, key, 0, sigma, weights)]
 
     def run(turn: int) -> float:
         noise = drawn.pop().result()
-        drawn.append(ahead.submit(draw_noise, key, turn + 3, weights))
+        drawn.append(ahead.submit(draw_noise, key, turn + 3, sigma, weights))
         return step.train([batch], batch.inputs.size, noise=noise).loss
 
     return run

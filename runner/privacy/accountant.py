@@ -54,7 +54,8 @@ NOISE_STEP = 1e-4
 class Mechanism:
     """What one step releases: the clipped sum over a Poisson sample of `examples`, with Gaussian noise.
 
-    `batch_size` is the expected one. The noise's standard deviation is `noise_multiplier` x `l2_norm_clip`.
+    `batch_size` is the expected one. The noise's standard deviation is `noise_multiplier` x `l2_norm_clip`, and as much
+    more as pays for rounding (`runner.privacy.grid`).
     """
 
     examples: int

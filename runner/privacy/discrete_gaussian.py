@@ -62,6 +62,11 @@ def draw_discrete_gaussian(sigma: float, count: int, source: Source = os.urandom
     return np.where(signs == 1, -magnitudes, magnitudes)
 
 
+def cumulative_floors(variance: Fraction, bits: int) -> list[int]:
+    """P(|X| <= m) x 2^bits for m = 0, 1, ..., each its floor or one less, up to where less than 2^-bits is left."""
+    return _table(variance, bits).below
+
+
 class _Table(NamedTuple):
     """Of P(|X| <= m) x 2^bits for m = 0, 1, ...: what is at most its floor, and what is at least that."""
 

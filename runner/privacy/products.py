@@ -82,7 +82,7 @@ class Layer(NamedTuple):
             return tf.matmul(rows, kernels.flatten_time(delta), transpose_a=True)
 
         recurrent = [] if self.h is None else [product(self.h[:-1], self.delta[1:], factors[1:])]
-        bias = tf.linalg.matvec(kernels.flatten_time(self.delta), tf.reshape(factors, [-1]), transpose_a=True)
+        bias = weighted_sum(kernels.flatten_time(self.delta), tf.reshape(factors, [-1]))
         return [product(self.inputs, self.delta, factors), *recurrent, bias]
 
 
@@ -178,7 +178,7 @@ class Slotted(NamedTuple):
         for rows, hidden, delta, scale in zip(*self[1:], strict=True):
             factor = tf.gather(factors, tf.math.floormod(rows, tf.shape(self.inputs)[1])) * scale
             weights.append(tf.matmul(scale_rows(hidden, factor), delta, transpose_a=True))
-            biases.append(tf.linalg.matvec(delta, factor, transpose_a=True))
+            biases.append(weighted_sum(delta, factor))
         return [tf.concat(weights, axis=1), tf.concat(biases, axis=0)]
 
     def _by_position(self, values: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -217,6 +217,15 @@ def squared_norms(product: Layer | Table) -> tf.Tensor:
     records = tf.cast(tf.where(unsure), tf.int32)  # (number of them, 1)
     exact = tf.map_fn(lambda b: product.square(b[0]), records, fn_output_signature=squares.dtype, parallel_iterations=4)
     return tf.tensor_scatter_nd_update(squares, records, exact)
+
+
+def weighted_sum(rows: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """Sum of factor x row: (N, n), (N) -> (n).
+
+    By a product with two rows. One with a single row is added up position by position, and of many positions its
+    rounding error, which changes with the shape of the batch, can be larger than a record's clipped gradient.
+    """
+    return tf.matmul(tf.stack([factors, tf.zeros_like(factors)]), rows)[0]
 
 
 def _with_margin(gradient: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:

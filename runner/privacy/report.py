@@ -102,9 +102,10 @@ RELEASED = {
 LIMITS = (
     "Epsilon is per record: people with several records, or records that are copies of each other, are protected less, "
     "by the figures above; those hold where all records of a person are among this run's.",
-    "The noise is drawn in float32 by a statistical generator (Philox) from a secret 256-bit key. The floating-point "
-    "attack of Mironov (2012) is not guarded against. Norms are computed in float32 too: a clipped gradient can exceed "
-    "the clip by rounding.",
+    "The noise of a step is integers on a grid that the sum is rounded to first (discrete Gaussian, AES-256 in counter "
+    "mode from a secret 256-bit key): rounding does not tell what it was added to. Norms and sums are computed in "
+    "float32 before that; the noise has room for what was measured of their rounding, which is not a proof. Which "
+    "records join a step is drawn by a statistical generator (Philox) from the same key.",
     "Choices made after looking at the records or at earlier runs (sizes, learning rate, clip) are not in epsilon.",
     "The ledger over runs knows files by their fingerprint, and only the runs under the same storage folder. A record "
     "that is also in another file is counted there alone. Its entries are chained: a changed or missing one shows, but "

@@ -32,7 +32,7 @@ class Share:
     batches: tuple[Batch, ...]
     tokens: int
     examples: int
-    noise: NDArray[np.float32] | None = None
+    noise: NDArray[np.signedinteger] | None = None
     digest: NDArray[np.float32] | None = None
 
 
@@ -49,7 +49,7 @@ class Feed:
     plan: BatchPlan
     replicas: Sequence[int]
     total_replicas: int
-    noise: Callable[[int], NDArray[np.float32]] | None = None
+    noise: Callable[[int], NDArray[np.signedinteger]] | None = None
     fields: NDArray[np.int32] | None = None
     branch: str | None = None
 

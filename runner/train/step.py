@@ -5,12 +5,14 @@ optimizer adds the replicas' gradients. So a logical batch gives the same update
 optimizers do that addition inside `apply`: gradients must come to it unreduced.
 
 A private step adds up clipped gradients instead, and one replica's share carries the noise for all: so the sum has it
-once, whatever the number of replicas and microbatches. Before the update the replicas compare what they take for the
-step's batch, and afterwards the step tells a digest of what they added up.
+once, whatever the number of replicas and microbatches. Shares are rounded to a grid before they are added up
+(`runner.privacy.grid`). Before the update the replicas compare what they take for the step's batch, and afterwards the
+step tells a digest of what they added up.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,7 @@ from runner.model.gradients import with_own_gradients
 from runner.model.network import Network
 from runner.privacy.accountant import Mechanism
 from runner.privacy.clipping import clipped_sum
+from runner.privacy.grid import Grid, grid_of
 
 FIELDS = {"inputs": tf.int32, "targets": tf.int32, "weights": tf.float32, "dropout_keys": tf.uint32}
 """A batch's arrays, each (B, T)."""
@@ -73,11 +76,14 @@ class TrainingStep:
         self._microbatch_size = microbatch_size
         # One trace for batches of any shape; values of several replicas have no signature and are traced anew.
         batch = [tf.TensorSpec((None, None), dtype) for dtype in FIELDS.values()]
-        vector = tf.TensorSpec((None,), tf.float32)
-        numbers = [tf.TensorSpec((), tf.float32), tf.TensorSpec((2,), tf.float32), vector, vector]
         one = local_replicas == 1
         train, evaluate = (with_own_gradients(each) for each in (self._train_replicas, self._evaluate_replicas))
         self._is_alone = strategy.num_replicas_in_sync == local_replicas
+        weights = sum(math.prod(variable.shape) for variable in network.trainable_variables)
+        self._grid = None if mechanism is None else grid_of(mechanism, weights, strategy.num_replicas_in_sync)
+        self._noise_dtype = np.dtype(np.int32) if self._grid is None else self._grid.noise_dtype
+        numbers = [tf.TensorSpec(shape, tf.float32) for shape in ((), (2,))]
+        numbers += [tf.TensorSpec((None,), dtype) for dtype in (self._noise_dtype, tf.float32)]
         self._train = tf.function(train, batch + numbers if one else None, autograph=False)
         self._evaluate = tf.function(evaluate, batch[:3] if one else None, autograph=False)
         self._sum_votes = tf.function(self._sum_replicas, [tf.TensorSpec((), tf.float32)], autograph=False)
@@ -87,14 +93,14 @@ class TrainingStep:
         shares: Sequence[Batch],
         tokens: int,
         *,
-        noise: NDArray[np.float32] | None = None,
+        noise: NDArray[np.signedinteger] | None = None,
         digest: NDArray[np.float32] | None = None,
         stop: bool = False,
         late: bool = False,
     ) -> StepSums:
         """Update the weights by one logical batch of `tokens` real tokens; `shares` are the local replicas'.
 
-        `noise`: standard normal numbers, one for each weight, on the worker that has the first replica of a private
+        `noise`: integers for the grid, one for each weight, on the worker that has the first replica of a private
         run. `digest` (k,): whole numbers below 2^24 that name the batch; replicas whose numbers differ make no update
         and raise JobFailedError. `stop` and `late` are this worker's votes to end after this step: every worker sees
         the sums of all votes, so that all end at the same step.
@@ -102,10 +108,11 @@ class TrainingStep:
         scale = tf.constant(1.0 / max(tokens, 1), tf.float32)
         votes = tf.constant([stop, late], tf.float32)
         inputs, targets, weights, keys = self._distribute(_fields(shares))
-        nothing = np.zeros(0, np.float32)
+        nothing = np.zeros(0, self._noise_dtype)
         first = nothing if noise is None else noise
         (noises,) = self._distribute({"noise": [first] + [nothing] * (len(shares) - 1)})
-        (digests,) = self._distribute({"digest": [nothing if digest is None else digest] * len(shares)})
+        digest = np.zeros(0, np.float32) if digest is None else digest
+        (digests,) = self._distribute({"digest": [digest] * len(shares)})
         try:
             found = self._train(inputs, targets, weights, keys, scale, votes, noises, digests).numpy().tolist()
         except tf.errors.InvalidArgumentError as error:
@@ -165,8 +172,8 @@ class TrainingStep:
         ) -> tf.Tensor:
             gradients, sums = self._gradients(inputs, targets, weights, keys, scale)
             released = tf.zeros(0)
-            if self._mechanism is not None:
-                gradients = _privatized(gradients, noise, self._mechanism)
+            if self._grid is not None:
+                gradients = _privatized(gradients, noise, self._grid)
                 gradients = _once_agreed(gradients, digest, self._strategy.num_replicas_in_sync)
                 released = _digest(gradients)
             self._optimizer.apply(gradients, self._network.trainable_variables)
@@ -202,9 +209,10 @@ class TrainingStep:
         def add(start: tf.Tensor, sums: tf.Tensor, *totals: tf.Tensor) -> tuple[Any, ...]:
             part = slice(start, start + size)
             gradients, more = self._add_up(inputs[part], targets[part], weights[part], keys[part], scale)
-            return start + size, sums + more, *(a + b for a, b in zip(totals, gradients, strict=True))
+            return start + size, sums + more, *(a + tf.cast(b, a.dtype) for a, b in zip(totals, gradients, strict=True))
 
-        zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
+        # What many private microbatches add up to may be off by no more than one of them.
+        zeros = [tf.zeros(variable.shape, tf.float64 if self._grid else variable.dtype) for variable in variables]
         rows = tf.shape(inputs)[0]
         _, sums, *totals = tf.while_loop(
             lambda start, *_: start < rows, add, (0, tf.zeros(2), *zeros), parallel_iterations=1
@@ -234,23 +242,21 @@ def _fields(shares: Sequence[Batch]) -> dict[str, list[Any]]:
     return {name: [getattr(share, name) for share in shares] for name in FIELDS}
 
 
-def _privatized(gradients: Sequence[tf.Tensor], noise: tf.Tensor, mechanism: Mechanism) -> list[tf.Tensor]:
-    """The share's clipped sums, with noise where the share carries it, over the expected batch size.
+def _privatized(gradients: Sequence[tf.Tensor], noise: tf.Tensor, grid: Grid) -> list[tf.Tensor]:
+    """The share's clipped sums over the expected batch size, rounded to the grid; with noise where the share has it.
 
-    noise (d,) for the d weights together, standard normal, or (0,).
+    noise (d,) integers for the d weights together, or (0,). The result is float64: multiples of the grid's spacing,
+    which the optimizer adds up over the replicas without rounding, before it makes float32 of their sum.
     """
+    counts = [tf.round(tf.cast(g, tf.float64) / (grid.batch_size * grid.spacing)) for g in gradients]
 
     def with_noise() -> list[tf.Tensor]:
-        deviation = mechanism.noise_multiplier * mechanism.l2_norm_clip
-        parts = tf.split(noise, [gradient.shape.num_elements() for gradient in gradients])
-        return [g + deviation * tf.reshape(part, g.shape) for g, part in zip(gradients, parts, strict=True)]
-
-    def as_they_are() -> list[tf.Tensor]:
-        return list(gradients)
+        parts = tf.split(noise, [count.shape.num_elements() for count in counts])
+        return [n + tf.cast(tf.reshape(part, n.shape), n.dtype) for n, part in zip(counts, parts, strict=True)]
 
     # Where replicas are traced apart, an empty noise is known to be so, and cannot be split.
-    noisy = as_they_are() if noise.shape[0] == 0 else tf.cond(tf.size(noise) > 0, with_noise, as_they_are)
-    return [gradient / mechanism.batch_size for gradient in noisy]
+    noisy = counts if noise.shape[0] == 0 else tf.cond(tf.size(noise) > 0, with_noise, lambda: counts)
+    return [count * grid.spacing for count in noisy]
 
 
 def _once_agreed(gradients: Sequence[tf.Tensor], digest: tf.Tensor, replicas: int) -> list[tf.Tensor]:

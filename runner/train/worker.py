@@ -27,8 +27,9 @@ from runner.errors import DataError, OvertakenError, RepeatedOtherwiseError, Run
 from runner.model.artifact import save_model
 from runner.model.network import Network
 from runner.privacy.endings import FAILED
+from runner.privacy.grid import grid_of
 from runner.privacy.ledger import RunLedger
-from runner.privacy.noise import draw_noise, fingerprint
+from runner.privacy.noise import GENERATOR, draw_noise, fingerprint
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder, read_manifest, read_published
 from runner.train.agreement import agree
@@ -145,7 +146,10 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         branch = f"{ledger.branch} {chosen.nonce} {chosen.conditions}"
         if mine[0] == 0:
             weights = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
-            noise = partial(draw_noise, ledger.branch_key.for_noise(ledger.branch, chosen.conditions), count=weights)
+            assert ledger.state.mechanism is not None
+            sigma = grid_of(ledger.state.mechanism, weights, replicas).sigma
+            key = ledger.branch_key.for_noise(ledger.branch, chosen.conditions)
+            noise = partial(draw_noise, key, sigma=sigma, count=weights)
     fields = None
     if network.next_slot is not None and tokens.slots is not None:
         fields = tokens.slots.fields_of_tokens()
@@ -262,6 +266,7 @@ def _conditions(
         "threads": task.threads or os.cpu_count(),
         "machine": machine(),
         "environment": rounding_environment(),
+        "noise": GENERATOR,
         "versions": {name: version(name) for name in ("runner", "tensorflow", "keras", "numpy")},
     }
 

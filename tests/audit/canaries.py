@@ -35,6 +35,7 @@ from runner.data.examples import Examples
 from runner.data.packing import Packer
 from runner.model.network import Network
 from runner.privacy.accountant import Mechanism
+from runner.privacy.grid import grid_of
 from runner.privacy.noise import RunKey, draw_noise
 from runner.train.feed import Feed
 from runner.train.step import TrainingStep
@@ -96,7 +97,8 @@ def audit_step(mechanism: Mechanism, seed: int, microbatch_size: int | None = No
     )
     key = RunKey(f"{seed:064x}")
     plan = PoissonPlan(CANARIES, CANARIES, seed, validation_split=False, key=key.for_sampling(0))
-    noise = partial(draw_noise, key.for_noise(0, "canaries"), count=_weights(network).size)
+    count = _weights(network).size
+    noise = partial(draw_noise, key.for_noise(0, "canaries"), sigma=grid_of(mechanism, count).sigma, count=count)
     feed = Feed(examples, plan, range(1), 1, noise)
     gradients_of = _gradients(network)
     scores = np.zeros(CANARIES)

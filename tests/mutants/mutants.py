@@ -72,10 +72,10 @@ def noise_is_divided_by_the_root_of_the_replicas() -> None:
 
     privatized = step._privatized
 
-    def faulty(gradients: Any, noise: Any, mechanism: Any) -> Any:
+    def faulty(gradients: Any, noise: Any, grid: Any) -> Any:
         leave_mark()
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        return privatized(gradients, noise / math.sqrt(replicas), mechanism)
+        return privatized(gradients, tf.cast(noise / math.sqrt(replicas), noise.dtype), grid)
 
     step._privatized = faulty
 
@@ -88,12 +88,12 @@ def every_replica_adds_noise() -> None:
 
     privatized = step._privatized
 
-    def faulty(gradients: Any, noise: Any, mechanism: Any) -> Any:
+    def faulty(gradients: Any, noise: Any, grid: Any) -> Any:
         leave_mark()
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         count = sum(gradient.shape.num_elements() for gradient in gradients)
-        own = tf.random.stateless_normal((count,), (7, tf.cast(replica, tf.int32)))
-        return privatized(gradients, own if noise.shape[0] == 0 else noise, mechanism)
+        own = grid.sigma * tf.random.stateless_normal((count,), (7, tf.cast(replica, tf.int32)))
+        return privatized(gradients, tf.cast(own, noise.dtype) if noise.shape[0] == 0 else noise, grid)
 
     step._privatized = faulty
 
@@ -110,9 +110,9 @@ def patch_noise(faulty: Callable[..., Any]) -> None:
 def noise_is_off() -> None:
     import numpy as np
 
-    def faulty(key: Any, step: int, count: int) -> Any:
+    def faulty(key: Any, step: int, sigma: float, count: int) -> Any:
         leave_mark()
-        return np.zeros(count, np.float32)
+        return np.zeros(count, np.int32)
 
     patch_noise(faulty)
 
@@ -121,9 +121,9 @@ def noise_is_off() -> None:
 def noise_is_the_same_in_every_step() -> None:
     from runner.privacy.noise import draw_noise
 
-    def faulty(key: Any, step: int, count: int) -> Any:
+    def faulty(key: Any, step: int, sigma: float, count: int) -> Any:
         leave_mark()
-        return draw_noise(key, 0, count)
+        return draw_noise(key, 0, sigma, count)
 
     patch_noise(faulty)
 
@@ -147,6 +147,53 @@ def _without_names() -> None:
     from runner.privacy.ledger import RunLedger
 
     RunLedger.branch_key = property(lambda self: self.key)  # type: ignore[assignment]
+
+
+ROUNDING = "test_06_the_rounding_of_a_noisy_sum_does_not_tell_whether_a_record_was_in_it"
+
+
+@mutant(ROUNDING, file="test_rounding.py")
+def noise_is_drawn_in_floating_point() -> None:
+    import numpy as np
+    import tensorflow as tf
+
+    from runner.privacy.grid import Grid
+    from runner.train import step
+
+    def drawn(key: bytes, step: int, sigma: float, count: int) -> Any:
+        leave_mark()
+        bits = np.random.Philox(key=np.frombuffer(key[:16], np.uint64), counter=[0, 0, 0, step])
+        return np.random.Generator(bits).standard_normal(count, np.float32)
+
+    def privatized(gradients: Any, noise: Any, grid: Any) -> Any:
+        if noise.shape[0] == 0:
+            return [gradient / grid.batch_size for gradient in gradients]
+        deviation = grid.sigma * grid.spacing * grid.batch_size
+        parts = tf.split(noise, [gradient.shape.num_elements() for gradient in gradients])
+        noisy = [g + deviation * tf.reshape(part, g.shape) for g, part in zip(gradients, parts, strict=True)]
+        return [gradient / grid.batch_size for gradient in noisy]
+
+    patch_noise(drawn)
+    Grid.noise_dtype = property(lambda self: np.dtype(np.float32))  # pyright: ignore[reportAttributeAccessIssue]
+    step._privatized = privatized
+
+
+@mutant(ROUNDING, file="test_rounding.py")
+def the_sum_is_not_rounded_to_the_grid() -> None:
+    import tensorflow as tf
+
+    from runner.train import step
+
+    def privatized(gradients: Any, noise: Any, grid: Any) -> Any:
+        leave_mark()
+        parts = tf.split(noise, [gradient.shape.num_elements() for gradient in gradients])
+        shares = [tf.cast(gradient, tf.float64) / grid.batch_size for gradient in gradients]
+        return [
+            share + grid.spacing * tf.cast(tf.reshape(part, share.shape), share.dtype)
+            for share, part in zip(shares, parts, strict=True)
+        ]
+
+    step._privatized = privatized
 
 
 # The clipped sum

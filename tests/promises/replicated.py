@@ -26,6 +26,7 @@ from runner.data.batches import Batch, dropout_keys, step_digest
 from runner.errors import JobFailedError
 from runner.model.network import Network
 from runner.privacy.accountant import Mechanism
+from runner.privacy.grid import grid_of
 from runner.privacy.noise import draw_noise
 from runner.train.step import StepSums, TrainingStep
 from tests.runs import ROOT
@@ -83,6 +84,7 @@ class Replicated:
         self.weights = self.network.weights_dict()
         self.count = sum(value.size for value in self.weights.values())
         mechanism = Mechanism(examples=100, batch_size=BATCH, noise_multiplier=NOISE, l2_norm_clip=CLIP)
+        self.grid = grid_of(mechanism, self.count, replicas)
         self._step = TrainingStep(
             self.network, optimizer, strategy, microbatch_size, replicas, mechanism=mechanism, seq_length=WIDTH
         )
@@ -94,10 +96,10 @@ class Replicated:
             value[...] = 0
         self.weights["dense/bias"][2:] = -50
 
-    def release(self, rows: Rows, noise: NDArray[np.float32] | None = None) -> NDArray[np.float64]:
+    def release(self, rows: Rows, noise: NDArray[np.int32] | None = None) -> NDArray[np.float64]:
         """What a step adds up, in one vector; without noise where there is none given."""
         self.network.load_weights_dict(self.weights)
-        noise = np.zeros(self.count, np.float32) if noise is None else noise
+        noise = np.zeros(self.count, self.grid.noise_dtype) if noise is None else noise
         digest = step_digest("a branch", 0, np.arange(len(rows.ids)))
         self.sums = self._step.train(rows.shares(self.replicas), int(rows.weights.sum()), noise=noise, digest=digest)
         after = self.network.weights_dict()
@@ -134,7 +136,7 @@ def measure(replicas: int, microbatch_sizes: Sequence[int | None] = (None, 2)) -
     for size in microbatch_sizes:
         step = Replicated(replicas, size)
         noiseless = step.release(random_rows())
-        noisy = step.release(random_rows(), draw_noise((5, 6), 0, step.count))
+        noisy = step.release(random_rows(), draw_noise(bytes(32), 0, step.grid.sigma, step.count))
         told, moved = step.disagree(random_rows())
         step.tune_to_two_tokens()
         rows = opposing_rows()

@@ -432,7 +432,7 @@ def test_13_a_batch_larger_than_expected_is_divided_by_the_expected_size() -> No
     step, rows = Replicated(1, microbatch_size=4), random_rows()
     step.network.dropout_rate = 0.0
     once, thrice = step.release(rows), step.release(rows.times(3))
-    assert np.abs(thrice - 3 * once).max() < 1e-5 * np.abs(thrice).max()
+    assert np.abs(thrice - 3 * once).max() < 1e-5 * np.abs(thrice).max() + 4 * replicated.BATCH * step.grid.spacing
 
 
 # 14. delta defaults to 1/n^1.1, rounded down to one digit, and a delta of 1/n or more is refused.
