@@ -10,6 +10,7 @@ from tests.mutants.streams import replace_everywhere
 
 CONDITIONS = (
     "tokens",
+    "first_weights",
     "microbatch_size",
     "model.embedding_dim",
     "model.rnn_units",
@@ -35,6 +36,7 @@ CONDITIONS = (
     "workers",
     "threads",
     "machine",
+    "environment",
     "versions.runner",
     "versions.tensorflow",
     "versions.keras",

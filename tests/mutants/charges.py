@@ -100,9 +100,9 @@ def given_back_by_failure() -> None:
 
 @charging(NAMED)
 def given_back_by_name() -> None:
-    from runner.privacy import budget
+    from runner.train import private_run
 
-    spent_before = budget.spent_before
+    spent_before = private_run.spent_before
 
     def faulty(entries: Sequence[Any], *more: Any) -> Any:
         leave_mark()

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -421,14 +422,15 @@ def records_that_are_not_finite_are_let_in() -> None:
     clipping._without_non_finite = faulty
 
 
-from tests.mutants import (  # noqa: E402
-    branch_conditions,  # noqa: F401
-    branches,  # noqa: F401
-    charges,  # noqa: F401
-    draws,  # noqa: F401
-    figures,  # noqa: F401
-    looked_up,  # noqa: F401
-    shareable,  # noqa: F401
-    streams,  # noqa: F401
-    tables,  # noqa: F401
-)
+for module in (
+    "branch_conditions",
+    "branches",
+    "charges",
+    "draws",
+    "figures",
+    "looked_up",
+    "shareable",
+    "streams",
+    "tables",
+):
+    import_module(f"tests.mutants.{module}")  # They register more of them.

@@ -19,7 +19,7 @@ from tests.promises.private_runs import config_of
 from tests.promises.test_looked_up import FIELDS, table_job
 
 TASK = WorkerTask("run", "tokens", "1", workers=2, threads=3)
-IDENTITY = {"tokens": "a", "microbatch_size": 4}
+IDENTITY = {"tokens": "a", "first_weights": "f", "microbatch_size": 4}
 
 
 def job() -> JobConfig:
@@ -40,9 +40,9 @@ def conditions(config: JobConfig, **changed: Any) -> dict[str, Any]:
 
 
 def paths_of(plain: Mapping[str, Any], stem: str = "") -> Iterator[str]:
-    """Where the plain values are, with dots; a list is one."""
+    """Where the plain values are, with dots; a list is one, and so is the environment, which has no fixed names."""
     for name, value in plain.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and name != "environment":
             yield from paths_of(value, f"{stem}{name}.")
         else:
             yield stem + name
@@ -90,6 +90,7 @@ def under_another(path: str) -> dict[str, Any]:
     config = job()
     special: dict[str, Callable[[], dict[str, Any]]] = {
         "tokens": lambda: conditions(config, identity=IDENTITY | {"tokens": "b"}),
+        "first_weights": lambda: conditions(config, identity=IDENTITY | {"first_weights": "g"}),
         "microbatch_size": lambda: conditions(config, identity=IDENTITY | {"microbatch_size": 2}),
         "planned_steps": lambda: conditions(config, planned_steps=101),
         "replicas": lambda: conditions(config, replicas=4),
@@ -103,6 +104,10 @@ def under_another(path: str) -> dict[str, Any]:
         return special[path]()
     if path.startswith("versions."):
         with another_version(path.removeprefix("versions.")):
+            return conditions(config)
+    if path == "environment":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OMP_WAIT_POLICY", "passive")
             return conditions(config)
     if path == "machine":
         with pytest.MonkeyPatch.context() as patch:
