@@ -38,6 +38,7 @@ from runner.privacy.accountant import (
     steps_within,
 )
 from runner.privacy.entries import Entry
+from runner.privacy.entries import spent_before as spent_before
 from runner.privacy.figures import epsilon_in_words
 from runner.privacy.file_marks import FileMarks, check_comparable
 from runner.privacy.releases import is_for_report

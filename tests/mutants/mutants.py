@@ -424,7 +424,7 @@ def records_that_are_not_finite_are_let_in() -> None:
 
 for module in (
     "branch_conditions",
-    "branches",
+    "one_branch",
     "charges",
     "draws",
     "figures",
