@@ -280,11 +280,11 @@ def epsilon_comes_from_the_planned_epochs() -> None:
 
     privacy_report = private_run.privacy_report
 
-    def faulty(config: Any, state: Any) -> Any:
+    def faulty(config: Any, state: Any, **more: Any) -> Any:
         leave_mark()
         planned = config.training.epochs * state.mechanism.steps_per_epoch
         branches = (replace(state.branches[0], first_step=0, reserved=planned),)
-        return privacy_report(config, replace(state, branches=branches))
+        return privacy_report(config, replace(state, branches=branches), **more)
 
     private_run.privacy_report = faulty
 
