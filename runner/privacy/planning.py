@@ -9,7 +9,7 @@ Releases of noisy histograms cost beside the steps, or alone: what a schema that
 >>> from runner.privacy.accountant import Histogram
 >>> counted = Release("columns", (Histogram("age", 25.0), Histogram("job", 25.0)))
 >>> round(plan_epsilon(24_421, releases=(counted,), delta=1e-6)["epsilon_pld"], 3)
-0.217
+0.216
 """
 
 from __future__ import annotations

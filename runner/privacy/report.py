@@ -14,14 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from runner.config import JobConfig
-from runner.privacy.accountant import (
-    Accountant,
-    Release,
-    Spent,
-    epsilon,
-    epsilon_unamplified,
-    plain_epsilon,
-)
+from runner.privacy.accountant import Accountant, Release, Spent, epsilon, epsilon_unamplified, plain_epsilon
 from runner.privacy.budget import without_privacy_in_words
 from runner.privacy.chain import chain_in_words, headline, largest_figures
 from runner.privacy.endings import STEPS_NOT_COVERED, ending_in_words, steps_depend_on_time
@@ -138,7 +131,7 @@ def privacy_report(
     `other_trials`: of the sweep that chose this run, whose cost is in all figures; `sweep`: what it did, in words.
     `ending`: how training ended, None where nobody knows. `chain`: of the run that this one goes on from (`chain_of`).
     """
-    mechanism, steps, branches = state.mechanism, state.reserved_steps, len(state.branches)
+    mechanism, branches = state.mechanism, len(state.branches)
     spent = [*other_trials, *state.spent]
 
     def cost(accountant: Accountant, *, with_earlier: bool = False) -> float | str:
@@ -159,7 +152,7 @@ def privacy_report(
         "mechanism": None
         if mechanism is None
         else asdict(mechanism) | {"sampling_probability": mechanism.sampling_probability},
-        "steps": steps,
+        "steps": state.reserved_steps,
         "steps_of_branches": [branch.reserved - branch.first_step for branch in state.branches],
         "releases": [
             asdict(release) | {"epsilon": plain_epsilon(epsilon([(release, 1)], state.delta, state.accountant))}

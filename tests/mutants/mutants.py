@@ -336,11 +336,11 @@ def epsilon_comes_from_the_planned_epochs() -> None:
 
     privacy_report = private_run.privacy_report
 
-    def faulty(config: Any, state: Any) -> Any:
+    def faulty(config: Any, state: Any, **more: Any) -> Any:
         leave_mark()
         planned = config.training.epochs * state.mechanism.steps_per_epoch
         planned_branch = (replace(state.branches[0], first_step=0, reserved=planned),)
-        return privacy_report(config, replace(state, branches=planned_branch))
+        return privacy_report(config, replace(state, branches=planned_branch), **more)
 
     private_run.privacy_report = faulty
 
