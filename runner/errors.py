@@ -114,6 +114,13 @@ class CorruptError(StorageError):
     """A published set of files is incomplete, or a file does not match its recorded SHA-256."""
 
 
+class RepeatedOtherwiseError(RunnerError):
+    """A private step that was taken again did not release the same numbers; the run's next start opens a branch."""
+
+    exit_code = 3
+    may_pass = True
+
+
 class ClusterError(RunnerError):
     """The Ray cluster cannot be reached, refuses the request or lost the job."""
 

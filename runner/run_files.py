@@ -32,7 +32,7 @@ RUN_FILES = Layout(
     rf"model/({_MODEL}|{_TOKENIZER}|manifest\.json)",
     r"checkpoints/step-\d{12}/(tensors\.safetensors|state\.json|manifest\.json)",
     r"events/events\.out\.tfevents\.0\.runner",
-    r"private/(key|ledger\.json)",
+    r"private/(key|ledger\.json|steps\.json)",
 )
 """Every name in a run directory that is ours; a sweep's has the same."""
 

@@ -62,7 +62,9 @@ class MadeUpStep(TrainingStep):
         super().__init__(network, optimizer, tf.distribute.get_strategy())
         self.network, self.optimizer, self.after = network, optimizer, after
 
-    def train(self, shares: Any, tokens: int, *, noise: Any = None, stop: bool = False, late: bool = False) -> StepSums:
+    def train(
+        self, shares: Any, tokens: int, *, noise: Any = None, digest: Any = None, stop: bool = False, late: bool = False
+    ) -> StepSums:
         iterations = self.optimizer.iterations
         iterations.assign_add(1)
         move = float(np.sin(int(iterations) * 7.0)) * float(np.asarray(self.optimizer.learning_rate))

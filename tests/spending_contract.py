@@ -12,7 +12,8 @@ import pytest
 
 from runner.errors import CorruptError, PrivacyError
 from runner.privacy.accountant import Mechanism, epsilon, steps_within
-from runner.privacy.budget import SPENDING_FOLDER, Entry, SpendingLedger, spent_before
+from runner.privacy.budget import SPENDING_FOLDER, SpendingLedger
+from runner.privacy.entries import Entry, spent_before
 from runner.storage import Folder
 
 MECHANISM = Mechanism(examples=400, batch_size=20, noise_multiplier=2.0)

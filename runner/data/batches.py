@@ -13,6 +13,7 @@ run, drawn anew for each step (`PoissonPlan`).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -128,6 +129,12 @@ class PoissonPlan(BatchPlan):
         generator = np.random.Generator(bits)
         count = generator.binomial(size, self.sampling_probability)
         return np.sort(generator.choice(size, count, replace=False, shuffle=False))
+
+
+def step_digest(branch: str, step: int, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(8,) whole numbers below 2^16 that tell a step's batch from any other: what all workers must have in common."""
+    digest = hashlib.sha256(f"{branch} {step} ".encode() + positions.astype("<i8").tobytes()).digest()
+    return np.frombuffer(digest[:16], "<u2").astype(np.float32)
 
 
 def _slice(order: NDArray[np.int64], step: int, batch_size: int) -> NDArray[np.int64]:

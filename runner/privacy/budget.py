@@ -2,12 +2,14 @@
 
 Beside the runs of a storage folder lies one ledger for all of them, `.privacy/`: entries that are only ever added,
 each with its own SHA-256 and that of the one before. An entry says how many steps of which mechanism a run takes of
-which files, by the fingerprints of the files; a later entry of the same run replaces its earlier ones. An entry is
-created under the next free number or not at all, so of two runs that race for the last of a budget the second sees
-the first one's.
+which files, by the fingerprints of the files. An entry is created under the next free number or not at all, so of two
+runs that race for the last of a budget the second sees the first one's.
 
 A run is charged for all its planned steps before it starts, and at its end for the steps that it took. What it looks
 up in the records is charged before it is looked up, and stays charged. A record's budget is its file's.
+
+A run that goes on from an old copy of its ledger, at the place where it went further, is refused. For that,
+`.privacy/steps/` has the steps that each run has now. A copy at another place is counted: see `runner.privacy.entries`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.config import JobConfig
@@ -32,51 +34,17 @@ from runner.privacy.accountant import (
     plain_epsilon,
     spent_by,
     steps_within,
-    without_empty_releases,
 )
+from runner.privacy.entries import Entry
 from runner.privacy.figures import epsilon_in_words
 from runner.storage import Folder
 from runner.storage.manifest import contents_sha256, sha256
 
 SPENDING_FOLDER = ".privacy"
 """Under `storage.uri`, beside the runs."""
+STEPS_FOLDER = "steps"
+"""In it: the steps that runs may have taken by now, a file a run and place, rewritten."""
 READERS = 16
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A run's total: `steps` of `mechanism`, and `releases`, on the files with these fingerprints. A run that trains on
-    draws has no mechanism.
-
-    `time`: seconds since 1970.
-    """
-
-    run_id: str
-    name: str
-    files: tuple[str, ...]
-    mechanism: Mechanism | None
-    steps: int
-    time: float
-    releases: tuple[Release, ...] = ()
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Entry:
-        """From the values of an entry's JSON."""
-        values = dict(plain) | {
-            "files": tuple(plain["files"]),
-            "mechanism": None if plain["mechanism"] is None else Mechanism(**plain["mechanism"]),
-            "releases": tuple(Release.from_plain(release) for release in plain.get("releases", ())),
-        }
-        return cls(**values)
-
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values for JSON; an entry without releases is as it was before there were any."""
-        return without_empty_releases(asdict(self))
-
-    @property
-    def spent(self) -> Spent:
-        """What the run took."""
-        return spent_by(self.releases, self.mechanism, self.steps)
 
 
 class SpendingLedger:
@@ -107,6 +75,39 @@ class SpendingLedger:
             signed = document | {"sha256": contents_sha256(document)}
             if self._folder.create(_name(len(entries) + 1), json.dumps(signed, sort_keys=True).encode()):
                 return entry
+
+    def keep_steps(self, run_id: str, place: str, steps: Mapping[str, int]) -> None:
+        """Keep how many steps a run may have taken by now, by branch: outside of its directory, for `check_newest`."""
+        document = {"run_id": run_id, "place": place, "steps": dict(steps)}
+        signed = document | {"sha256": contents_sha256(document)}
+        self._folder.write(_steps_name(run_id, place), json.dumps(signed).encode())
+
+    def check_newest(self, run_id: str, place: str, steps: Mapping[str, int]) -> None:
+        """Refuse a run that goes on from an old copy of its ledger, whose `steps` by branch are fewer than there were.
+
+        Raises:
+            CorruptError: steps are missing.
+        """
+        known = [dict(entry.branches) for entry in self.read() if (entry.run_id, entry.place) == (run_id, place)]
+        content = self._folder.read_if_exists(_steps_name(run_id, place))
+        if content is not None:
+            try:
+                document = dict(json.loads(content))
+                is_intact = document.pop("sha256") == contents_sha256(document)
+                known.append(document["steps"])
+            except (ValueError, TypeError, KeyError):
+                is_intact = False
+            if not is_intact:
+                raise CorruptError(
+                    f"{self._folder.uri}/{_steps_name(run_id, place)} is damaged: what {place} has cost is unknown; "
+                    "restore it from a backup or start a new run"
+                )
+        for branch, taken in ((branch, taken) for each in known for branch, taken in each.items()):
+            if steps.get(branch, 0) < taken:
+                raise CorruptError(
+                    f"{place}: its ledger is an old copy: the run took {taken} steps of a branch of which the copy has "
+                    f"{steps.get(branch, 0)}; put the newest private/ back, with the checkpoints, or start a new run"
+                )
 
     def _read(self) -> tuple[list[Entry], str]:
         """The entries, and the SHA-256 of the last one's file."""
@@ -143,33 +144,22 @@ class SpendingLedger:
         return entries, last
 
 
-def spent_before(entries: Sequence[Entry], files: Sequence[str], run_id: str | None = None) -> list[Spent]:
-    """What other runs took of these files: for each different history that a file has, all that was taken of it."""
-    latest: dict[str, Entry] = {}
-    for entry in entries:
-        if entry.run_id != run_id:
-            released = latest[entry.run_id].releases if entry.run_id in latest else ()
-            # What was released stays so, whatever a later entry says.
-            kept = tuple(release for release in released if release not in entry.releases)
-            latest[entry.run_id] = replace(entry, releases=(*kept, *entry.releases))
-    histories = {
-        tuple(each for entry in latest.values() if file in set(entry.files) for each in entry.spent)
-        for file in set(files)
-    }
-    return [list(history) for history in histories]
+def costliest(histories: Sequence[Spent], delta: float, accountant: Accountant, own: Spent = ()) -> Spent:
+    """Of different histories the one with the largest epsilon after `own`, which follows on each; nothing of none.
 
-
-def costliest(histories: Sequence[Spent], delta: float, accountant: Accountant) -> Spent:
-    """Of different histories the one with the largest epsilon; nothing of none."""
-    return max(histories, key=lambda spent: epsilon(spent, delta, accountant), default=[])
+    The order by epsilon is not that of the histories alone.
+    """
+    if len(histories) < 2:
+        return [*histories, []][0]
+    return max(histories, key=lambda spent: epsilon([*spent, *own], delta, accountant))
 
 
 @dataclass(frozen=True)
 class Budget:
     """A run's mechanism and how long it may run, after its `releases`; None where it takes no private steps.
 
-    `before`: the costliest history among its files. `limit`: the epsilon that may not be passed; `allowed_steps`: what
-    it pays for; both None without a limit.
+    `before`: of the `histories` of its files the costliest, after this run. `limit`: the epsilon that may not be
+    passed; `allowed_steps`: what it pays for; both None without a limit.
     """
 
     mechanism: Mechanism | None
@@ -179,6 +169,7 @@ class Budget:
     before: Spent
     allowed_steps: int | None
     releases: tuple[Release, ...] = ()
+    histories: Sequence[Spent] = ()
 
     @property
     def charged_steps(self) -> int:
@@ -248,33 +239,54 @@ def plan_budget(
     def in_words(spent: Spent) -> str:
         return epsilon_in_words(plain_epsilon(cost(spent)), 3)
 
-    before = costliest(histories, delta, privacy.accountant)
     released = spent_by(releases)
     limits = [limit for limit in (privacy.target_epsilon, privacy.max_epsilon) if limit is not None]
     if mechanism is None:
+        before = costliest(histories, delta, privacy.accountant, released)
         if begins and privacy.max_epsilon is not None and cost([*before, *released]) > privacy.max_epsilon:
             raise PrivacyError(
                 f"privacy.max_epsilon {privacy.max_epsilon:g} does not pay for the run: earlier runs on the same files "
                 f"took epsilon {in_words(before)}, and with this one it would be {in_words([*before, *released])}; "
                 "raise it, or lower target_epsilon"
             )
-        return Budget(None, delta, min(limits, default=None), 0, before, None, releases)
+        return Budget(None, delta, min(limits, default=None), 0, before, None, releases, histories)
+    planned = config.training.epochs * mechanism.steps_per_epoch
     allowed: list[int] = []
     if privacy.target_epsilon is not None:
         allowed.append(steps_within(mechanism, privacy.target_epsilon, delta, privacy.accountant, released))
     if privacy.max_epsilon is not None:
-        taken = [*before, *released]
-        allowed.append(steps_within(mechanism, privacy.max_epsilon, delta, privacy.accountant, taken))
+        taken = [[*history, *released] for history in histories or [[]]]
+        allowed.append(_steps_within_all(mechanism, privacy.max_epsilon, delta, privacy.accountant, taken))
         if begins and allowed[-1] == 0:
+            before = costliest(histories, delta, privacy.accountant, spent_by(releases, mechanism, 1))
             used = f"earlier runs on the same files took epsilon {in_words(before)}, and " if before else ""
             used += f"what is looked up in the records takes {in_words(released)}, and " if released else ""
             raise PrivacyError(
                 f"privacy.max_epsilon {privacy.max_epsilon:g} does not pay for a single step: {used}one step more "
-                f"would make it {in_words([*taken, (mechanism, 1)])}; raise it, or use more noise"
+                f"would make it {in_words([*before, *released, (mechanism, 1)])}; raise it, or use more noise"
             )
-    planned = config.training.epochs * mechanism.steps_per_epoch
-    return Budget(mechanism, delta, min(limits, default=None), planned, before, min(allowed, default=None), releases)
+    allowed_steps = min(allowed, default=None)
+    charged = planned if allowed_steps is None else min(planned, allowed_steps)
+    before = costliest(histories, delta, privacy.accountant, spent_by(releases, mechanism, charged))
+    limit = min(limits, default=None)
+    return Budget(mechanism, delta, limit, planned, before, allowed_steps, releases, histories)
+
+
+def _steps_within_all(
+    mechanism: Mechanism, limit: float, delta: float, accountant: Accountant, histories: Sequence[Spent]
+) -> int:
+    """How many steps of `mechanism` a budget of `limit` pays for after any of these histories."""
+    first, *others = histories
+    steps = steps_within(mechanism, limit, delta, accountant, first)
+    for history in others:
+        if epsilon([*history, (mechanism, steps)], delta, accountant) > limit:
+            steps = steps_within(mechanism, limit, delta, accountant, history)
+    return steps
 
 
 def _name(number: int) -> str:
     return f"{number:012d}.json"
+
+
+def _steps_name(run_id: str, place: str) -> str:
+    return f"{STEPS_FOLDER}/{run_id}-{sha256(place.encode())[:16]}"

@@ -2,24 +2,27 @@
 
     private/key            the secret of noise and sampling, written once
     private/ledger.json    what a step is, the budget, and the branches of the run
+    private/steps.json     what the last steps released: see `runner.privacy.step_digests`
 
 Steps are written down before they are taken, some at a time, so that a killed run can only have taken fewer. A *branch*
 is a stretch of the run whose every step is a pure function of (key, branch, step). A run that goes on as it was goes
 on in its branch: the steps that it repeats release the same numbers again and cost nothing. A run that goes on
-otherwise (another number of workers, say) opens a new branch with noise and batches of its own, and all the steps
-that were written down in the old one stay counted.
+otherwise (another number of workers, say, or at another place) opens a new branch with noise and batches of its own,
+and all the steps that were written down in the old one stay counted. A branch has a random name, from which its keys
+are derived: so two copies of a run directory share nothing but the branches that they had when they were copied.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 from runner.data.batches import BatchPlan
-from runner.errors import CorruptError, ObjectNotFoundError, PrivacyError
+from runner.errors import CorruptError, ObjectNotFoundError, PrivacyError, RepeatedOtherwiseError
 from runner.privacy.accountant import (
     Accountant,
     Mechanism,
@@ -30,6 +33,7 @@ from runner.privacy.accountant import (
     without_empty_releases,
 )
 from runner.privacy.noise import RunKey
+from runner.privacy.step_digests import StepDigests
 from runner.storage import Folder
 from runner.storage.manifest import contents_sha256
 
@@ -48,12 +52,17 @@ class Branch:
     """Steps `first_step` to `reserved` (exclusive) of the run, all under the same `conditions` (a fingerprint).
 
     `parent`: the number of the branch whose checkpoint at `first_step` it began from, -1 for the run's beginning.
+    `nonce`: its random name, empty where it was opened before branches had one. `place`: the run directory's URI then.
+    `is_closed`: a step that was taken again released something else.
     """
 
     conditions: str
     parent: int
     first_step: int
     reserved: int
+    nonce: str = ""
+    place: str = ""
+    is_closed: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,9 @@ class LedgerState:
 
     `tokens` names the records and `files` their files (fingerprints), `before` lists what
     earlier runs took of the same files, and `allowed_steps` is what the limit pays for in all; None for no limit.
-    `releases`: what the run looks up in the records. `mechanism` is None where it takes no private steps.
+    `histories`: what they took of each file, where files differ in that; `before` is the one that costs most with this
+    run's planned steps. `releases`: what the run looks up in the records. `mechanism` is None where it takes no private
+    steps. `place`: the run directory's URI, as the driver of the latest attempt knows it.
     """
 
     run_id: str
@@ -76,6 +87,17 @@ class LedgerState:
     files: tuple[str, ...]
     branches: tuple[Branch, ...] = ()
     releases: tuple[Release, ...] = ()
+    histories: tuple[tuple[tuple[Mechanism | Release, int], ...], ...] = ()
+    place: str = ""
+
+    def name_of(self, branch: int) -> str:
+        """A branch's name in the ledger over runs."""
+        return self.branches[branch].nonce or str(branch)
+
+    @property
+    def steps_by_branch(self) -> dict[str, int]:
+        """Steps that were taken at most, by the branches' names."""
+        return {self.name_of(n): branch.reserved - branch.first_step for n, branch in enumerate(self.branches)}
 
     def counted(self, step: int) -> int:
         """Steps to account for when the newest branch stands at `step` of the run, repeated ones of others included."""
@@ -100,6 +122,7 @@ class LedgerState:
         values = dict(plain) | {
             "mechanism": None if plain["mechanism"] is None else Mechanism(**plain["mechanism"]),
             "before": spent_from_plain(plain["before"]),
+            "histories": tuple(spent_from_plain(history) for history in plain.get("histories", ())),
             "files": tuple(plain["files"]),
             "branches": tuple(Branch(**branch) for branch in plain["branches"]),
             "releases": tuple(Release.from_plain(release) for release in plain.get("releases", ())),
@@ -114,9 +137,13 @@ class LedgerState:
 class RunLedger:
     """One run's ledger in storage. Every worker reads it; the chief alone writes."""
 
+    tell_steps: Callable[[Mapping[str, int]], None] | None = None
+    """Told `steps_by_branch` whenever it changes, so that it is also known outside of the run directory."""
+
     def __init__(self, folder: Folder, key: RunKey, state: LedgerState, *, writes: bool) -> None:
         self.key = key
         self.state = state
+        self._digests = StepDigests.read(folder)
         self._folder = folder
         self._writes = writes
         self._ahead = FIRST_RESERVATION
@@ -177,14 +204,25 @@ class RunLedger:
         """The number of the newest branch."""
         return len(self.state.branches) - 1
 
+    @property
+    def branch_key(self) -> RunKey:
+        """The secret of the newest branch, from which its batches and noise are drawn."""
+        nonce = self.state.branches[-1].nonce
+        if not nonce:
+            return self.key
+        return RunKey(hashlib.sha256(json.dumps([self.key.hexadecimal, "branch", nonce]).encode()).hexdigest())
+
     def begin(self, conditions: str, checkpoint: tuple[int, int] | None) -> None:
         """Go on in the newest branch where every step will be as it was or would have been, else open a new one.
+
+        Only the chief calls this; the other workers open the ledger afterwards.
 
         `checkpoint`: the branch and the step of the checkpoint that the run goes on from, None for its beginning.
 
         Raises:
             CorruptError: the checkpoint is ahead of the ledger, which must then be an old copy.
         """
+        assert self._writes
         parent, step = checkpoint or (-1, 0)
         branches = self.state.branches
         if parent >= len(branches) or (parent >= 0 and step > branches[parent].reserved):
@@ -196,10 +234,39 @@ class RunLedger:
             newest = branches[-1]
             continues = parent == len(branches) - 1 and step >= newest.first_step
             repeats = (parent, step) == (newest.parent, newest.first_step)
-            if newest.conditions == conditions and (continues or repeats):
+            is_as_it_was = (newest.conditions, newest.place, newest.is_closed) == (conditions, self.state.place, False)
+            can_compare = self._digests is not None and self._digests.knows_from(self.state.name_of(self.branch), step)
+            if is_as_it_was and can_compare and (continues or repeats):
                 return
         self._found_reserved = step
-        self.change(branches=(*branches, Branch(conditions, parent, step, step)))
+        branch = Branch(conditions, parent, step, step, nonce=RunKey.new().hexadecimal[:32], place=self.state.place)
+        self._digests = StepDigests(self._folder, branch.nonce, step, [])
+        self._digests.write()
+        self.change(branches=(*branches, branch))
+
+    def compare(self, step: int, digest: str) -> None:
+        """Whether a step, taken again, released what it did before; every worker asks.
+
+        Raises:
+            RepeatedOtherwiseError: it did not. The branch is closed: the run's next start opens another.
+        """
+        assert self._digests is not None
+        try:
+            self._digests.compare(step, digest, keep=self._writes)
+        except RepeatedOtherwiseError:
+            if self._writes:
+                *earlier, newest = self.state.branches
+                self.change(branches=(*earlier, replace(newest, is_closed=True)))
+            raise
+
+    def write_digests(self, *, checkpoint: int | None = None) -> None:
+        """Write down what the steps so far released, before anything is published; `checkpoint`: at this step."""
+        if not self._writes:
+            return
+        assert self._digests is not None
+        if checkpoint is not None:
+            self._digests.forget_before_checkpoints(checkpoint)
+        self._digests.write()
 
     def check_sampler(self, plan: BatchPlan) -> None:
         """Refuse to train with other batches than those that are accounted for.
@@ -228,6 +295,7 @@ class RunLedger:
         self._reserved_at = now
         if state.allowed_steps is not None:
             last_step = min(last_step, step + state.allowed_steps - state.counted(step))
+        self.write_digests()
         self._set_reserved(max(step + 1, min(step + self._ahead, last_step)))
 
     def settle(self, step: int) -> None:
@@ -244,8 +312,14 @@ class RunLedger:
         return allowed is not None and self.state.counted(step) + 1 > allowed
 
     def _set_reserved(self, step: int) -> None:
+        """In the run's ledger and outside, where never more may be known, or the run would look like an old copy."""
         *earlier, newest = self.state.branches
-        self.change(branches=(*earlier, replace(newest, reserved=step)))
+        changed = replace(self.state, branches=(*earlier, replace(newest, reserved=step)))
+        if self.tell_steps is not None and step < newest.reserved:
+            self.tell_steps(changed.steps_by_branch)
+        self.change(branches=changed.branches)
+        if self.tell_steps is not None and step > newest.reserved:
+            self.tell_steps(changed.steps_by_branch)
 
     def _write(self) -> None:
         if self._writes:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from runner.config import JobConfig
-from runner.privacy.accountant import Mechanism, Release
-from runner.privacy.budget import SpendingLedger, costliest, spent_before
+from runner.privacy.accountant import Mechanism, Release, Spent
+from runner.privacy.budget import SpendingLedger, costliest
+from runner.privacy.entries import spent_before
 from runner.privacy.ledger import LedgerState, RunLedger
 from runner.privacy.report import privacy_report, to_files
 from runner.storage import open_folder
@@ -31,12 +32,14 @@ def sweep_statement(config: JobConfig, best: Trial, trials: Sequence[Trial]) -> 
         "steps and releases together, and does not cover that choice, which looked at exact metrics"
     )
     job = directories[best.number].read_config().model_copy(update={"name": config.name})
-    own = replace(own, before=_before(config, own, {state.run_id for state in states.values()}))
+    own = replace(own, before=_before(config, own, others, {state.run_id for state in states.values()}))
     return to_files(privacy_report(job, own, others, sweep=touched))
 
 
-def _before(config: JobConfig, own: LedgerState, trials: set[str]) -> tuple[tuple[Mechanism | Release, int], ...]:
-    """What runs outside the sweep took of the same files."""
-    entries = SpendingLedger(open_folder(config.storage.uri)).read()
-    histories = spent_before([entry for entry in entries if entry.run_id not in trials], own.files, own.run_id)
-    return tuple(costliest(histories, own.delta, own.accountant))
+def _before(
+    config: JobConfig, own: LedgerState, others: Spent, trials: set[str]
+) -> tuple[tuple[Mechanism | Release, int], ...]:
+    """What runs outside the sweep took of the same files: the costliest, after `own` and the `others` of the sweep."""
+    entries = [entry for entry in SpendingLedger(open_folder(config.storage.uri)).read() if entry.run_id not in trials]
+    histories = spent_before(entries, own.files, own.run_id, own.place, own.steps_by_branch)
+    return tuple(costliest(histories, own.delta, own.accountant, [*others, *own.spent]))

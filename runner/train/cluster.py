@@ -29,7 +29,15 @@ from ray.train.v2._internal.execution.failure_handling.failure_policy import Fai
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from runner.config import JobConfig, ResourcesConfig
-from runner.errors import JobCrashedError, OvertakenError, ResourceError, RunnerError, StorageError, last_line
+from runner.errors import (
+    JobCrashedError,
+    OvertakenError,
+    RepeatedOtherwiseError,
+    ResourceError,
+    RunnerError,
+    StorageError,
+    last_line,
+)
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
 
@@ -131,7 +139,7 @@ class _EndsAtErrorsOfTheUser(DefaultFailurePolicy):
 
 
 def _is_final(error: BaseException) -> bool:
-    return isinstance(error, RunnerError) and not isinstance(error, StorageError)
+    return isinstance(error, RunnerError) and not isinstance(error, StorageError | RepeatedOtherwiseError)
 
 
 class PeersConfig(BackendConfig):

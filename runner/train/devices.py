@@ -23,6 +23,9 @@ from runner.errors import ResourceError, last_line
 
 log = logging.getLogger(__name__)
 
+ROUNDING_VARIABLES = ("TF_", "XLA_", "OPENBLAS_", "OMP_", "MKL_", "NVIDIA_", "CUDA_")
+"""Environment variables of these names choose kernels, threads or instructions, and with them how sums are rounded."""
+
 
 def set_up_devices(resources: ResourcesConfig, threads: int | None) -> None:
     """Use as many GPUs as the job asks for, and `threads` cores (None: all).
@@ -109,6 +112,15 @@ def machine() -> list[str]:
         processor = names[0] if names else processor
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.get_visible_devices("GPU")]
     return [processor, *(str(gpu.get("device_name", "GPU")) for gpu in gpus)]
+
+
+def rounding_environment() -> dict[str, str]:
+    """The environment variables that may change how sums are rounded. TF_CONFIG has addresses, new at every start."""
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(ROUNDING_VARIABLES) and name != "TF_CONFIG"
+    }
 
 
 def _logical_devices() -> list[tf.config.LogicalDevice]:

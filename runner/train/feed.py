@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.data.batches import ROW_STEPS, Batch, BatchPlan, FieldOrder, is_empty, load_batch, pad_alike
+from runner.data.batches import ROW_STEPS, Batch, BatchPlan, FieldOrder, is_empty, load_batch, pad_alike, step_digest
 from runner.data.examples import Examples
 
 AHEAD = 4
@@ -24,7 +24,8 @@ DROPOUT, FIELD_ORDER, VALIDATION_FIELD_ORDER = 1 << 63, 1 << 62, 1 << 61
 class Share:
     """Step `step` of an epoch as one worker sees it: a batch for each local replica.
 
-    `tokens` and `examples` count the whole logical batch, over all workers. `noise`: see `TrainingStep.train`.
+    `tokens` and `examples` count the whole logical batch, over all workers. `noise`, `digest`: see
+    `TrainingStep.train`.
     """
 
     step: int
@@ -32,6 +33,7 @@ class Share:
     tokens: int
     examples: int
     noise: NDArray[np.float32] | None = None
+    digest: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Feed:
 
     `noise`, for the worker with the first replica of a private run: from the step of the run to its noise. `fields`
     (V,), to train on a table's fields in any order: see `FieldOrder`. Training orders are those of the step, validation
-    orders the same in every epoch.
+    orders the same in every epoch. `branch`: what this worker takes for the branch of a private run.
     """
 
     examples: Examples
@@ -49,6 +51,7 @@ class Feed:
     total_replicas: int
     noise: Callable[[int], NDArray[np.float32]] | None = None
     fields: NDArray[np.int32] | None = None
+    branch: str | None = None
 
     def training(self, epoch: int, first_step: int) -> Iterator[Share]:
         """The rest of an epoch, from a step on."""
@@ -61,13 +64,18 @@ class Feed:
 
     def _training_share(self, epoch: int, step: int) -> Share:
         total_step = epoch * self.plan.training_steps + step
+        positions = self.plan.training_positions(epoch, step)
         share = self._share(
             step,
-            self.plan.training_positions(epoch, step),
+            positions,
             (DROPOUT | self.plan.seed, total_step),
             (FIELD_ORDER | self.plan.seed, total_step),
         )
-        return share if self.noise is None else replace(share, noise=self.noise(total_step))
+        return replace(
+            share,
+            noise=None if self.noise is None else self.noise(total_step),
+            digest=None if self.branch is None else step_digest(self.branch, total_step, positions),
+        )
 
     def _validation_share(self, step: int) -> Share:
         order = (VALIDATION_FIELD_ORDER | self.plan.seed, step)

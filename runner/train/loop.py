@@ -116,6 +116,7 @@ class TrainingLoop:
             elif self.is_chief:
                 self._checkpoint()
             if self.ledger is not None:
+                self.ledger.write_digests()
                 self.ledger.settle(self.progress.total_steps)
         finally:
             self._writer.close()
@@ -143,11 +144,14 @@ class TrainingLoop:
                 share.batches,
                 share.tokens,
                 noise=share.noise,
+                digest=share.digest,
                 stop=self.heartbeat.stop.is_set(),
                 late=self._is_late(),
             )
             if self.ledger is None:
                 self._check_finite(sums)
+            else:
+                self.ledger.compare(progress.total_steps, sums.released)
             now = time.perf_counter()
             progress.add(sums, share.tokens, now - clock)
             clock = now
@@ -169,6 +173,8 @@ class TrainingLoop:
         """Validate, write the epoch's row, tell the callbacks, and keep it all in a checkpoint."""
         progress = self.progress
         means = progress.means()
+        if self.ledger is not None:
+            self.ledger.write_digests()
         with self._averaged_weights():
             self._check_weights()
             validation = self._validate()
@@ -263,6 +269,8 @@ class TrainingLoop:
         """Hand everything the next step depends on to the writer, and the history with it."""
         progress = self.progress
         progress.seconds = time.monotonic() - self._began
+        if self.ledger is not None:
+            self.ledger.write_digests(checkpoint=progress.total_steps)
         kept = self._keras.snapshot()
         tensors: Weights = {f"weights/{name}": value for name, value in self.network.weights_dict().items()}
         for variable in self.optimizer.variables:

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from runner.config import JobConfig
@@ -23,8 +24,9 @@ from runner.data.schema import Schema
 from runner.data.survey import columns_read
 from runner.data.units import plan_table
 from runner.errors import DataError, PrivacyError
-from runner.privacy.accountant import Mechanism, Release, epsilon, spent_by
-from runner.privacy.budget import Budget, Entry, SpendingLedger, plan_budget, plan_delta, plan_mechanism, spent_before
+from runner.privacy.accountant import Mechanism, Release, Spent, epsilon, spent_by
+from runner.privacy.budget import Budget, SpendingLedger, costliest, plan_budget, plan_delta, plan_mechanism
+from runner.privacy.entries import Entry, spent_before
 from runner.privacy.ledger import PRIVATE_FOLDER, LedgerState, RunLedger
 from runner.privacy.lookups import SCHEMA, bought_fields, count_lookups, lookups_of, plan_schema
 from runner.privacy.marginals import COLUMNS, plan_marginals, plan_rest
@@ -120,9 +122,7 @@ def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema,
     state = replace(state, releases=releases)
 
     def decide(entries: Sequence[Entry]) -> Entry:
-        plan_budget(
-            config, None, state.delta, spent_before(entries, state.files, state.run_id), releases=state.releases
-        )
+        plan_budget(config, None, state.delta, _before(entries, state), releases=state.releases)
         return _entry(config, state, 0)
 
     _spending(config).charge(decide)
@@ -143,9 +143,8 @@ def open_ledger(
 
     Raises:
         PrivacyError: another run has just taken the rest of the budget.
-        CorruptError: the ledger of a resumed run is missing, or does not verify.
+        CorruptError: the ledger of a resumed run is missing, or does not verify, or is an old copy.
     """
-    fingerprints = _fingerprints(files)
     ledger = None
     if budget is not None:
         state = LedgerState(
@@ -157,19 +156,21 @@ def open_ledger(
             limit=None,
             before=(),
             allowed_steps=None,
-            files=fingerprints,
+            files=_fingerprints(files),
             releases=budget.releases,
+            place=directory.uri,
         )
     else:
         ledger = RunLedger.open(directory.folder, writes=True)
-        state = ledger.state
+        state = replace(ledger.state, place=directory.uri)
+        _spending(config).check_newest(state.run_id, state.place, state.steps_by_branch)
     agreed: list[Budget] = []
     rest = _counts_to_come(config, state)
 
     def decide(entries: Sequence[Entry]) -> Entry:
-        histories, releases = spent_before(entries, fingerprints, state.run_id), (*state.releases, *rest)
+        before, releases = _before(entries, state), (*state.releases, *rest)
         agreed.append(
-            plan_budget(config, state.mechanism, state.delta, histories, begins=not state.branches, releases=releases)
+            plan_budget(config, state.mechanism, state.delta, before, begins=not state.branches, releases=releases)
         )
         if rest:
             return replace(_entry(config, state, 1), mechanism=_reservation(rest))
@@ -180,7 +181,9 @@ def open_ledger(
     limits: dict[str, Any] = {
         "limit": found.limit,
         "before": tuple(found.before),
+        "histories": tuple(tuple(history) for history in found.histories) if len(found.histories) > 1 else (),
         "allowed_steps": found.allowed_steps,
+        "place": state.place,
     }
     if ledger is None:
         RunLedger.create(directory.folder, replace(state, **limits))
@@ -248,9 +251,9 @@ def charge_again(config: JobConfig, ledger: RunLedger) -> None:
     wanted = max(wanted, state.reserved_steps)
 
     def decide(entries: Sequence[Entry]) -> Entry:
-        histories = spent_before(entries, state.files, state.run_id)
+        before = _before(entries, state)
         allowed = plan_budget(
-            config, state.mechanism, state.delta, histories, begins=False, releases=state.releases
+            config, state.mechanism, state.delta, before, begins=False, releases=state.releases
         ).allowed_steps
         if allowed is not None and wanted > max(allowed, state.reserved_steps):
             raise PrivacyError(
@@ -266,6 +269,9 @@ def settle(config: JobConfig, directory: RunDirectory) -> dict[str, bytes]:
     """Charge the run for the steps it took, and write its report; returns the report's files."""
     state = RunLedger.open(directory.folder).state
     _spending(config).charge(lambda _entries: _entry(config, state, state.reserved_steps))
+    if state.histories:
+        before = costliest(state.histories, state.delta, state.accountant, state.spent)
+        state = replace(state, before=tuple(before))
     files = to_files(privacy_report(config, state))
     for name, content in files.items():
         directory.folder.write(name, content)
@@ -289,8 +295,28 @@ def _spending(config: JobConfig) -> SpendingLedger:
     return SpendingLedger(open_folder(config.storage.uri))
 
 
+def keep_steps_outside(config: JobConfig, ledger: RunLedger) -> None:
+    """From now on, let the ledger over runs know the run's steps whenever its own ledger does."""
+    ledger.tell_steps = partial(_spending(config).keep_steps, ledger.state.run_id, ledger.state.place)
+
+
 def _entry(config: JobConfig, state: LedgerState, steps: int) -> Entry:
-    return Entry(state.run_id, config.name, state.files, state.mechanism, steps, time.time(), state.releases)
+    return Entry(
+        state.run_id,
+        config.name,
+        state.files,
+        state.mechanism,
+        steps,
+        time.time(),
+        state.releases,
+        state.place,
+        tuple(state.steps_by_branch.items()),
+    )
+
+
+def _before(entries: Sequence[Entry], state: LedgerState) -> list[Spent]:
+    """What other runs, and other copies of this one, took of its files: see `spent_before`."""
+    return spent_before(entries, state.files, state.run_id, state.place, state.steps_by_branch)
 
 
 def _fingerprints(files: Sequence[SourceFile]) -> tuple[str, ...]:

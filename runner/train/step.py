@@ -5,7 +5,8 @@ optimizer adds the replicas' gradients. So a logical batch gives the same update
 optimizers do that addition inside `apply`: gradients must come to it unreduced.
 
 A private step adds up clipped gradients instead, and one replica's share carries the noise for all: so the sum has it
-once, whatever the number of replicas and microbatches.
+once, whatever the number of replicas and microbatches. Before the update the replicas compare what they take for the
+step's batch, and afterwards the step tells a digest of what they added up.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from runner.privacy.clipping import clipped_sum
 
 FIELDS = {"inputs": tf.int32, "targets": tf.int32, "weights": tf.float32, "dropout_keys": tf.uint32}
 """A batch's arrays, each (B, T)."""
+DISAGREE = "the workers do not agree on the batch of a private step"
 
 
 @dataclass(frozen=True)
 class StepSums:
     """Sums over the logical batch: cross-entropy in nats and right predictions; and over the replicas: their votes.
 
-    `noises`: replicas whose share carried noise.
+    `noises`: replicas whose share carried noise. `released`: a digest of the noisy sum of a private step.
     """
 
     loss: float
@@ -42,6 +44,7 @@ class StepSums:
     stop_votes: float = 0.0
     late_votes: float = 0.0
     noises: float = 0.0
+    released: str = ""
 
 
 class TrainingStep:
@@ -70,7 +73,8 @@ class TrainingStep:
         self._microbatch_size = microbatch_size
         # One trace for batches of any shape; values of several replicas have no signature and are traced anew.
         batch = [tf.TensorSpec((None, None), dtype) for dtype in FIELDS.values()]
-        numbers = [tf.TensorSpec((), tf.float32), tf.TensorSpec((2,), tf.float32), tf.TensorSpec((None,), tf.float32)]
+        vector = tf.TensorSpec((None,), tf.float32)
+        numbers = [tf.TensorSpec((), tf.float32), tf.TensorSpec((2,), tf.float32), vector, vector]
         one = local_replicas == 1
         train, evaluate = (with_own_gradients(each) for each in (self._train_replicas, self._evaluate_replicas))
         self._is_alone = strategy.num_replicas_in_sync == local_replicas
@@ -84,14 +88,16 @@ class TrainingStep:
         tokens: int,
         *,
         noise: NDArray[np.float32] | None = None,
+        digest: NDArray[np.float32] | None = None,
         stop: bool = False,
         late: bool = False,
     ) -> StepSums:
         """Update the weights by one logical batch of `tokens` real tokens; `shares` are the local replicas'.
 
         `noise`: standard normal numbers, one for each weight, on the worker that has the first replica of a private
-        run. `stop` and `late` are this worker's votes to end after this step: every worker sees the sums of all
-        votes, so that all end at the same step.
+        run. `digest` (k,): whole numbers below 2^24 that name the batch; replicas whose numbers differ make no update
+        and raise JobFailedError. `stop` and `late` are this worker's votes to end after this step: every worker sees
+        the sums of all votes, so that all end at the same step.
         """
         scale = tf.constant(1.0 / max(tokens, 1), tf.float32)
         votes = tf.constant([stop, late], tf.float32)
@@ -99,7 +105,14 @@ class TrainingStep:
         nothing = np.zeros(0, np.float32)
         first = nothing if noise is None else noise
         (noises,) = self._distribute({"noise": [first] + [nothing] * (len(shares) - 1)})
-        sums = StepSums(*self._train(inputs, targets, weights, keys, scale, votes, noises).numpy().tolist())
+        (digests,) = self._distribute({"digest": [nothing if digest is None else digest] * len(shares)})
+        try:
+            found = self._train(inputs, targets, weights, keys, scale, votes, noises, digests).numpy().tolist()
+        except tf.errors.InvalidArgumentError as error:
+            if DISAGREE in str(error):
+                raise JobFailedError(f"{DISAGREE}: nothing was updated; report this bug") from error
+            raise
+        sums = StepSums(*found[:5], released="".join(f"{int(part):04x}" for part in found[5:]))
         if sums.noises != (0 if self._mechanism is None else 1):
             raise JobFailedError(f"{sums.noises:.0f} replicas added noise to a private step, not one: report this bug")
         return sums
@@ -132,19 +145,35 @@ class TrainingStep:
         ]
 
     def _train_replicas(
-        self, inputs: Any, targets: Any, weights: Any, keys: Any, scale: tf.Tensor, votes: tf.Tensor, noise: Any
+        self,
+        inputs: Any,
+        targets: Any,
+        weights: Any,
+        keys: Any,
+        scale: tf.Tensor,
+        votes: tf.Tensor,
+        noise: Any,
+        digest: Any,
     ) -> Any:
         def replica(
-            inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, keys: tf.Tensor, noise: tf.Tensor
+            inputs: tf.Tensor,
+            targets: tf.Tensor,
+            weights: tf.Tensor,
+            keys: tf.Tensor,
+            noise: tf.Tensor,
+            digest: tf.Tensor,
         ) -> tf.Tensor:
             gradients, sums = self._gradients(inputs, targets, weights, keys, scale)
+            released = tf.zeros(0)
             if self._mechanism is not None:
                 gradients = _privatized(gradients, noise, self._mechanism)
+                gradients = _once_agreed(gradients, digest, self._strategy.num_replicas_in_sync)
+                released = _digest(gradients)
             self._optimizer.apply(gradients, self._network.trainable_variables)
             noised = tf.cast(tf.size(noise) > 0, tf.float32)
-            return tf.concat([sums, votes, [noised]], axis=0)
+            return tf.concat([sums, votes, [noised], released], axis=0)
 
-        sums = self._strategy.run(replica, args=(inputs, targets, weights, keys, noise))
+        sums = self._strategy.run(replica, args=(inputs, targets, weights, keys, noise, digest))
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
     def _evaluate_replicas(self, inputs: Any, targets: Any, weights: Any) -> Any:
@@ -222,6 +251,23 @@ def _privatized(gradients: Sequence[tf.Tensor], noise: tf.Tensor, mechanism: Mec
     # Where replicas are traced apart, an empty noise is known to be so, and cannot be split.
     noisy = as_they_are() if noise.shape[0] == 0 else tf.cond(tf.size(noise) > 0, with_noise, as_they_are)
     return [gradient / mechanism.batch_size for gradient in noisy]
+
+
+def _once_agreed(gradients: Sequence[tf.Tensor], digest: tf.Tensor, replicas: int) -> list[tf.Tensor]:
+    """The gradients, to be had only where all replicas have the same `digest` (k,)."""
+    if replicas == 1:
+        return list(gradients)
+    context = tf.distribute.get_replica_context()
+    row = tf.one_hot(context.replica_id_in_sync_group, replicas)
+    digests = context.all_reduce(tf.distribute.ReduceOp.SUM, row[:, None] * digest[None, :])
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(digests == digests[:1]), [DISAGREE])]):
+        return [tf.identity(gradient) for gradient in gradients]
+
+
+def _digest(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+    """(8,) numbers from 0 to 255 that change when a bit of the gradients does. Over replicas they are added up."""
+    parts = [tf.fingerprint(tf.reshape(gradient, [1, -1])) for gradient in gradients]
+    return tf.cast(tf.fingerprint(tf.concat(parts, axis=1))[0], tf.float32)
 
 
 def summed_gradients(

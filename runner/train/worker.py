@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -23,7 +23,7 @@ from runner.data.batches import BatchPlan, PoissonPlan
 from runner.data.examples import Examples, TokenSet
 from runner.data.survey import columns_read
 from runner.data.tokenizer import from_files
-from runner.errors import DataError, OvertakenError, RunnerError, StorageError
+from runner.errors import DataError, OvertakenError, RepeatedOtherwiseError, RunnerError, StorageError
 from runner.model.artifact import save_model
 from runner.model.known_tables import KnownTables
 from runner.model.network import Network
@@ -31,17 +31,25 @@ from runner.privacy.ledger import RunLedger
 from runner.privacy.noise import draw_noise, fingerprint
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder, read_manifest, read_published
+from runner.train.agreement import agree
 from runner.train.callbacks import import_object
 from runner.train.checkpoint import Checkpoint, newest_checkpoint
-from runner.train.devices import local_replicas, machine, make_strategy, memory_bytes, set_up_devices
+from runner.train.devices import (
+    local_replicas,
+    machine,
+    make_strategy,
+    memory_bytes,
+    rounding_environment,
+    set_up_devices,
+)
 from runner.train.drawn_tokens import log_shares
 from runner.train.feed import Feed
 from runner.train.heartbeat import Heartbeat, LogFile
 from runner.train.keras_callbacks import make_callbacks
 from runner.train.loop import TrainingLoop
 from runner.train.optimizer import build_optimizer, check_rate_setters
-from runner.train.private_run import charge_again, settle
-from runner.train.progress import Ending
+from runner.train.private_run import charge_again, keep_steps_outside, settle
+from runner.train.progress import Ending, weights_digest
 from runner.train.series import first_weights
 from runner.train.step import TrainingStep, activation_bytes, microbatch_that_fits
 from runner.train.tracking import Tracker
@@ -69,7 +77,13 @@ def run_worker(task: WorkerTask, stop: threading.Event, log_file: LogFile | None
         if task.rank == 0:
             directory = directory.take_over(task.term)
         with Heartbeat(directory, own_log, stop, writes_status=task.rank == 0) as heartbeat:
-            return _train(task, directory, heartbeat)
+            while True:
+                try:
+                    return _train(task, directory, heartbeat)
+                except RepeatedOtherwiseError as error:
+                    if task.workers > 1:  # Ray starts them all again.
+                        raise
+                    log.warning("%s", error)
     except Exception:
         log.exception("worker %d of %d failed", task.rank, task.workers)
         raise
@@ -99,27 +113,38 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
             f"{config.data.uri}: the records changed since this run began; start a new run, or put them back"
         )
     replicas, mine = strategy.num_replicas_in_sync, local_replicas(strategy, task.rank, task.workers)
-    microbatch_size = checkpoint.state["microbatch_size"] if checkpoint else choose_microbatch(config, tokens, replicas)
-    identity: dict[str, Any] = {"tokens": tokens.key, "microbatch_size": microbatch_size}
-    ledger, noise = None, None
+    if checkpoint is None and (weights := first_weights(config)) is not None:
+        network.load_weights_dict(weights)
+    identity: dict[str, Any] = {"tokens": tokens.key}
+    if config.takes_private_steps:
+        before = checkpoint.state.get("first_weights") if checkpoint else weights_digest(network.weights_dict())
+        identity["first_weights"] = before
+    mine_alone = {
+        "checkpoint": checkpoint and [checkpoint.state.get("branch"), checkpoint.step],
+        "microbatch_size": choose_microbatch(config, tokens, replicas),
+        "conditions": _conditions(config, identity, replicas, task, planned_steps),
+    }
+    decide = partial(_decide, config, directory, checkpoint)
+    decided = agree(strategy, task.rank, task.workers, mine_alone, decide)
+    identity["microbatch_size"] = decided["microbatch_size"]
+    ledger, noise, branch = None, None, None
     plan = make_plan(config, tokens)
     if config.takes_private_steps:
-        ledger = RunLedger.open(directory.folder, writes=is_chief)
         if tf.config.get_visible_devices("GPU"):  # A repeated step must release the same numbers.
             tf.config.experimental.enable_op_determinism()
-        conditions = fingerprint(
-            _conditions(config, identity, replicas, task, planned_steps)
-            | {"cut_epochs": _cut_epochs(checkpoint, ledger)}
-        )
-        ledger.begin(conditions, (checkpoint.state["branch"], checkpoint.step) if checkpoint else None)
+        ledger = RunLedger.open(directory.folder, writes=is_chief)
+        chosen = ledger.state.branches[-1]
+        if asdict(chosen) != decided["branch"]:
+            raise StorageError(f"{directory.uri}: this worker does not see the ledger that the first one wrote")
+        if is_chief:
+            keep_steps_outside(config, ledger)
         identity["branch"] = ledger.branch
-        if is_chief and ledger.branch > 0:
-            charge_again(config, ledger)
-        plan = make_plan(config, tokens, ledger.key.for_sampling(ledger.branch))
+        plan = make_plan(config, tokens, ledger.branch_key.for_sampling(ledger.branch))
         ledger.check_sampler(plan)
+        branch = f"{ledger.branch} {chosen.nonce} {chosen.conditions}"
         if mine[0] == 0:
             weights = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
-            noise = partial(draw_noise, ledger.key.for_noise(ledger.branch, conditions), count=weights)
+            noise = partial(draw_noise, ledger.branch_key.for_noise(ledger.branch, chosen.conditions), count=weights)
     fields = None
     if network.next_slot is not None and tokens.slots is not None:
         fields = tokens.slots.fields_of_tokens()
@@ -133,12 +158,12 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
             network,
             optimizer,
             strategy,
-            microbatch_size,
+            identity["microbatch_size"],
             len(mine),
             mechanism=ledger.state.mechanism if ledger else None,
             seq_length=tokens.seq_length,
         ),
-        feed=Feed(Examples(tokens, config.data.cache_gib), plan, mine, replicas, noise, fields),
+        feed=Feed(Examples(tokens, config.data.cache_gib), plan, mine, replicas, noise, fields, branch),
         directory=directory,
         heartbeat=heartbeat,
         callbacks=callbacks,
@@ -152,8 +177,6 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     )
     if checkpoint is not None:
         loop.restore(checkpoint)
-    elif (weights := first_weights(config)) is not None:
-        network.load_weights_dict(weights)
     elif config.trains_on_draws:
         # What is frequent is known before the first step: this saves a third of the steps.
         network.load_weights_dict(network.weights_dict() | {"dense/bias": log_shares(loop.feed.examples)})
@@ -165,6 +188,9 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     try:
         ending = loop.run()
         _leave_results(directory, config, tokens, loop)
+    except RepeatedOtherwiseError:
+        tracker.end("KILLED")
+        raise
     except RunnerError as error:
         if not isinstance(error, StorageError) and loop.progress.rows:
             tracker.epochs(loop.progress.rows)
@@ -184,10 +210,34 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     return ending
 
 
+def _decide(
+    config: JobConfig, directory: RunDirectory, checkpoint: Checkpoint | None, everyone: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """The microbatch of all workers, and of a run of private steps the branch: the first worker's decision.
+
+    Raises:
+        StorageError: the workers go on from different checkpoints.
+    """
+    if any(each["checkpoint"] != everyone[0]["checkpoint"] for each in everyone):
+        raise StorageError(f"{directory.uri}: the workers see different checkpoints; resume the run again")
+    sizes = [each["microbatch_size"] for each in everyone if each["microbatch_size"] is not None]
+    decided = {"microbatch_size": checkpoint.state["microbatch_size"] if checkpoint else min(sizes, default=None)}
+    if not config.takes_private_steps:
+        return decided
+    ledger = RunLedger.open(directory.folder, writes=True)
+    conditions = fingerprint(
+        decided | {"workers": [each["conditions"] for each in everyone], "cut_epochs": _cut_epochs(checkpoint, ledger)}
+    )
+    ledger.begin(conditions, (checkpoint.state["branch"], checkpoint.step) if checkpoint else None)
+    if ledger.branch > 0:
+        charge_again(config, ledger)
+    return decided | {"branch": asdict(ledger.state.branches[-1])}
+
+
 def _conditions(
     config: JobConfig, identity: dict[str, Any], replicas: int, task: WorkerTask, planned_steps: int
 ) -> dict[str, Any]:
-    """All that a private step's sum depends on besides weights and batch, down to its last bit.
+    """All that this worker's part of a private step's sum depends on besides the step's batch, down to its last bit.
 
     Settings that a run begun earlier did not know are left out where they change nothing, so that it goes on.
     """
@@ -210,6 +260,7 @@ def _conditions(
         "workers": task.workers,
         "threads": task.threads or os.cpu_count(),
         "machine": machine(),
+        "environment": rounding_environment(),
         "versions": {name: version(name) for name in ("runner", "tensorflow", "keras", "numpy")},
     }
 

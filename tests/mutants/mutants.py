@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,14 @@ def noise_is_reused_after_a_resume_elsewhere() -> None:
         return for_noise(self, 0, "")
 
     RunKey.for_noise = faulty
+    _without_names()
+
+
+def _without_names() -> None:
+    """Batches and noise of all branches come from the run's key."""
+    from runner.privacy.ledger import RunLedger
+
+    RunLedger.branch_key = property(lambda self: self.key)  # type: ignore[assignment]
 
 
 # The clipped sum
@@ -315,7 +323,7 @@ def delta_is_rounded_up() -> None:
 def earlier_runs_are_forgotten() -> None:
     from runner.train import private_run
 
-    def faulty(entries: Sequence[Mapping[str, Any]], files: Sequence[str], run_id: str | None = None) -> Any:
+    def faulty(*_: Any) -> Any:
         leave_mark()
         return []
 
@@ -348,4 +356,4 @@ def records_that_are_not_finite_are_let_in() -> None:
     clipping._without_non_finite = faulty
 
 
-from tests.mutants import draws, looked_up, tables  # noqa: E402, F401 - they register more of them
+from tests.mutants import branches, draws, looked_up, tables  # noqa: E402, F401 - they register more of them

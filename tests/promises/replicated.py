@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -22,7 +22,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from runner.data.batches import Batch, dropout_keys
+from runner.data.batches import Batch, dropout_keys, step_digest
+from runner.errors import JobFailedError
 from runner.model.network import Network
 from runner.privacy.accountant import Mechanism
 from runner.privacy.noise import draw_noise
@@ -97,11 +98,34 @@ class Replicated:
         """What a step adds up, in one vector; without noise where there is none given."""
         self.network.load_weights_dict(self.weights)
         noise = np.zeros(self.count, np.float32) if noise is None else noise
-        self.sums = self._step.train(rows.shares(self.replicas), int(rows.weights.sum()), noise=noise)
+        digest = step_digest("a branch", 0, np.arange(len(rows.ids)))
+        self.sums = self._step.train(rows.shares(self.replicas), int(rows.weights.sum()), noise=noise, digest=digest)
         after = self.network.weights_dict()
         return BATCH * np.concatenate([(self.weights[name] - after[name]).ravel() for name in self.weights]).astype(
             float
         )
+
+    def disagree(self, rows: Rows) -> tuple[str, float]:
+        """What is said where the last replica takes the batch for another one, and how far the weights moved."""
+        self.network.load_weights_dict(self.weights)
+        distribute = self._step._distribute
+
+        def differing(fields: Mapping[str, list[Any]]) -> list[Any]:
+            if "digest" in fields:
+                *others, last = fields["digest"]
+                fields = {"digest": [*others, last + np.float32([1] + [0] * (last.size - 1))]}
+            return distribute(fields)
+
+        self._step._distribute = differing
+        told = ""
+        try:
+            self.release(rows)
+        except JobFailedError as error:
+            told = str(error)
+        finally:
+            self._step._distribute = distribute
+        after = self.network.weights_dict()
+        return told, max(float(np.abs(self.weights[name] - after[name]).max()) for name in self.weights)
 
 
 def measure(replicas: int, microbatch_sizes: Sequence[int | None] = (None, 2)) -> dict[str, Any]:
@@ -111,6 +135,7 @@ def measure(replicas: int, microbatch_sizes: Sequence[int | None] = (None, 2)) -
         step = Replicated(replicas, size)
         noiseless = step.release(random_rows())
         noisy = step.release(random_rows(), draw_noise((5, 6), 0, step.count))
+        told, moved = step.disagree(random_rows())
         step.tune_to_two_tokens()
         rows = opposing_rows()
         whole = step.release(rows)
@@ -119,6 +144,8 @@ def measure(replicas: int, microbatch_sizes: Sequence[int | None] = (None, 2)) -
             "sum": noiseless.tolist(),
             "noise": (noisy - noiseless).tolist(),
             "moves": moves,
+            "disagreement": told,
+            "moved": moved,
         }
     return found
 

@@ -14,7 +14,8 @@ from runner.data.examples import TokenSet
 from runner.errors import JobFailedError, PrivacyError
 from runner.privacy import measured
 from runner.privacy.accountant import Release, epsilon
-from runner.privacy.budget import SpendingLedger, spent_before
+from runner.privacy.budget import SpendingLedger
+from runner.privacy.entries import spent_before
 from runner.privacy.ledger import RunLedger
 from runner.storage import open_folder, read_manifest
 from runner.train import facade, private_run

@@ -19,6 +19,7 @@ from runner.data.batches import (
     PoissonPlan,
     dropout_keys,
     load_batch,
+    step_digest,
     trimmed_length,
 )
 from runner.data.examples import Examples
@@ -244,3 +245,24 @@ def test_dropout_keys_differ_by_step_and_by_row_and_repeat_for_the_same_step() -
     assert not np.array_equal(keys, dropout_keys((1 << 63 | 5, 8), 8, 50))
     assert not np.array_equal(keys, dropout_keys((1 << 63 | 6, 7), 8, 50))
     assert np.array_equal(keys[:3], dropout_keys((1 << 63 | 5, 7), 3, 50))
+
+
+def test_a_step_s_digest_tells_its_batch_from_every_other() -> None:
+    """Each number is exact in float32, and so is their sum over many replicas."""
+    positions = np.array([3, 5, 8])
+    digests = {
+        step_digest(branch, step, np.array(chosen)).tobytes()
+        for branch, step, chosen in [
+            ("b", 1, positions),
+            ("c", 1, positions),
+            ("b", 2, positions),
+            ("b", 1, [3, 5]),
+            ("b", 1, [3, 5, 9]),
+            ("b", 1, [5, 3, 8]),
+        ]
+    }
+    assert len(digests) == 6
+    digest = step_digest("b", 1, positions)
+    assert digest.tobytes() in digests
+    assert digest.dtype == np.float32
+    assert digest.max() < 2**16

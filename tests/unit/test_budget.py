@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from runner.config import JobConfig, parse_job
 from runner.errors import PrivacyError
 from runner.privacy.accountant import Mechanism, Spent, epsilon
-from runner.privacy.budget import Entry, plan_budget, plan_mechanism, spent_before
+from runner.privacy.budget import plan_budget, plan_mechanism
+from runner.privacy.entries import Entry, spent_before
 from runner.privacy.figures import epsilon_in_words
 from runner.storage import Folder, open_folder
 from tests.spending_contract import DELTA, MECHANISM, SpendingContract, entry
@@ -69,7 +70,7 @@ def test_the_costliest_history_is_that_of_the_file_with_the_costliest_runs(
     charges: list[tuple[str, set[str], int]], files: set[str]
 ) -> None:
     entries = [entry(run_id, steps, sorted(used)) for run_id, used, steps in charges]
-    last = {run_id: (used, steps) for run_id, used, steps in charges}
+    last = {run_id: (set[str].union(*(u for r, u, _ in charges if r == run_id)), n) for run_id, _, n in charges}
     expected = max(sum(steps for used, steps in last.values() if file in used) for file in files)
     budget = plan_budget(job(noise_multiplier=1.0), MECHANISM, DELTA, spent_before(entries, sorted(files)))
     assert sum(steps for _, steps in budget.before) == expected
@@ -98,6 +99,42 @@ def test_max_epsilon_is_for_all_runs_together_and_by_the_file_that_has_least_lef
     budget = plan_budget(job(noise_multiplier=2.0, max_epsilon=limit), MECHANISM, DELTA, histories)
     assert budget.before == worst
     assert budget.allowed_steps == 7
+
+
+def test_the_history_that_costs_most_alone_need_not_be_the_one_that_costs_most_with_the_run() -> None:
+    """Few steps with little noise in small batches, or many like the run's own."""
+    n, delta = 16_000, 1e-5
+    own = Mechanism(n, 1024, 1.0)
+    few: Spent = [(Mechanism(n, 16, 0.3), 3)]
+    many: Spent = [(own, 230)]
+    assert epsilon(few, delta) > epsilon(many, delta)
+    settings = job(epochs=100, batch_size=1024, noise_multiplier=1.0, max_epsilon=7.5, accountant="pld")
+    for histories in ([few, many], [many, few]):
+        budget = plan_budget(settings, own, delta, histories)
+        steps = budget.charged_steps
+        assert budget.before == many
+        assert all(epsilon([*history, (own, steps)], delta) <= 7.5 for history in histories)
+        assert any(epsilon([*history, (own, steps + 1)], delta) > 7.5 for history in histories)
+
+
+HISTORY = st.lists(
+    st.tuples(st.sampled_from([MECHANISM, OTHER, Mechanism(400, 2, 0.4)]), st.integers(1, 60)), max_size=2
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(HISTORY, min_size=1, max_size=3), st.floats(1, 30))
+def test_what_is_allowed_fits_after_every_history_and_is_the_most_that_does(
+    histories: list[list[Any]], limit: float
+) -> None:
+    asked = job(noise_multiplier=2.0, max_epsilon=limit)
+    budget = plan_budget(asked, MECHANISM, DELTA, histories, begins=False)
+    allowed, steps = budget.allowed_steps, budget.charged_steps
+    assert allowed is not None
+    costs = [epsilon([*history, (MECHANISM, steps)], DELTA, "rdp") for history in histories]
+    assert epsilon([*budget.before, (MECHANISM, steps)], DELTA, "rdp") == max(costs)
+    assert steps == 0 or max(costs) <= limit
+    assert max(epsilon([*history, (MECHANISM, allowed + 1)], DELTA, "rdp") for history in histories) > limit
 
 
 def test_a_limit_that_earlier_runs_used_up_is_refused_with_what_they_took() -> None:

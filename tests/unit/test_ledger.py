@@ -156,20 +156,32 @@ def test_settling_takes_back_only_what_this_process_wrote_ahead(folder: Folder) 
     assert stored(folder).reserved_steps == ahead + 3
 
 
-def test_a_worker_that_does_not_write_agrees_with_the_chief_whoever_comes_first(folder: Folder) -> None:
+def test_a_worker_that_does_not_write_has_the_chief_s_branch(folder: Folder) -> None:
     take(attempt(folder, "x"), range(10))
-    early = RunLedger.open(folder)
     chief = attempt(folder, "y", (0, 8))
-    late = RunLedger.open(folder)
-    for worker in (early, late):
-        worker.begin("y", (0, 8))
-        assert worker.branch == chief.branch == 1
-        assert worker.key.for_sampling(worker.branch) == chief.key.for_sampling(chief.branch)
-        assert worker.state.counted(12) == chief.state.counted(12)
+    worker = RunLedger.open(folder)
+    assert worker.branch == chief.branch == 1
+    assert worker.branch_key == chief.branch_key
+    assert worker.state == chief.state
     before = spans(folder)
-    take(early, range(8, 100))
-    early.settle(9)
+    take(worker, range(8, 100))
+    worker.compare(8, "a digest")
+    worker.write_digests()
+    worker.settle(9)
     assert spans(folder) == before
+    assert b"a digest" not in folder.child("private").read("steps.json")
+
+
+def test_two_branches_have_no_key_in_common_even_with_the_same_conditions(folder: Folder, tmp_path: Path) -> None:
+    """Opened by two copies of a run directory, say."""
+    copy = open_folder(str(tmp_path / "copy"))
+    for name in ("key", "ledger.json"):
+        copy.child("private").write(name, folder.child("private").read(name))
+    one, other = attempt(folder, "x"), attempt(copy, "x")
+    assert one.key == other.key
+    assert one.branch_key != other.branch_key
+    assert one.branch_key.for_sampling(0) != other.branch_key.for_sampling(0)
+    assert one.branch_key.for_noise(0, "x") != other.branch_key.for_noise(0, "x")
 
 
 def test_the_budget_is_checked_before_a_step_and_repeated_steps_count(folder: Folder) -> None:
@@ -265,7 +277,7 @@ class History:
         self.checkpoints = list(kept)
         ledger = RunLedger.open(self.folder, writes=True)
         ledger.begin(conditions, (branch, step) if kept else None)
-        noise_of = ledger.key.for_noise(ledger.branch, conditions)
+        noise_of = ledger.branch_key.for_noise(ledger.branch, conditions)
         for _ in range(steps):
             if ledger.is_spent(step):
                 break

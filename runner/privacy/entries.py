@@ -1,0 +1,119 @@
+"""What the entries of the ledger over runs add up to.
+
+Of its steps an entry names those that the run's ledger had by then, by branch: they stay, whatever a later entry says.
+The others are planned, and the next entry from the same place (the run directory's URI) replaces them. So a copy of a
+run directory adds the branches that it opens and the steps that it plans, and neither takes back what the other took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from runner.privacy.accountant import Mechanism, Release, Spent, spent_by, without_empty_releases
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run's total: `steps` of `mechanism`, and `releases`, on the files with these fingerprints. A run that trains on
+    draws has no mechanism.
+
+    `time`: seconds since 1970. `place`: the run directory's URI; empty in entries from before there were places.
+    `branches`: those of the steps that may have been taken by then, by the branch's name.
+    """
+
+    run_id: str
+    name: str
+    files: tuple[str, ...]
+    mechanism: Mechanism | None
+    steps: int
+    time: float
+    releases: tuple[Release, ...] = ()
+    place: str = ""
+    branches: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Entry:
+        """From the values of an entry's JSON."""
+        values = dict(plain) | {
+            "files": tuple(plain["files"]),
+            "mechanism": None if plain["mechanism"] is None else Mechanism(**plain["mechanism"]),
+            "releases": tuple(Release.from_plain(release) for release in plain.get("releases", ())),
+            "branches": tuple((str(name), int(steps)) for name, steps in plain.get("branches", ())),
+        }
+        return cls(**values)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for JSON; what an entry does not have is left out, as before there was such a thing."""
+        plain = without_empty_releases(asdict(self))
+        return {name: value for name, value in plain.items() if value or name not in ("place", "branches")}
+
+    @property
+    def planned(self) -> int:
+        """Steps that had not been taken by then, at least as far as is known."""
+        return self.steps - sum(steps for _, steps in self.branches)
+
+
+@dataclass
+class _Total:
+    """All entries of a run: what they add up to.
+
+    `taken`: by branch, the most that any entry has. `planned`: by place, as its latest entry says.
+    `before_places`: what the latest entry from before there were places says of the whole run.
+    """
+
+    last: Entry
+    files: set[str] = field(default_factory=set[str])
+    releases: tuple[Release, ...] = ()
+    taken: dict[str, int] = field(default_factory=dict[str, int])
+    planned: dict[str, int] = field(default_factory=dict[str, int])
+    before_places: int = 0
+
+    def add(self, entry: Entry) -> None:
+        self.last = entry
+        self.files.update(entry.files)
+        # What was released stays so, whatever a later entry says.
+        kept = tuple(release for release in self.releases if release not in entry.releases)
+        self.releases = (*kept, *entry.releases)
+        if not entry.place:
+            self.before_places = entry.steps
+            return
+        self.planned[entry.place] = entry.planned
+        for branch, steps in entry.branches:
+            self.taken[branch] = max(steps, self.taken.get(branch, 0))
+
+    def spent(self) -> Spent:
+        steps = max(self.before_places, sum(self.taken.values()) + sum(self.planned.values()))
+        return spent_by(self.releases, self.last.mechanism, steps)
+
+    def spent_elsewhere(self, place: str, steps: Mapping[str, int]) -> Spent:
+        """What copies of the run took and plan, besides the `steps` by branch of the one at this place."""
+        taken = sum(max(0, most - steps.get(branch, 0)) for branch, most in self.taken.items())
+        planned = sum(planned for elsewhere, planned in self.planned.items() if elsewhere != place)
+        return spent_by((), self.last.mechanism, taken + planned)
+
+
+def spent_before(
+    entries: Sequence[Entry],
+    files: Sequence[str],
+    run_id: str | None = None,
+    place: str = "",
+    steps: Mapping[str, int] | None = None,
+) -> list[Spent]:
+    """What other runs took of these files: for each different history that a file has, all that was taken of it.
+
+    run_id: the run that asks; place, steps: where it is, and its steps by branch. Other copies of it are other runs.
+    """
+    totals: dict[str, _Total] = {}
+    for entry in entries:
+        totals.setdefault(entry.run_id, _Total(entry)).add(entry)
+    spent = {
+        each: total.spent() if each != run_id else total.spent_elsewhere(place, steps or {})
+        for each, total in totals.items()
+    }
+    histories = {
+        tuple(part for each, total in totals.items() if file in total.files for part in spent[each])
+        for file in set(files)
+    }
+    return [list(history) for history in histories]
