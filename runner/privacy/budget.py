@@ -36,6 +36,7 @@ from runner.privacy.accountant import (
     steps_within,
 )
 from runner.privacy.entries import Entry
+from runner.privacy.entries import spent_before as spent_before
 from runner.privacy.figures import epsilon_in_words
 from runner.storage import Folder
 from runner.storage.manifest import contents_sha256, sha256

@@ -356,4 +356,4 @@ def records_that_are_not_finite_are_let_in() -> None:
     clipping._without_non_finite = faulty
 
 
-from tests.mutants import branches, draws, looked_up, tables  # noqa: E402, F401 - they register more of them
+from tests.mutants import draws, looked_up, one_branch, tables  # noqa: E402, F401 - they register more of them
