@@ -171,6 +171,7 @@ NOT_RUN = {
     "benchmarks.md": 1,
     "kubernetes.md": 3,
     "privacy.md": 1,
+    "quality-report.md": 1,
     "ray-cluster.md": 2,
     "tracking.md": 1,
 }
