@@ -96,7 +96,7 @@ class ExamplesConfig(Section):
     seq_length: int = Field(default=100, ge=1, le=16_384, description="tokens in an example; longer records are cut")
     field_order: Literal["schema", "random"] = Field(
         default="schema",
-        description="schema, or random: fields of every second record in any order, for `generate --given`",
+        description="schema, or random: every second record in any order, for `generate --given`; takes more epochs",
     )
 
 
