@@ -142,6 +142,7 @@ def test_copies_are_found_however_numbers_and_days_are_written(tmp_path: Path) -
     job = {"name": "x", "data": {"uri": str(tmp_path / "records")}, "fields": fields}
     config = parse_job(job | {"training": {"batch_size": 5}}, environment={})
     files = list_files(config.data.uri)
+    assert config.fields is not None
     schema = survey_table(config.data, files, config.fields).schema
     assert schema is not None
     written = [("0", "02.01.2024", "0.0"), ("0", "03.01.2024", "0"), ("1.5", None, ""), (None, None, "x")]
