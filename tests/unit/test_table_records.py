@@ -129,6 +129,13 @@ def test_nulls_in_all_files_keep_the_type_that_all_give_them(
     assert read(folder, "n", "m").column("n").null_count == 3 * len(kinds)
 
 
+def test_whole_numbers_come_in_a_wider_type_that_a_schema_has(folder: Path) -> None:
+    write(folder / "a.parquet", pa.table({"n": pa.array([7, None], pa.int8())}))
+    data, wider = DataConfig(uri=str(folder)), pa.schema([("n", pa.int32())])
+    (rows,) = read_records(data, list_files(str(folder)), wider)
+    assert rows.field("n").equals(pa.array([7, None], pa.int32()))
+
+
 def test_another_type_in_one_file_is_one_line_that_names_it(folder: Path) -> None:
     write(folder / "a.parquet", pa.table({"n": [1]}))
     write(folder / "b.parquet", pa.table({"n": ["1"]}))
