@@ -88,6 +88,7 @@ def plan_table(data: DataConfig, files: tuple[SourceFile, ...], columns: Sequenc
         nested = {name for footer in footers if footer for name, kind in footer.kinds.items() if types.is_nested(kind)}
         columns = [name for name in there if name not in nested]
     kinds: dict[str, pa.DataType] = {}
+    nulls: dict[str, pa.DataType] = {}
     required = set(columns)
     for file, footer in zip(files, footers, strict=True):
         if footer is None:
@@ -97,7 +98,10 @@ def plan_table(data: DataConfig, files: tuple[SourceFile, ...], columns: Sequenc
             kind = footer.kinds.get(name)
             if kind is None:
                 raise DataError(f"{place} is missing, which other files have; leave it out of fields, or write it anew")
-            if name in footer.empty or types.is_null(kind):
+            if types.is_null(kind):
+                continue
+            if name in footer.empty:
+                nulls[name] = kind if nulls.get(name, kind) == kind else pa.null()
                 continue
             if types.is_nested(kind):
                 raise DataError(f"{place} is {kind}, which no kind of field can hold; leave it out of fields")
@@ -106,6 +110,8 @@ def plan_table(data: DataConfig, files: tuple[SourceFile, ...], columns: Sequenc
                 raise DataError(f"{place} is {kind}, but {kinds[name]} in files before it; give it one type in all")
             kinds[name] = common
         required -= footer.nullable
+    # Nulls in all files keep the type that all give them.
+    kinds = nulls | kinds
     schema = pa.schema([pa.field(name, kinds.get(name, pa.null()), name not in required) for name in columns])
     units = _cut(data, files, [footer.rows if footer else 0 for footer in footers])
     return TablePlan(units, schema, tuple(name for name in there if name not in schema.names))

@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from runner.data.schema import Schema
 from runner.errors import JobStoppedError
-from runner.generation.rows import learned_schema
+from runner.generation.rows import table_schema
 from runner.generation.shards import (
     Generation,
     ShardInfo,
@@ -87,8 +87,8 @@ def _drive(folder: Folder, directory: RunDirectory, stop: threading.Event, *, lo
                 return None
     if not folder.exists(SUMMARY):
         if generation.settings.unique and generation.shards > 1:
-            learned = _learned_schema(generation)
-            columns = None if learned is None else learned.names
+            schema = _table_schema(generation)
+            columns = None if schema is None else schema.learned.names
             infos = drop_repeated(folder, infos, lambda message: _say(directory, message), columns)
         folder.write(SUMMARY, json.dumps(summarize(list(infos.values())), indent=1).encode())
     return read_summary(folder)
@@ -152,12 +152,12 @@ def _training_hashes(generation: Generation) -> NDArray[np.uint64] | None:
     from runner.generation.training_records import hash_records
 
     run = RunDirectory(open_folder(generation.run_uri))
-    return hash_records(run.read_model_config().data, reading_version(run), _learned_schema(generation))
+    return hash_records(run.read_model_config().data, reading_version(run), _table_schema(generation))
 
 
-def _learned_schema(generation: Generation) -> pa.Schema | None:
-    """Of a table, the columns that tell its rows apart."""
-    return learned_schema(describe_model(open_folder(generation.run_uri).child("model")))
+def _table_schema(generation: Generation) -> Schema | None:
+    """That of the run's table."""
+    return table_schema(describe_model(open_folder(generation.run_uri).child("model")))
 
 
 def _say(directory: RunDirectory, message: str) -> None:

@@ -58,11 +58,15 @@ def make_rows(model: ModelDescription, validator: Validator, seed: int, conditio
     return TextRows(model.tokenizer, validator)
 
 
+def table_schema(model: ModelDescription) -> Schema | None:
+    """That of a model of a table; None of a model of texts."""
+    return model.tokenizer.schema if isinstance(model.tokenizer, FieldTokenizer) else None
+
+
 def learned_schema(model: ModelDescription) -> pa.Schema | None:
     """Of a model of a table: the columns that it learned, which tell rows apart. None of a model of texts."""
-    if not isinstance(model.tokenizer, FieldTokenizer):
-        return None
-    return model.tokenizer.schema.learned
+    schema = table_schema(model)
+    return None if schema is None else schema.learned
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> pa.Table:

@@ -7,12 +7,12 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from runner.config import DataConfig
 from runner.data.files import READING_VERSION, list_files
 from runner.data.records import read_records
+from runner.data.schema import Schema
 from runner.data.texts import row_texts
 from runner.generation.records import hash_texts
 
@@ -23,12 +23,10 @@ def fingerprint_records(data: DataConfig) -> str:
     return hashlib.sha256(json.dumps([files, data.max_records, data.columns, data.text_column]).encode()).hexdigest()
 
 
-def hash_records(
-    data: DataConfig, version: int = READING_VERSION, schema: pa.Schema | None = None
-) -> NDArray[np.uint64]:
+def hash_records(data: DataConfig, version: int = READING_VERSION, schema: Schema | None = None) -> NDArray[np.uint64]:
     """The sorted hashes (see `hash_texts`) of all records of the job, those kept for validation included.
 
-    `version`: by which rules the run read them. `schema`: of a table, the columns that tell its rows apart.
+    `version`: by which rules the run read them. `schema`: of a table, whose learned columns tell its rows apart.
 
     8 bytes of memory for each. Of a run that goes on from another, all
     records of the folder: which of them its `max_records` took depends on those that the runs before had.
@@ -40,8 +38,8 @@ def hash_records(
         data = data.model_copy(update={"max_records": None})
     files = tuple(replace(file, version=version) for file in list_files(data.uri))
     batches = (
-        records.drop_null() if schema is None else row_texts(records.flatten())
-        for records in read_records(data, files, schema)
+        records.drop_null() if schema is None else row_texts(schema.rewritten(records).flatten())
+        for records in read_records(data, files, None if schema is None else schema.learned)
     )
     parts = [hash_texts(texts.to_pylist()) for texts in batches]
     return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.uint64)

@@ -71,7 +71,7 @@ def read_real_records(
     held_out = holdout_mask(config, records)
     sampled = _sampled(held_out)
     parts: dict[bool, list[pa.Array]] = {True: [], False: []}
-    for batch, here in _with_places(config, files, columns):
+    for batch, here in _with_places(config, files, schema):
         for kind, chosen in parts.items():
             chosen.append(batch.filter(pa.array(sampled[here] & (held_out[here] == kind))))
     return RealRecords(
@@ -101,13 +101,12 @@ def _together(parts: Sequence[pa.Array], columns: pa.Schema | None) -> Records:
 
 def find_copies(config: JobConfig, real: RealRecords, texts: Sequence[str]) -> NDArray[np.bool_]:
     """(texts,): which texts equal one of all the records trained on, letter for letter; see `texts_of`."""
-    columns = _columns(real.schema)
     held_out = holdout_mask(config, real.training_records + real.holdout_records)
     asked = pa.array(texts, pa.large_string())
     found = np.zeros(len(texts), bool)
-    for batch, here in _with_places(config, real.files, columns):
+    for batch, here in _with_places(config, real.files, real.schema):
         trained = batch.filter(pa.array(~held_out[here]))
-        if columns is not None:
+        if real.schema is not None:
             trained = row_texts(trained.flatten())
         found |= pc.is_in(asked, value_set=trained).to_numpy(zero_copy_only=False)
     return found
@@ -140,11 +139,13 @@ def _sampled(held_out: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _with_places(
-    config: JobConfig, files: tuple[SourceFile, ...], columns: pa.Schema | None
+    config: JobConfig, files: tuple[SourceFile, ...], schema: Schema | None
 ) -> Iterator[tuple[pa.Array, slice]]:
-    """All records in order, and which places they have among them."""
+    """All records in order, and which places they have among them; those of a table written as generated ones are."""
     start = 0
-    for rows in read_records(config.data, files, columns):
+    for rows in read_records(config.data, files, _columns(schema)):
         records = rows.drop_null()
+        if schema is not None:
+            records = schema.rewritten(records)
         yield records, slice(start, start + len(records))
         start += len(records)

@@ -101,7 +101,9 @@ def read_table(uri: str, schema: Schema) -> SyntheticRecords:
             columns.append(from_texts(texts, field.type))
         except ValueError as error:
             raise DataError(f"{uri}: column {field.name} is not {field.type}: {str(error).splitlines()[0]}") from None
-    return SyntheticRecords((), uri, table=pa.table(columns, schema=schema.learned))
+    table = pa.table(columns, schema=schema.learned)
+    again = schema.rewritten(table.to_struct_array().combine_chunks())
+    return SyntheticRecords((), uri, table=pa.Table.from_struct_array(again))
 
 
 def _read_rows(uri: str, columns: Sequence[str], optional: frozenset[str], most: int) -> Iterator[Row]:

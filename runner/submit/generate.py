@@ -21,7 +21,7 @@ from runner.generation.grammar import check_beginnings, compile_grammar
 from runner.generation.output import check_absent, check_output, is_folder, table_in_words, to_jsonl, write_records
 from runner.generation.prompts import check_prompts, read_prompts
 from runner.generation.records import Generated, RecordMaker, SamplingSettings
-from runner.generation.rows import learned_schema
+from runner.generation.rows import table_schema
 from runner.generation.shards import Generation, claim_folder
 from runner.generation.table_rules import allowed_rows
 from runner.generation.training_records import fingerprint_records, hash_records
@@ -157,7 +157,7 @@ def _here(
     model = load_model(directory.folder.child("model"))
     training = None
     if settings.not_in_training:
-        training = hash_records(config.data, reading_version(directory), learned_schema(model))
+        training = hash_records(config.data, reading_version(directory), table_schema(model))
     maker = RecordMaker(model, settings, training)
     generated = _make(maker, settings.records, quiet=launch.quiet)
     answer: dict[str, Any] = {

@@ -21,6 +21,8 @@ from runner.data.schema.schema import make_codec
 from runner.data.survey import survey_table
 from runner.errors import DataError
 from runner.generation.output import to_csv, to_jsonl, to_parquet
+from runner.generation.records import hash_texts
+from runner.generation.training_records import hash_records
 from runner.report.compare import choose_layout, compare_records
 from runner.report.real import RealRecords, find_copies, read_real_records, texts_of
 from runner.report.synthetic import SyntheticRecords, read_table
@@ -125,3 +127,32 @@ def test_the_same_rows_are_at_no_distance(config: JobConfig, real: RealRecords) 
     assert quality.synthetic_copies == 1.0
     assert quality.fields_share is None
     assert quality.fields == len(LEARNED)
+
+
+def test_copies_are_found_however_numbers_and_days_are_written(tmp_path: Path) -> None:
+    numbers, days = ["0.0", "0", " 1.50", "", "NA"] * 12, ["02.01.2024", "03.01.2024", "", "04.01.2024", "?"] * 12
+    (tmp_path / "records").mkdir()
+    rows = pa.table({"paid": numbers, "day": days, "code": ["0.0", "0", "", "", "x"] * 12})
+    pq.write_table(rows, tmp_path / "records" / "a.parquet")
+    fields = {
+        "paid": {"kind": "number", "range": [0, 2], "decimals": 1},
+        "day": {"kind": "date", "range": ["2024-01-01", "2024-12-31"], "format": "%d.%m.%Y"},
+        "code": {"kind": "category"},
+    }
+    job = {"name": "x", "data": {"uri": str(tmp_path / "records")}, "fields": fields}
+    config = parse_job(job | {"training": {"batch_size": 5}}, environment={})
+    files = list_files(config.data.uri)
+    assert config.fields is not None
+    schema = survey_table(config.data, files, config.fields).schema
+    assert schema is not None
+    written = [("0", "02.01.2024", "0.0"), ("0", "03.01.2024", "0"), ("1.5", None, ""), (None, None, "x")]
+    made = pa.table([pa.array(column) for column in zip(*written, strict=True)], schema.learned)
+    real = read_real_records(config, files, None, schema)
+    assert set(texts_of(made)) <= {*texts_of(real.training), *texts_of(real.holdout)}
+    assert find_copies(config, real, texts_of(made)).all()
+    hashes = hash_records(config.data, schema=schema)
+    assert np.isin(hash_texts(list(texts_of(made))), hashes).all()
+    (tmp_path / "a.csv").write_text("paid,day,code\n0.00,02.01.2024,0.0\n1.50,,x\n")
+    table = read_table(str(tmp_path / "a.csv"), schema).table
+    assert table is not None
+    assert table.to_pylist()[0] == {"paid": "0", "day": "02.01.2024", "code": "0.0"}

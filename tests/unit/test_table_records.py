@@ -111,6 +111,31 @@ def test_a_column_of_nothing_but_nulls_counts_as_one_of_any_type(folder: Path, e
     assert read(folder).column("n").to_pylist() == rows
 
 
+@pytest.mark.parametrize(
+    ("kinds", "kind"),
+    [
+        ([pa.int32()], pa.int32()),
+        ([pa.string(), pa.null(), pa.string()], pa.string()),
+        ([pa.null()], pa.null()),
+        ([pa.int32(), pa.string()], pa.null()),
+    ],
+)
+def test_nulls_in_all_files_keep_the_type_that_all_give_them(
+    folder: Path, kinds: list[pa.DataType], kind: pa.DataType
+) -> None:
+    for number, each in enumerate(kinds):
+        write(folder / f"{number}.parquet", pa.table({"n": pa.nulls(3, each), "m": [1, 2, 3]}))
+    assert plan(folder, "n", "m").schema.field("n").type == kind
+    assert read(folder, "n", "m").column("n").null_count == 3 * len(kinds)
+
+
+def test_whole_numbers_come_in_a_wider_type_that_a_schema_has(folder: Path) -> None:
+    write(folder / "a.parquet", pa.table({"n": pa.array([7, None], pa.int8())}))
+    data, wider = DataConfig(uri=str(folder)), pa.schema([("n", pa.int32())])
+    (rows,) = read_records(data, list_files(str(folder)), wider)
+    assert rows.field("n").equals(pa.array([7, None], pa.int32()))
+
+
 def test_another_type_in_one_file_is_one_line_that_names_it(folder: Path) -> None:
     write(folder / "a.parquet", pa.table({"n": [1]}))
     write(folder / "b.parquet", pa.table({"n": ["1"]}))

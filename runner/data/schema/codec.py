@@ -99,6 +99,11 @@ class Codec(ABC):
         read = self.read(column)
         return int((read.strange if self.nullable else read.strange | read.null).sum())
 
+    def rewritten(self, column: pa.Array) -> pa.Array:
+        """A column's values as generated ones are written: of numbers that texts write as 0.0 and as 0, both as 0, and
+        null for an empty text where one stands for no value."""
+        return column
+
     @property
     def coarse_slots(self) -> tuple[int, ...]:
         """The slots that say most of a value, each on its own: those that are counted with other fields' together."""

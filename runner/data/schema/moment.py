@@ -154,6 +154,12 @@ class MomentCodec(Codec):
             return typed(formatted_moments(to_texts(moments), self.written), self.type)
         return typed(moments, self.type)
 
+    def rewritten(self, column: pa.Array) -> pa.Array:
+        if not is_text(plain_type(column.type)):
+            return column
+        values = read_as(column, self.reading, self.written)[0]
+        return typed(values if self.written is None else formatted_moments(to_texts(values), self.written), column.type)
+
     @property
     def coarse_slots(self) -> tuple[int, ...]:
         return tuple(slot for slot in (0, MONTH, HOUR) if slot < len(self.slots))

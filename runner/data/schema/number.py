@@ -29,6 +29,7 @@ from runner.data.schema.codec import (
     Tokens,
     draw_bits,
     null_mask,
+    plain_type,
     read_as,
     reading_type,
     trace_states,
@@ -39,6 +40,7 @@ from runner.data.schema.codec import (
 )
 from runner.data.schema.intervals import Intervals
 from runner.data.schema.units import from_units, is_number, largest_units, most_decimals, to_units
+from runner.data.texts import is_text
 from runner.errors import DataError
 
 
@@ -146,6 +148,9 @@ class NumberCodec(Codec):
         if many:
             units = np.where(main < many, self.frequent[np.clip(main, 0, many - 1)], units)
         return typed(from_units(units, self.decimals, self.reading, null), self.type)
+
+    def rewritten(self, column: pa.Array) -> pa.Array:
+        return typed(read_as(column, self.reading)[0], column.type) if is_text(plain_type(column.type)) else column
 
     def order(self, slot: int) -> NDArray[np.float64] | None:
         if slot:

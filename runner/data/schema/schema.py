@@ -148,6 +148,12 @@ class Schema:
             "fields": [codec.to_plain() for codec in self.codecs],
         }
 
+    def rewritten(self, rows: pa.StructArray) -> pa.StructArray:
+        """Rows of some columns, each value as a generated one is written: see `Codec.rewritten`."""
+        codecs = {codec.name: codec for codec in self.codecs}
+        columns = [codecs[name].rewritten(column) for name, column in columns_of(rows).items()]
+        return pa.StructArray.from_arrays(columns, fields=list(rows.type))
+
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Schema:
         """What `to_plain` wrote."""

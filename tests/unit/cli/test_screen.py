@@ -21,7 +21,7 @@ from rich.cells import cell_len
 from runner.cli.options import answer
 from runner.errors import ConfigError
 from runner.generation.output import table_in_words
-from runner.screen import Column, VisibleFormatter, show, show_records, side_by_side, tell, visible
+from runner.screen import Column, Json, VisibleFormatter, show, show_records, side_by_side, tell, visible
 from runner.submit.follow import live_line
 from tests.unit.cli.commands import Run, one_line, take_run, write_records
 
@@ -144,6 +144,10 @@ def test_generated_records_are_exact_in_a_pipe(run: Run, here: Path, monkeypatch
     take_run(here, state="done")
     assert run("generate", "demo").out == "".join(text + "\n" for text in texts)
     assert run("generate", "demo", "--json").answer == {"texts": texts}
+    rows = '[{"price": 0.10, "sum": 12345678901234567.89, "name": "é"}]'
+    monkeypatch.setattr("runner.submit.generate.generate", lambda *_: ({"records": 1, "rows": Json(rows)}, ""))
+    assert run("generate", "demo", "--json").out == f'{{"records": 1, "rows": {rows}}}\n'
+    monkeypatch.setattr("runner.submit.generate.generate", lambda *_: ({"texts": texts}, ""))
     with terminal() as come:
         run("generate", "demo")
         assert come() == "".join(visible(text) + "\n" for text in texts)
