@@ -36,6 +36,7 @@ CONDITIONS = (
     "workers",
     "threads",
     "machine",
+    "noise",
     "environment",
     "versions.runner",
     "versions.tensorflow",

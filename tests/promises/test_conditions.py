@@ -109,6 +109,10 @@ def under_another(path: str) -> dict[str, Any]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("OMP_WAIT_POLICY", "passive")
             return conditions(config)
+    if path == "noise":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(worker, "GENERATOR", "another")
+            return conditions(config)
     if path == "machine":
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(worker, "machine", lambda: ["another processor"])

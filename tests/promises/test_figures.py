@@ -12,6 +12,7 @@ import tensorflow as tf
 from dp_accounting import pld, rdp
 
 from runner.privacy.accountant import Mechanism, epsilon
+from runner.privacy.grid import grid_of
 from runner.train import step
 
 
@@ -35,10 +36,13 @@ def test_05_the_noise_of_a_step_is_as_wide_as_accounted_at_any_clip_and_size(
 ) -> None:
     """Noise of one standard deviation in every weight comes out as noise_multiplier x clip, over the batch size."""
     mechanism = Mechanism(5000, batch, 1.3, clip)
+    count = sum(int(np.prod(shape)) for shape in shapes)
+    grid = grid_of(mechanism, count, 1)
     sums = [tf.fill(shape, tf.constant(0.5 * clip)) for shape in shapes]
-    one = tf.ones(sum(int(np.prod(shape)) for shape in shapes))
-    noisy, bare = (step._privatized(sums, noise, mechanism) for noise in (one, tf.zeros(0)))
+    one = np.full(count, round(grid.sigma), grid.noise_dtype)
+    noisy, bare = (step._privatized(sums, tf.constant(noise), grid) for noise in (one, one[:0]))
     for with_noise, without, clipped in zip(noisy, bare, sums, strict=True):
-        added = (with_noise.numpy().astype(float) - without.numpy()) * batch
-        assert np.abs(added / (1.3 * clip) - 1).max() < 1e-3
-        assert np.abs(without.numpy() * batch / clipped.numpy() - 1).max() < 1e-5
+        added = (with_noise.numpy() - without.numpy()) * batch
+        wide = added / (1.3 * clip)  # Wider by what rounding to the grid takes, and by no more.
+        assert 1 - 1e-3 < wide.min() <= wide.max() < 1 + 5e-3
+        assert np.abs(without.numpy() * batch / clipped.numpy() - 1).max() < 1e-3

@@ -127,11 +127,13 @@ def assert_share_of_chance(both: int, size: int, q: float) -> None:
 # 6. Noise of steps
 
 COUNT = 1 << 19
+SIGMA = 3.0e5
+"""In units of the grid; as in runs, far above 1."""
 
 
 def noise_of(run: str, branch: int, step: int) -> NDArray[np.float64]:
     """The noise of a step in units of its standard deviation."""
-    return draw_noise(RunKey(run * 32).for_noise(branch, "conditions"), step, COUNT).astype(float)
+    return draw_noise(RunKey(run * 32).for_noise(branch, "conditions"), step, SIGMA, COUNT) / SIGMA
 
 
 def test_06_the_noise_of_a_step_is_as_wide_as_accounted_and_like_no_other() -> None:
