@@ -31,7 +31,8 @@ from bench_peers import Peer, peer_timer, start_peer
 
 from runner.data.files import list_files
 from runner.data.records import read_records
-from runner.generation.records import RecordMaker, SamplingSettings
+from runner.generation.records import RecordMaker
+from runner.generation.settings import SamplingSettings
 from runner.model.artifact import TrainedModel, load_model
 from runner.model.network import Network
 from runner.model.sampling import BATCH_SIZE, Sampler

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 
 from runner.config import JobConfig, parse_job
 from runner.data.importing import import_records
-from runner.data.tokenizer import ByteTokenizer
+from runner.data.tokenizers.characters import ByteTokenizer
 from runner.errors import DataError, JobFailedError, RunnerError, StorageError
 from runner.generation.drive import SUMMARY
-from runner.generation.records import Generated, SamplingSettings
+from runner.generation.records import Generated
 from runner.generation.rows import text_table
+from runner.generation.settings import SamplingSettings
 from runner.generation.shards import make_shard, read_generation
 from runner.run_directory import GENERATION, RunDirectory, Status
 from runner.run_files import is_ours

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runner.config import parse_job
-from runner.data.tokenizer import CharTokenizer
+from runner.data.tokenizers.characters import CharTokenizer
 from runner.run_directory import RunDirectory
 
 ALPHABET = "ab12,"

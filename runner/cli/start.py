@@ -201,7 +201,8 @@ def generate(
         count = 10 if given_file is None else 1
     directory = RunDirectory.find(run, runs_uri)
 
-    from runner.generation.records import SamplingSettings, describe_left_out
+    from runner.generation.settings import SamplingSettings
+    from runner.generation.tally import describe_left_out
     from runner.submit.generate import Request
     from runner.submit.generate import generate as generate_from
 

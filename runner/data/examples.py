@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.data.schema.slots import Slots
-from runner.data.tokenizer import token_dtype
+from runner.data.tokenizers.base import token_dtype
 from runner.errors import CorruptError, ObjectNotFoundError
 from runner.storage import Folder, LocalFolder, open_folder
 

@@ -30,17 +30,11 @@ from runner.data.schema import Schema
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.survey import Survey, survey_records, survey_table
 from runner.data.token_lengths import TokenLengths
-from runner.data.tokenizer import (
-    ByteTokenizer,
-    CharTokenizer,
-    SentencePieceTokenizer,
-    Tokenizer,
-    check_coverage,
-    from_files,
-    from_sentencepiece_model,
-    token_dtype,
-    train_tokenizer,
-)
+from runner.data.tokenizers.base import Tokenizer, token_dtype
+from runner.data.tokenizers.characters import ByteTokenizer, CharTokenizer
+from runner.data.tokenizers.saved import from_files
+from runner.data.tokenizers.subword import SentencePieceTokenizer, check_coverage, from_sentencepiece_model
+from runner.data.tokenizers.text_kinds import train_tokenizer
 from runner.data.units import Unit
 from runner.errors import CorruptError, ObjectNotFoundError, RunnerError, TokenizerError, find_user_error
 from runner.storage import Folder, open_folder, open_parent, publish, read_manifest, read_published

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from runner.data.tokenizer import Tokenizer
+from runner.data.tokenizers.base import Tokenizer
 
 SAMPLED = 16
 """One record of so many is tokenized, where that is what counting takes."""

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.data.automaton import Automaton
-from runner.data.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer
+from runner.data.tokenizers.base import Tokenizer
+from runner.data.tokenizers.characters import ByteTokenizer, CharTokenizer
+from runner.data.tokenizers.subword import SentencePieceTokenizer
 from runner.generation.language import CODE_POINTS, DEAD, CharacterLanguage, Language, check_size, useful_states
 from runner.generation.pieces import piece_spellings
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -31,10 +31,8 @@ from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.schema.values import from_texts
 from runner.data.texts import TEXT, to_texts
 from runner.errors import ConfigError
+from runner.generation.settings import SamplingSettings
 from runner.generation.shares import ValueShare, count_values, mix
-
-if TYPE_CHECKING:
-    from runner.generation.records import SamplingSettings
 
 
 class GivenColumn(NamedTuple):

@@ -1,7 +1,7 @@
 """The rules of a job's `generation` section as an automaton over tokens: so that only valid records are drawn.
 
 >>> from runner.config import GenerationConfig
->>> from runner.data.tokenizer import CharTokenizer
+>>> from runner.data.tokenizers.characters import CharTokenizer
 >>> config = GenerationConfig(columns={"age": {"range": [0, 120]}, "code": {"pattern": r"[A-Z]\\d+"}})
 >>> tokenizer = CharTokenizer("0123456789.,CZ")
 >>> grammar = compile_grammar(config, ["age", "code"], ",", tokenizer)
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from runner.config import ColumnRule, GenerationConfig
 from runner.data.automaton import Automaton
 from runner.data.fields import split_fields
-from runner.data.tokenizer import Tokenizer
+from runner.data.tokenizers.base import Tokenizer
 from runner.errors import ConfigError
 from runner.generation.alphabet import Alphabet, alphabet_of, over_tokens
 from runner.generation.language import MOST_ENTRIES, Language, TooLargeError, any_text, intersect, join, language_of

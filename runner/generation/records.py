@@ -16,76 +16,35 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import starmap
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from runner.config import GenerationConfig
 from runner.data.automaton import Automaton
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.texts import to_texts
-from runner.errors import JobFailedError
 from runner.generation.conditions import Conditions, make_conditions
 from runner.generation.grammar import compile_grammar
 from runner.generation.rows import Record, Rows, learned_schema, make_rows
-from runner.generation.shares import ValueShare
+from runner.generation.settings import SamplingSettings
 from runner.generation.table_rules import allowed_rows
+from runner.generation.tally import Tally
 from runner.generation.validators import Validator
 from runner.model.artifact import TrainedModel
-from runner.model.choice import check_choice
 from runner.model.known_tables import KnownTables
 from runner.model.loglinear import cap_weights, draw_evenly
 
-MOST_DRAWS = 10
-"""Gives up when fewer than one in so many records can be kept."""
 FEWEST_DRAWS = 64
 """At once: one by one, the last records would take as long."""
 LEAST_CALIBRATED = 1000
 """Of fewer, no share is that exact."""
 CALIBRATED_DRAWS = 2.5
 """For each record that is taken."""
-MANY_DRAWS = 256
-"""Before so many nothing is said about shares, unless `max_invalid` is set."""
-FEW_INVALID = 10
-"""So many say nothing about shares even where `max_invalid` is set, unless it allows none: the last shard is small."""
-MOST_REASONS = 50
-"""Kept apart; a user's function may return any number of them."""
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """What records depend on besides the model. For the first four see `runner.model.sampling`.
-
-    `prompts`: how records begin, `records_per_prompt` of them each; of a table, what is given of rows, each an object
-    in JSON of texts by column. `rebalance`: of a table, shares of one column's values. `unique`: drop repeated records.
-    `not_in_training`: drop those that are a record of the job's data.
-
-    Raises:
-        ConfigError: a setting is out of range.
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    seed: int = 0
-    prompts: tuple[str, ...] = ("",)
-    records_per_prompt: int = 10
-    unique: bool = False
-    not_in_training: bool = False
-    validation: GenerationConfig = field(default_factory=GenerationConfig)
-    rebalance: tuple[ValueShare, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_choice(self.temperature, self.top_k, self.top_p)
-
-    @property
-    def records(self) -> int:
-        """Records in all."""
-        return self.records_per_prompt * len(self.prompts)
 
 
 @dataclass(frozen=True)
@@ -111,6 +70,15 @@ class Generated:
         """Each record as the texts of its values."""
         columns = [to_texts(column.combine_chunks()).to_pylist() for column in self.table.columns]
         return list(zip(*columns, strict=True))
+
+
+class _Draw(NamedTuple):
+    """`prompt`: its number. `groups`: (C,), of the known tables' columns; None where no tables are known."""
+
+    prompt: int
+    record: Record
+    is_in_training: bool
+    groups: NDArray[np.int32] | None
 
 
 class RecordMaker:
@@ -174,10 +142,9 @@ class RecordMaker:
         """
         known = self._known(n)
         wanted_in_all = n if known is None else math.ceil(CALIBRATED_DRAWS * n)
-        tally = _Tally(wanted_in_all, self.settings.validation.max_invalid)
+        tally = Tally(wanted_in_all, self.settings.validation.max_invalid)
         rows = make_rows(self._model, self.validator, self.settings.seed, self._conditions)
-        made: list[tuple[int, Record]] = []
-        drawn: list[NDArray[np.int32]] = []
+        made: list[_Draw] = []
         seen: set[str] = set()
         if known is not None:
             missing = [0] * wanted_in_all
@@ -188,32 +155,32 @@ class RecordMaker:
         while missing:
             wanted = Counter(missing)
             asked = [missing[index % len(missing)] for index in range(max(len(missing), FEWEST_DRAWS))]
-            for prompt, record, is_known in self._draw(rows, asked, first_draw, known, drawn):
+            for draw in self._draw(rows, asked, first_draw, known):
                 if len(made) == wanted_in_all:
                     break
-                if not wanted[prompt]:
+                if not wanted[draw.prompt]:
                     continue
                 progress(len(made) * n // wanted_in_all)
-                reason = record.check().reason
+                reason = draw.record.check().reason
                 if reason is not None:
                     tally.add_invalid(reason)
-                elif is_known:
+                elif draw.is_in_training:
                     tally.add_copy("in_training")
-                elif self.settings.unique and record.text in seen:
+                elif self.settings.unique and draw.record.text in seen:
                     tally.add_copy("repeated")
                 else:
-                    made.append((prompt, record))
-                    wanted[prompt] -= 1
+                    made.append(draw)
+                    wanted[draw.prompt] -= 1
                     if self.settings.unique:
-                        seen.add(record.text)
+                        seen.add(draw.record.text)
                     tally.valid += 1
             first_draw += len(asked)
             missing = sorted(wanted.elements())
-        made.sort(key=lambda each: each[0])
+        made.sort(key=lambda draw: draw.prompt)
         if known is not None:
-            groups = np.concatenate(drawn)[[record.place for _, record in made]]
+            groups = np.array([draw.groups for draw in made])
             made = [made[place] for place in self._take(known, groups, n, first_draw)]
-        table = rows.to_table([record for _, record in made], first, [number for number, _ in made])
+        table = rows.to_table([draw.record for draw in made], first, [draw.prompt for draw in made])
         return Generated(table, dict(tally.invalid), **tally.copies)
 
     def _known(self, n: int) -> KnownTables | None:
@@ -230,16 +197,8 @@ class RecordMaker:
         generator = np.random.Generator(np.random.Philox(key=[self.settings.seed, number]))
         return draw_evenly(weights, n, generator).tolist()
 
-    def _draw(
-        self,
-        rows: Rows,
-        missing: Sequence[int],
-        first_draw: int,
-        tables: KnownTables | None,
-        groups: list[NDArray[np.int32]],
-    ) -> Iterator[tuple[int, Record, bool]]:
-        """A draw for each prompt number: that number, the record, and whether it is a training record. groups: gets
-        those of each draw, where the draws are held to what is known."""
+    def _draw(self, rows: Rows, missing: Sequence[int], first_draw: int, tables: KnownTables | None) -> Iterator[_Draw]:
+        """A draw for each prompt number. tables: what the draws are held to."""
         routes: NDArray[np.int32] | None = None
         if self._conditions is not None:
             prompts, routes = self._conditions.begin(missing)
@@ -251,13 +210,14 @@ class RecordMaker:
         drawn = 0
         for batch in batches:
             records = rows.read(batch, first_draw + drawn, missing[drawn : drawn + len(batch)])
+            groups: Sequence[NDArray[np.int32] | None] = [None] * len(records)
             if tables is not None:
                 assert self._model.tokenizer.slots is not None
-                groups.append(tables.rows_of(batch, self._model.tokenizer.slots))
+                groups = list(tables.rows_of(batch, self._model.tokenizer.slots))
             known = [False] * len(records)
             if self._training is not None:
                 known = are_in(self._training, [record.text for record in records])
-            yield from zip(missing[drawn : drawn + len(records)], records, known, strict=True)
+            yield from starmap(_Draw, zip(missing[drawn : drawn + len(records)], records, known, groups, strict=True))
             drawn += len(records)
 
 
@@ -267,75 +227,6 @@ def _automaton(model: TrainedModel, settings: SamplingSettings, *, masked: bool)
     if not masked:
         return None
     return compile_grammar(settings.validation, model.columns, model.field_delimiter, model.tokenizer).automaton
-
-
-class _Tally:
-    """Counts what is left out of n records, and gives up when it is too much."""
-
-    def __init__(self, n: int, max_invalid: float | None) -> None:
-        patience = (MOST_DRAWS - 1) * n + MANY_DRAWS
-        self.most_copies = patience
-        self.most_invalid = patience
-        if max_invalid is not None:
-            self.most_invalid = int(n * max_invalid / (1 - max_invalid) + 1e-9)
-        if max_invalid:
-            self.most_invalid = max(self.most_invalid, FEW_INVALID)
-        self.max_invalid = max_invalid
-        self.valid = 0
-        self.invalid: Counter[str] = Counter()
-        self.copies = {"repeated": 0, "in_training": 0}
-        self._invalid_draws = 0
-
-    def add_invalid(self, reason: str) -> None:
-        if reason not in self.invalid and len(self.invalid) >= MOST_REASONS:
-            reason = "other reasons"
-        self.invalid[reason] += 1
-        self._invalid_draws += 1
-        if self._invalid_draws > self.most_invalid:
-            draws = self._invalid_draws + self.valid + sum(self.copies.values())
-            limit = "" if self.max_invalid is None else f", more than generation.max_invalid {self.max_invalid:g}"
-            raise JobFailedError(
-                f"{self._invalid_draws} of {draws} generated records are invalid{limit} "
-                f"({describe_counts(self.invalid)}); train longer, or lower --temperature"
-            )
-
-    def add_copy(self, kind: str) -> None:
-        self.copies[kind] += 1
-        if sum(self.copies.values()) > self.most_copies:
-            raise JobFailedError(
-                f"only {self.valid} of {self.valid + sum(self.copies.values())} valid records are new "
-                f"({self.copies['repeated']} repeated, {self.copies['in_training']} of the training records); "
-                "ask for fewer, or raise --temperature"
-            )
-
-
-def describe_counts(counts: dict[str, int], most: int = 5) -> str:
-    """The most frequent reasons in words.
-
-    >>> describe_counts({"a": 1, "b": 20, "c": 3}, most=2)
-    'b: 20, c: 3, others: 1'
-    """
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    words = [f"{reason}: {count}" for reason, count in ranked[:most]]
-    if rest := sum(count for _, count in ranked[most:]):
-        words.append(f"others: {rest}")
-    return ", ".join(words)
-
-
-def describe_left_out(summary: Mapping[str, Any]) -> list[str]:
-    """What became of the other draws, a line each.
-
-    >>> describe_left_out({"invalid": {"age: not in [0, 9]": 3, "fields: not 2": 40}, "repeated": 0, "in_training": 2})
-    ['43 more were invalid (fields: not 2: 40, age: not in [0, 9]: 3)', '2 more were training records']
-    """
-    lines: list[str] = []
-    if invalid := sum(summary["invalid"].values()):
-        lines.append(f"{invalid} more were invalid ({describe_counts(summary['invalid'])})")
-    if summary["repeated"]:
-        lines.append(f"{summary['repeated']} more were copies of other generated records")
-    if summary["in_training"]:
-        lines.append(f"{summary['in_training']} more were training records")
-    return lines
 
 
 def hash_texts(texts: Sequence[str]) -> NDArray[np.uint64]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from runner.data.schema import Codec, Schema
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.texts import row_texts, to_texts, without_views
-from runner.data.tokenizer import Tokenizer
+from runner.data.tokenizers.base import Tokenizer
 from runner.errors import ConfigError
 from runner.generation.conditions import Conditions
 from runner.generation.validators import Validator, Verdict

@@ -31,7 +31,8 @@ from runner.config import GenerationConfig
 from runner.data.texts import row_texts, without_views
 from runner.errors import ConfigError, CorruptError, ObjectNotFoundError
 from runner.generation.output import to_parquet
-from runner.generation.records import RecordMaker, SamplingSettings, hash_texts
+from runner.generation.records import RecordMaker, hash_texts
+from runner.generation.settings import SamplingSettings
 from runner.generation.shares import ValueShare
 from runner.run_directory import GENERATION
 from runner.storage import Folder, shown_name

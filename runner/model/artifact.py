@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from runner.data.tokenizer import Tokenizer, from_files
+from runner.data.tokenizers.base import Tokenizer
+from runner.data.tokenizers.saved import from_files
 from runner.errors import CorruptError, RunNotFoundError
 from runner.model.known_tables import KnownTables
 from runner.storage import Folder, publish, read_published

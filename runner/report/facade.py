@@ -8,7 +8,7 @@ from typing import Any
 from runner.config import JobConfig
 from runner.data.schema import Schema
 from runner.data.schema.field_tokenizer import FieldTokenizer
-from runner.data.tokenizer import from_files
+from runner.data.tokenizers.saved import from_files
 from runner.errors import ConfigError, DataError, JobFailedError, RunNotFoundError, TokenizerError
 from runner.privacy.report import PAGE_FILE
 from runner.privacy.statement import read_statement

@@ -15,8 +15,9 @@ from runner.data.table import Row, list_names
 from runner.data.tables import open_table
 from runner.errors import ConfigError, DataError, JobFailedError
 from runner.generation.output import SUFFIXES, to_csv
-from runner.generation.records import RecordMaker, SamplingSettings
+from runner.generation.records import RecordMaker
 from runner.generation.rows import learned_schema
+from runner.generation.settings import SamplingSettings
 from runner.report.table import Records, spread
 from runner.storage import Folder
 

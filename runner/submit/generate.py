@@ -20,8 +20,9 @@ from runner.generation.given import read_given, read_shares
 from runner.generation.grammar import check_beginnings, compile_grammar
 from runner.generation.output import check_absent, check_output, is_folder, table_in_words, to_jsonl, write_records
 from runner.generation.prompts import check_prompts, read_prompts
-from runner.generation.records import Generated, RecordMaker, SamplingSettings
+from runner.generation.records import Generated, RecordMaker
 from runner.generation.rows import table_schema
+from runner.generation.settings import SamplingSettings
 from runner.generation.shards import Generation, claim_folder
 from runner.generation.table_rules import allowed_rows
 from runner.generation.training_records import fingerprint_records, hash_records

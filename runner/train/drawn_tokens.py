@@ -23,7 +23,7 @@ from runner.data.examples import Examples, TokenSet
 from runner.data.packing import Packer
 from runner.data.prepare import ShardWriter, find_tokens
 from runner.data.schema.field_tokenizer import FieldTokenizer
-from runner.data.tokenizer import from_files
+from runner.data.tokenizers.saved import from_files
 from runner.privacy.ledger import PRIVATE_FOLDER, RunLedger
 from runner.privacy.marginals import Axis, Layout, count_marginals
 from runner.privacy.measured import draw_ids, measure

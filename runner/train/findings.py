@@ -16,7 +16,7 @@ from runner.data.schema.description import in_lines as fields_in_lines
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.survey import Survey
 from runner.data.table import list_names
-from runner.data.tokenizer import from_files
+from runner.data.tokenizers.saved import from_files
 from runner.privacy.lookups import lookups_of
 from runner.storage import read_published
 from runner.train.facade import CheckedJob

@@ -19,7 +19,7 @@ from runner.data.batches import BatchPlan
 from runner.data.examples import Examples
 from runner.data.schema import Schema
 from runner.data.schema.field_tokenizer import FieldTokenizer
-from runner.data.tokenizer import from_files
+from runner.data.tokenizers.saved import from_files
 from runner.model.estimate import FEWEST_GROUPS, MOST_GROUPS
 from runner.model.known_tables import KnownTables
 from runner.model.loglinear import KnownTable

@@ -22,7 +22,7 @@ from runner.config import JobConfig
 from runner.data.batches import BatchPlan, PoissonPlan
 from runner.data.examples import Examples, TokenSet
 from runner.data.survey import columns_read
-from runner.data.tokenizer import from_files
+from runner.data.tokenizers.saved import from_files
 from runner.errors import DataError, OvertakenError, RepeatedOtherwiseError, RunnerError, StorageError
 from runner.model.artifact import save_model
 from runner.model.network import Network

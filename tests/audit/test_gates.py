@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 
 from runner.data.batches import BatchPlan, PoissonPlan
 from runner.data.examples import Examples, TokenSet
-from runner.data.tokenizer import ByteTokenizer
+from runner.data.tokenizers.characters import ByteTokenizer
 from runner.privacy.noise import RunKey
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder

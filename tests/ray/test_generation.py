@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from runner.errors import JobFailedError
-from runner.generation.records import SamplingSettings
+from runner.generation.settings import SamplingSettings
 from runner.run_directory import RunDirectory
 from runner.submit.generate import Request, generate
 from runner.submit.launch import Launch

@@ -39,7 +39,8 @@ def resume(run: Path, *overrides: str) -> None:
 
 def generate(run: Path, n: int, **settings: Any) -> Any:
     """Records of a run's model."""
-    from runner.generation.records import RecordMaker, SamplingSettings
+    from runner.generation.records import RecordMaker
+    from runner.generation.settings import SamplingSettings
     from runner.model.artifact import load_model
 
     model = load_model(RunDirectory.find(str(run)).folder.child("model"))

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from runner.errors import ConfigError, DataError, RunnerError
-from runner.generation.records import SamplingSettings
+from runner.generation.settings import SamplingSettings
 from runner.report.facade import report_run
 from runner.run_directory import RunDirectory
 from runner.submit.generate import Request

@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from runner.generation.records import RecordMaker, SamplingSettings
+from runner.generation.records import RecordMaker
+from runner.generation.settings import SamplingSettings
 from runner.generation.shards import make_shard
 from runner.model.artifact import load_model
 from runner.run_directory import RunDirectory

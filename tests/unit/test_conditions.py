@@ -19,7 +19,8 @@ from scipy import stats
 from runner.config import GenerationConfig
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.errors import ConfigError
-from runner.generation.records import RecordMaker, SamplingSettings
+from runner.generation.records import RecordMaker
+from runner.generation.settings import SamplingSettings
 from runner.generation.shares import ValueShare, count_values, mix
 from runner.model.artifact import TrainedModel
 from tests.table_models import make_table_model, probabilities

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from runner.config import GenerationConfig
 from runner.errors import ConfigError, DataError, JobFailedError, JobStoppedError, RunnerError
 from runner.generation import drive
-from runner.generation.records import MOST_REASONS, Generated, RecordMaker, SamplingSettings, hash_texts
+from runner.generation.records import Generated, RecordMaker, hash_texts
+from runner.generation.settings import SamplingSettings
 from runner.generation.shards import (
     DRAWS_PER_SHARD,
     Generation,
@@ -31,6 +32,7 @@ from runner.generation.shards import (
     read_generation,
     summarize,
 )
+from runner.generation.tally import MOST_REASONS
 from runner.generation.training_records import hash_records
 from runner.generation.validators import Validator
 from runner.model.artifact import TrainedModel, describe_model, load_model

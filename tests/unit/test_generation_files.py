@@ -11,8 +11,9 @@ import pytest
 
 from runner.config import parse_job
 from runner.errors import ConfigError
-from runner.generation.records import Generated, SamplingSettings
+from runner.generation.records import Generated
 from runner.generation.rows import text_table
+from runner.generation.settings import SamplingSettings
 from runner.generation.shards import (
     Generation,
     claim_folder,

@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.config import ColumnRule
-from runner.data.tokenizer import ByteTokenizer
+from runner.data.tokenizers.characters import ByteTokenizer
 from runner.errors import ConfigError, DataError, RunnerError
 from runner.generation.given import read_given, read_shares
-from runner.generation.records import RecordMaker, SamplingSettings
+from runner.generation.records import RecordMaker
+from runner.generation.settings import SamplingSettings
 from runner.generation.shares import ValueShare
 from runner.model.artifact import ModelDescription
 from tests.table_models import make_table_model

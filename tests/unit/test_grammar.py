@@ -15,7 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.config import GenerationConfig
-from runner.data.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer, train_tokenizer
+from runner.data.tokenizers.base import Tokenizer
+from runner.data.tokenizers.characters import ByteTokenizer, CharTokenizer
+from runner.data.tokenizers.subword import SentencePieceTokenizer
+from runner.data.tokenizers.text_kinds import train_tokenizer
 from runner.errors import ConfigError
 from runner.generation import grammar as grammar_module
 from runner.generation import language as language_module

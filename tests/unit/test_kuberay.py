@@ -11,7 +11,7 @@ import pytest
 
 from runner.config import JobConfig, parse_job
 from runner.errors import ClusterError, ConfigError, JobStoppedError
-from runner.generation.records import SamplingSettings
+from runner.generation.settings import SamplingSettings
 from runner.generation.shards import Generation, claim_folder
 from runner.run_directory import GENERATION, RunDirectory, Status
 from runner.storage import open_folder

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from runner.config import GenerationConfig
-from runner.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from runner.data.tokenizers.base import Tokenizer
+from runner.data.tokenizers.characters import ByteTokenizer, CharTokenizer
 from runner.errors import ConfigError, JobFailedError
 from runner.generation.pool import load_maker
-from runner.generation.records import RecordMaker, SamplingSettings
+from runner.generation.records import RecordMaker
+from runner.generation.settings import SamplingSettings
 from runner.generation.shards import Generation, claim_folder, finished_shards, make_shard, read_generation
 from runner.model.artifact import TrainedModel, load_model
 from runner.model.network import Network

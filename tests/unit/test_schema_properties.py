@@ -15,9 +15,9 @@ from runner.data.automaton import Automaton
 from runner.data.schema import Schema
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.texts import to_texts
-from runner.data.tokenizer import from_files
+from runner.data.tokenizers.saved import from_files
 from runner.generation.conditions import make_conditions, wrong_values
-from runner.generation.records import SamplingSettings
+from runner.generation.settings import SamplingSettings
 from tests.unit.schema_columns import ANY, KINDS, Drawn
 from tests.walks import routed_walk
 

@@ -17,7 +17,7 @@ from runner.config import JobConfig, parse_job
 from runner.data.files import SourceFile, list_files
 from runner.data.prepare import token_key
 from runner.data.records import read_records, read_unit
-from runner.data.tokenizer import ByteTokenizer
+from runner.data.tokenizers.characters import ByteTokenizer
 from runner.errors import ConfigError, CorruptError, DataError, NothingNewError, StorageError
 from runner.generation.records import are_in
 from runner.generation.training_records import hash_records

@@ -19,8 +19,9 @@ from runner.data.schema.schema import make_codec
 from runner.data.texts import row_texts
 from runner.errors import ConfigError
 from runner.generation.output import to_csv, to_jsonl, to_parquet
-from runner.generation.records import Generated, RecordMaker, SamplingSettings, hash_texts
+from runner.generation.records import Generated, RecordMaker, hash_texts
 from runner.generation.rows import TableRows, learned_schema
+from runner.generation.settings import SamplingSettings
 from runner.generation.validators import Validator
 from runner.model.artifact import TrainedModel
 from runner.report.table import spread_records

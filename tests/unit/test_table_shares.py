@@ -16,7 +16,8 @@ from runner.data.batches import BatchPlan
 from runner.data.examples import Examples
 from runner.data.schema import Schema
 from runner.data.schema.field_tokenizer import FieldTokenizer
-from runner.generation.records import LEAST_CALIBRATED, RecordMaker, SamplingSettings
+from runner.generation.records import LEAST_CALIBRATED, RecordMaker
+from runner.generation.settings import SamplingSettings
 from runner.model.known_tables import KnownTables
 from runner.train.table_shares import LEAST, UNKNOWN, count_shares, known_tables
 from tests.table_models import make_table_model

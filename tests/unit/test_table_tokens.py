@@ -15,7 +15,7 @@ from runner.data import prepare
 from runner.data.examples import Examples, TokenSet
 from runner.data.files import SourceFile, list_files
 from runner.data.schema.field_tokenizer import FieldTokenizer
-from runner.data.tokenizer import from_files
+from runner.data.tokenizers.saved import from_files
 from runner.errors import ConfigError, DataError
 from runner.storage import open_folder, read_manifest, read_published
 from runner.train.facade import check_job

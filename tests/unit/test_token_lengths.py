@@ -14,7 +14,7 @@ from runner.data import prepare
 from runner.data.examples import TokenSet
 from runner.data.files import list_files
 from runner.data.survey import Survey, survey_records
-from runner.data.tokenizer import train_tokenizer
+from runner.data.tokenizers.text_kinds import train_tokenizer
 from runner.errors import DataError
 from runner.storage import open_folder
 from runner.train.facade import check_job

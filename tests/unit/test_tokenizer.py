@@ -19,19 +19,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from runner.data.tokenizer import (
-    LEAST_COVERAGE,
-    ByteTokenizer,
-    CharTokenizer,
-    SentencePieceTokenizer,
-    Tokenizer,
-    char_tokenizer,
-    count_characters,
-    from_files,
-    from_sentencepiece_model,
-    token_dtype,
-    train_tokenizer,
-)
+from runner.data.tokenizers.base import Tokenizer, token_dtype
+from runner.data.tokenizers.characters import ByteTokenizer, CharTokenizer, char_tokenizer, count_characters
+from runner.data.tokenizers.saved import from_files
+from runner.data.tokenizers.subword import LEAST_COVERAGE, SentencePieceTokenizer, from_sentencepiece_model
+from runner.data.tokenizers.text_kinds import train_tokenizer
 from runner.errors import TokenizerError
 
 ROWS = [f"{i % 7},{i * 31 % 97}.{i % 10},north east,é{i % 3}" for i in range(400)]
@@ -365,7 +357,7 @@ def test_works_in_one_process_with_tensorflow(first: str) -> None:
     arguments = "vocab_size=400, character_coverage=1.0, field_delimiter=',', seed=0"
     train = f"t = m.train_tokenizer('sentencepiece', rows, {arguments})"
     steps = [train, "import tensorflow"] if first == "sentencepiece" else ["import tensorflow", train]
-    program = ["import runner.data.tokenizer as m, sys, json", "assert 'tensorflow' not in sys.modules"]
+    program = ["import runner.data.tokenizers.text_kinds as m, sys, json", "assert 'tensorflow' not in sys.modules"]
     program += ["assert 'sentencepiece' not in sys.modules", f"rows = {ROWS!r}", *steps]
     program += ["print(json.dumps(t.encode(rows[0])))", "assert t.decode(t.encode(rows[0])) == rows[0]"]
     done = subprocess.run([sys.executable, "-c", "\n".join(program)], capture_output=True, text=True, check=False)

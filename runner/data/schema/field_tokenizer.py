@@ -24,7 +24,7 @@ from runner.data.schema.codec import DONE, UNUSED, Codec, Tokens
 from runner.data.schema.schema import Schema, columns_of
 from runner.data.schema.slots import Slots
 from runner.data.schema.text import TextCodec
-from runner.data.tokenizer import SETTINGS_FILE, Encoded, Tokenizer, token_dtype
+from runner.data.tokenizers.base import SETTINGS_FILE, Encoded, Tokenizer, token_dtype
 from runner.errors import DataError
 
 Ids = Sequence[int] | NDArray[Any]

@@ -38,7 +38,9 @@ from runner.data.schema.moment import MomentCodec, count_steps, finest_resolutio
 from runner.data.schema.number import NumberCodec
 from runner.data.schema.text import TextCodec, check_text
 from runner.data.schema.units import most_decimals
-from runner.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, train_tokenizer
+from runner.data.tokenizers.base import Tokenizer
+from runner.data.tokenizers.characters import ByteTokenizer, CharTokenizer
+from runner.data.tokenizers.text_kinds import train_tokenizer
 from runner.errors import DataError
 
 CODECS: dict[str, type[Codec]] = {

@@ -31,7 +31,9 @@ from runner.data.schema.codec import (
     with_room,
 )
 from runner.data.texts import TEXT, find_invalid, is_text, to_texts
-from runner.data.tokenizer import ByteTokenizer, Tokenizer, from_files
+from runner.data.tokenizers.base import Tokenizer
+from runner.data.tokenizers.characters import ByteTokenizer
+from runner.data.tokenizers.text_kinds import read_tokenizer
 from runner.errors import DataError
 
 CONTINUATION = range(0x80, 0xC0)
@@ -146,7 +148,9 @@ class TextCodec(Codec):
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any], kind: pa.DataType) -> TextCodec:
         files = {name: base64.b64decode(content) for name, content in plain["tokenizer"].items()}
-        return cls(plain["name"], kind, from_files(files), max_tokens=plain["max_tokens"], nullable=plain["nullable"])
+        return cls(
+            plain["name"], kind, read_tokenizer(files), max_tokens=plain["max_tokens"], nullable=plain["nullable"]
+        )
 
 
 def check_text(name: str, kind: pa.DataType) -> None:
