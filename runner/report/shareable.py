@@ -246,7 +246,8 @@ def _plain(accuracy: NoisyAccuracy) -> dict[str, float]:
 
 
 def _with_error(accuracy: NoisyAccuracy) -> str:
-    return f"{percent(accuracy.value)} ± {percent(accuracy.error)}"
+    """The error is rounded up: it is a bound."""
+    return f"{percent(accuracy.value)} ± {percent(math.ceil(1000 * accuracy.error) / 1000)}"
 
 
 def _in_words(fidelity: NoisyFidelity) -> list[str]:
