@@ -17,8 +17,10 @@ import pytest
 
 from runner.errors import ConfigError, DataError, RunnerError
 from runner.generation.settings import SamplingSettings
+from runner.model.artifact import describe_model
 from runner.report.facade import report_run
 from runner.run_directory import RunDirectory
+from runner.storage import open_folder
 from runner.submit.generate import Request
 from runner.submit.generate import generate as generate_from
 from runner.submit.launch import Launch
@@ -72,6 +74,13 @@ def assert_inside(found: pa.Table, real: pa.Table) -> None:
     for name in ("price", "seen", "joined", "plan"):
         assert found.column(name).null_count == 0, "the records have no nulls there"
     assert found.column("age").null_count > 0
+
+
+def test_shares_of_the_records_that_were_trained_on_lie_beside_the_model(trained: Path) -> None:
+    known = describe_model(open_folder(str(trained)).child("model")).known
+    assert known is not None
+    assert known.is_exact
+    assert 0.7 * 300 < known.records < 300
 
 
 def test_parquet_comes_out_with_the_types_that_went_in(trained: Path, table: Path, tmp_path: Path) -> None:
