@@ -8,7 +8,7 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import integrate, stats
@@ -119,6 +119,7 @@ def test_a_discrete_gaussian_is_continuous_noise_that_was_worked_on(sigma: float
         assert (1 - e) / (1 + e) - 1e-9 <= found / expected[z + 30] <= (1 + e) / (1 - e) + 1e-9
 
 
+@example(math.nextafter(WIDEST, math.inf))
 @given(st.floats(math.log(3), math.log(LARGEST)).map(math.exp))
 def test_parts_make_up_the_width_and_leave_no_gaps(sigma: float) -> None:
     parts = parts_of(sigma)
