@@ -28,7 +28,7 @@ from runner.data.units import plan_table
 from runner.errors import DataError, PrivacyError, RunnerError
 from runner.privacy.accountant import Mechanism, Release, Spent, epsilon, plain_epsilon, spent_by
 from runner.privacy.budget import Budget, SpendingLedger, costliest, plan_budget, plan_delta, plan_mechanism
-from runner.privacy.endings import FAILED, check_no_time_limit
+from runner.privacy.endings import check_no_time_limit
 from runner.privacy.entries import Entry, spent_before
 from runner.privacy.figures import epsilon_in_words
 from runner.privacy.ledger import PRIVATE_FOLDER, LedgerState, RunLedger
@@ -272,7 +272,7 @@ def charge_again(config: JobConfig, ledger: RunLedger) -> None:
     _spending(config, state).charge(decide)
 
 
-def settle(config: JobConfig, directory: RunDirectory, ending: str = FAILED) -> dict[str, bytes]:
+def settle(config: JobConfig, directory: RunDirectory, ending: str) -> dict[str, bytes]:
     """Charge the run, which ended so, for the steps it took, and write its report; returns the report's files."""
     state = RunLedger.open(directory.folder).state
     _spending(config, state).charge(lambda _entries: _entry(config, state, state.reserved_steps))

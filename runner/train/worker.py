@@ -192,7 +192,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     heartbeat.report("training", "compiling the first step")
     try:
         ending = loop.run()
-        _leave_results(directory, config, tokens, loop)
+        _leave_results(directory, config, tokens, loop, ending)
     except RepeatedOtherwiseError:
         tracker.end("KILLED")
         raise
@@ -317,7 +317,7 @@ def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int) -> int
 
 
 def _leave_results(
-    directory: RunDirectory, config: JobConfig, tokens: TokenSet, loop: TrainingLoop, ending: str = FAILED
+    directory: RunDirectory, config: JobConfig, tokens: TokenSet, loop: TrainingLoop, ending: str
 ) -> None:
     """Publish the history, and the model once an epoch is done."""
     statement = settle(config, directory, ending) if config.privacy.enabled else {}
@@ -352,7 +352,7 @@ def _leave_what_there_is(
 ) -> None:
     """Of a run that failed: the epochs that went well and the model so far, of which the error's line tells."""
     try:
-        _leave_results(directory, config, tokens, loop)
+        _leave_results(directory, config, tokens, loop, FAILED)
     except RunnerError as another:
         log.warning("no model is left of the epochs before: %s", another)
         return

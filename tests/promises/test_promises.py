@@ -263,6 +263,7 @@ def test_06_a_run_that_goes_back_behind_a_cut_epoch_draws_fresh_noise_and_counts
 def test_07_the_report_says_what_is_claimed_and_what_is_not(whole: Watched) -> None:
     report = report_of(whole.run)
     assert "one record" in report["unit"]
+    assert (report["ended"], report["steps_depend_on_time"]) == ("all epochs done", False)
     assert "empty" in report["adjacency"]
     assert "Poisson" in report["sampler"]
     for name in ("delta", "epsilon_pld", "epsilon_rdp", "epsilon_unamplified", "epsilon_with_earlier_runs"):

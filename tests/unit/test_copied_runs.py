@@ -102,7 +102,7 @@ class World:
             ledger.settle(step)
             kept.append([ledger.branch, step, chain])
             file.write_text(json.dumps(kept))
-            private_run.settle(self.config, directory)
+            private_run.settle(self.config, directory, "stopped")
 
     def copy(self, name: str, to: str) -> None:
         shutil.rmtree(self.path(to), ignore_errors=True)
