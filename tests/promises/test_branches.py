@@ -117,11 +117,13 @@ def test_workers_on_different_machines_are_in_one_branch(
         assert [process.returncode for process in workers] == [0, 0], told
 
     monkeypatch.setattr(cluster, "fit_on_cluster", fit)
-    resume(run, "resources.workers=2", "training.epochs=2")
-    one, other = (json.loads(Path(seen(rank)).read_text()) for rank in range(2))
-    assert [step["all"] for step in one] == [step["all"] for step in other]
-    assert len(one) == STEPS
-    for left, right in zip(one, other, strict=True):
-        assert not set(left["own"]) & set(right["own"])
-        assert sorted(left["own"] + right["own"]) == left["all"]
-    assert len(report_of(run)["steps_of_branches"]) == 2
+    # The first time both open a branch; the second time there is one, of which each has to say whether it is its own.
+    for epochs in (2, 3):
+        resume(run, "resources.workers=2", f"training.epochs={epochs}")
+        one, other = (json.loads(Path(seen(rank)).read_text()) for rank in range(2))
+        assert [step["all"] for step in one] == [step["all"] for step in other]
+        assert len(one) == STEPS
+        for left, right in zip(one, other, strict=True):
+            assert not set(left["own"]) & set(right["own"])
+            assert sorted(left["own"] + right["own"]) == left["all"]
+    assert report_of(run)["steps_of_branches"] == [STEPS, 2 * STEPS]
