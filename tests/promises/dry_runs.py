@@ -58,7 +58,7 @@ class DryRun:
     def end(self, ledger: RunLedger, step: int) -> None:
         """In good order, at a step of the run."""
         ledger.settle(step)
-        private_run.settle(self.config, self.directory)
+        private_run.settle(self.config, self.directory, "stopped")
         self.directory.update_status(state="done")
 
     @property
