@@ -30,7 +30,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal, cast
 
@@ -111,15 +111,24 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Release:
-    """Noisy histograms of the records that are released once, together."""
+    """Noisy histograms of the records that are released once, together.
+
+    `place`: the URI of the run directory that draws it. Two copies of a run that both draw have two releases.
+    """
 
     name: str
     histograms: tuple[Histogram, ...]
+    place: str = ""
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Release:
         """From the values of its JSON."""
-        return cls(plain["name"], tuple(Histogram(**histogram) for histogram in plain["histograms"]))
+        histograms = tuple(Histogram(**histogram) for histogram in plain["histograms"])
+        return cls(plain["name"], histograms, plain.get("place", ""))
+
+    def describe(self) -> dict[str, Any]:
+        """What a statement says of it."""
+        return {"name": self.name, "histograms": [asdict(histogram) for histogram in self.histograms]}
 
     @property
     def sigmas(self) -> Counter[float]:

@@ -7,7 +7,7 @@ run directory adds the branches that it opens and the steps that it plans, and n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -87,11 +87,12 @@ class _Total:
         steps = max(self.before_places, sum(self.taken.values()) + sum(self.planned.values()))
         return spent_by(self.releases, self.last.mechanism, steps)
 
-    def spent_elsewhere(self, place: str, steps: Mapping[str, int]) -> Spent:
-        """What copies of the run took and plan, besides the `steps` by branch of the one at this place."""
+    def spent_elsewhere(self, place: str, steps: Mapping[str, int], releases: Collection[Release]) -> Spent:
+        """What copies of the run took and plan, besides the `steps` by branch and `releases` of the one here."""
         taken = sum(max(0, most - steps.get(branch, 0)) for branch, most in self.taken.items())
         planned = sum(planned for elsewhere, planned in self.planned.items() if elsewhere != place)
-        return spent_by((), self.last.mechanism, taken + planned)
+        others = [release for release in self.releases if release not in releases]
+        return spent_by(others, self.last.mechanism, taken + planned)
 
 
 def spent_before(
@@ -100,16 +101,18 @@ def spent_before(
     run_id: str | None = None,
     place: str = "",
     steps: Mapping[str, int] | None = None,
+    releases: Collection[Release] = (),
 ) -> list[Spent]:
     """What other runs took of these files: for each different history that a file has, all that was taken of it.
 
-    run_id: the run that asks; place, steps: where it is, and its steps by branch. Other copies of it are other runs.
+    run_id: the run that asks; place, steps, releases: where it is, its steps by branch and what it draws once. Other
+    copies of it are other runs.
     """
     totals: dict[str, _Total] = {}
     for entry in entries:
         totals.setdefault(entry.run_id, _Total(entry)).add(entry)
     spent = {
-        each: total.spent() if each != run_id else total.spent_elsewhere(place, steps or {})
+        each: total.spent() if each != run_id else total.spent_elsewhere(place, steps or {}, releases)
         for each, total in totals.items()
     }
     histories = {

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from runner.config.training import LEAST_NOISE
@@ -117,7 +116,7 @@ def _costs(
 
 
 def _plain(releases: Sequence[Release]) -> dict[str, Any]:
-    return {"releases": [asdict(release) for release in releases]} if releases else {}
+    return {"releases": [release.describe() for release in releases]} if releases else {}
 
 
 def describe_plan(plan: dict[str, Any]) -> str:

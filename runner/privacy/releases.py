@@ -16,7 +16,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -202,6 +202,16 @@ def find_released(folder: Folder, name: str) -> str | None:
         return None if content is None else str(json.loads(content)["sha256"])
     except (ValueError, TypeError, KeyError):
         return None
+
+
+def drawn_at(place: str, folder: Folder, release: Release) -> Release:
+    """The release as the run directory at a place has it. folder: where the directory keeps what it has drawn.
+
+    One that another place was charged for and that is not drawn here yet may be drawn there, too: it is another one.
+    """
+    if release.place == place or find_released(folder, release.name) is not None:
+        return release
+    return replace(release, place=place)
 
 
 def is_for_report(release: Release) -> bool:

@@ -155,7 +155,7 @@ def privacy_report(
         "steps": state.reserved_steps,
         "steps_of_branches": [branch.reserved - branch.first_step for branch in state.branches],
         "releases": [
-            asdict(release) | {"epsilon": plain_epsilon(epsilon([(release, 1)], state.delta, state.accountant))}
+            release.describe() | {"epsilon": plain_epsilon(epsilon([(release, 1)], state.delta, state.accountant))}
             for release in state.releases
         ],
         "ended": ending,

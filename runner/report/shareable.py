@@ -27,7 +27,7 @@ from runner.privacy.accountant import Release, check_delta, epsilon
 from runner.privacy.figures import delta_in_words, epsilon_in_words
 from runner.privacy.ledger import PRIVATE_FOLDER, LedgerState, RunLedger
 from runner.privacy.marginals import COLUMNS
-from runner.privacy.releases import Counts, read_released, released_once
+from runner.privacy.releases import Counts, drawn_at, read_released, released_once
 from runner.privacy.report import claim_in_words
 from runner.privacy.shareable import Columns, plan_report, release_name
 from runner.privacy.statement import read_statement
@@ -85,7 +85,7 @@ def share_report(directory: RunDirectory, *, target: float, count: int | None) -
     schema, state = read_schema(directory), RunLedger.open(directory.folder).state
     columns = _columns(directory, state, schema)
     files, records = _count_records(directory, config, state, schema)
-    release = _find_release(state, columns, records, target)
+    release = _find_release(directory, state, columns, records, target)
     synthetic = draw_records(directory.folder.child("model"), count or min(records, MOST_ROWS)).table
     if synthetic is None or not synthetic.num_rows:
         raise JobFailedError(f"{directory.uri}: its model generates no rows to compare")
@@ -228,12 +228,13 @@ def _count_records(
     return files, survey.records
 
 
-def _find_release(state: LedgerState, columns: Columns, records: int, target: float) -> Release:
+def _find_release(
+    directory: RunDirectory, state: LedgerState, columns: Columns, records: int, target: float
+) -> Release:
     """What was bought before for this epsilon, else what it pays for."""
-    for release in state.releases:
-        if release.name == release_name(target):
-            return release
-    return plan_report(columns, records, target, state.delta, state.accountant)
+    bought = [release for release in state.releases if release.name == release_name(target)]
+    release = bought[0] if bought else plan_report(columns, records, target, state.delta, state.accountant)
+    return drawn_at(directory.uri, directory.folder.private_child(PRIVATE_FOLDER), release)
 
 
 def _read_schema(schema: Schema) -> pa.Schema:

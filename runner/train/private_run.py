@@ -34,7 +34,7 @@ from runner.privacy.figures import epsilon_in_words
 from runner.privacy.ledger import PRIVATE_FOLDER, LedgerState, RunLedger
 from runner.privacy.lookups import SCHEMA, bought_fields, count_lookups, lookups_of, plan_schema
 from runner.privacy.marginals import COLUMNS, plan_marginals, plan_rest
-from runner.privacy.releases import find_released, released_once
+from runner.privacy.releases import drawn_at, find_released, released_once
 from runner.privacy.report import privacy_report, to_files
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
@@ -125,7 +125,7 @@ def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema,
     if any(release.name == COLUMNS for release in state.releases):
         return
     counts = plan_marginals(config, schema, state.delta, training_records(config, records), state.releases)
-    releases = (*state.releases, *counts)
+    releases = (*state.releases, *(replace(release, place=state.place) for release in counts))
     state = replace(state, releases=releases)
 
     def decide(entries: Sequence[Entry]) -> Entry:
@@ -164,12 +164,14 @@ def open_ledger(
             before=(),
             allowed_steps=None,
             files=_fingerprints(files),
-            releases=budget.releases,
+            releases=tuple(replace(release, place=directory.uri) for release in budget.releases),
             place=directory.uri,
         )
     else:
         ledger = RunLedger.open(directory.folder, writes=True)
-        state = replace(ledger.state, place=directory.uri)
+        folder = directory.folder.private_child(PRIVATE_FOLDER)
+        releases = tuple(drawn_at(directory.uri, folder, release) for release in ledger.state.releases)
+        state = replace(ledger.state, place=directory.uri, releases=releases)
         _spending(config, state).check_newest(state.run_id, state.place, state.steps_by_branch)
     agreed: list[Budget] = []
     rest = _counts_to_come(config, state)
@@ -191,6 +193,7 @@ def open_ledger(
         "histories": _different(found.histories),
         "allowed_steps": found.allowed_steps,
         "place": state.place,
+        "releases": state.releases,
     }
     if ledger is None:
         RunLedger.create(directory.folder, replace(state, **limits))
@@ -289,7 +292,8 @@ def charge_report(config: JobConfig, directory: RunDirectory, release: Release) 
     ledger = RunLedger.open(directory.folder, writes=True)
     without = ledger.state
     if release not in without.releases:
-        state = replace(without, releases=(*without.releases, release))
+        others = (each for each in without.releases if each.name != release.name)
+        state = replace(without, releases=(*others, release))
         most = config.privacy.max_epsilon
         agreed: list[Spent] = []
 
@@ -374,7 +378,7 @@ def _entry(config: JobConfig, state: LedgerState, steps: int) -> Entry:
 
 def _before(entries: Sequence[Entry], state: LedgerState) -> list[Spent]:
     """What other runs, and other copies of this one, took of its files: see `spent_before`."""
-    return spent_before(entries, state.files, state.run_id, state.place, state.steps_by_branch)
+    return spent_before(entries, state.files, state.run_id, state.place, state.steps_by_branch, state.releases)
 
 
 def _different(histories: Sequence[Spent]) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,10 +20,11 @@ from hypothesis import strategies as st
 from runner.config import JobConfig, parse_job
 from runner.data.files import SourceFile
 from runner.errors import CorruptError, RepeatedOtherwiseError
-from runner.privacy.accountant import Mechanism
+from runner.privacy.accountant import Histogram, Mechanism, Release
 from runner.privacy.budget import SpendingLedger, plan_budget
 from runner.privacy.entries import spent_before
-from runner.privacy.ledger import RunLedger
+from runner.privacy.ledger import PRIVATE_FOLDER, RunLedger
+from runner.privacy.releases import Counts, released_once
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
 from runner.train import private_run
@@ -241,3 +243,30 @@ def test_no_history_of_copies_and_kills_counts_fewer_steps_than_were_released(
             except CorruptError:
                 continue
             world.check()
+
+
+@pytest.mark.parametrize("copied", ["before it is drawn", "when it is drawn"])
+def test_what_is_looked_up_is_counted_for_each_time_that_it_is_drawn(world: World, copied: str) -> None:
+    release = Release("schema", (Histogram("age", 20.0),))
+    config = world.config
+    budget = plan_budget(config, MECHANISM, 1e-4, [[]], releases=(release,))
+    private_run.open_ledger(config, world.directory("b"), "tokens", [FILE], budget)
+
+    def draw(name: str) -> str:
+        private_run.open_ledger(config, world.directory(name), "tokens", [FILE], None)
+        (planned,) = RunLedger.open(world.directory(name).folder).state.releases
+        counts = Counts(np.arange(1000, dtype=np.int64))
+        folder = world.directory(name).folder.private_child(PRIVATE_FOLDER)
+        return released_once(folder, planned, lambda: {"age": counts}).sha256
+
+    drawn = set[str]()
+    if copied == "when it is drawn":
+        drawn.add(draw("b"))
+    world.copy("b", "copy")
+    drawn |= {draw(name) for name in ("copy", "b", "copy")}
+    entries = SpendingLedger(open_folder(str(world.path("")))).of_files([FILE.fingerprint]).read()
+    (history,) = spent_before(entries, [FILE.fingerprint])
+    assert len(drawn) == sum(isinstance(what, Release) for what, _ in history)
+    assert len(drawn) == (1 if copied == "when it is drawn" else 2)
+    state = RunLedger.open(world.directory("copy").folder).state
+    assert sum(isinstance(what, Release) for what, _ in state.before) == len(drawn) - 1

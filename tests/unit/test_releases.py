@@ -305,4 +305,4 @@ def test_what_was_released_counts_against_later_runs_whatever_became_of_the_run(
     charges = [entry("1", 0, bought), entry("2", 10), entry("1", 0), entry("3", 0)]
     (history,) = spent_before(charges, ["a"])
     assert history == [(bought, 1), (MECHANISM, 10)]
-    assert spent_before(charges, ["a"], run_id="1") == [[(MECHANISM, 10)]]
+    assert spent_before(charges, ["a"], run_id="1", releases=[bought]) == [[(MECHANISM, 10)]]
