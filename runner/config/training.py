@@ -180,8 +180,7 @@ class TrainingConfig(Section):
         default=None,
         gt=0,
         le=3_153_600_000,
-        description="end after so many seconds, with validation and callbacks, over all resumes; null: no limit, which "
-        "private steps need",
+        description="end after so many seconds, over all resumes; null: no limit, as private steps need it",
     )
     save_best: bool | None = Field(
         default=None,

@@ -61,7 +61,7 @@ def test_what_a_shareable_report_counted_is_in_the_claim_and_in_the_figures() ->
     page = privacy_page(report)
     assert "Whoever reads the model and the shareable report learns little" in page
     assert "## Counts for a shareable report" in page
-    assert "| age x sex | 5 | all cells, which are public |" in page
+    assert "| age x sex | 5 | 50.00% | all cells, which are public |" in page
     assert "shareable.html" in " ".join(report["covered"])
     assert "shareable" not in privacy_page(privacy_report(job(), STATE))
 

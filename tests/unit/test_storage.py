@@ -428,9 +428,9 @@ def test_what_names_no_file_is_refused_and_makes_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_local_folders_import_no_cloud_library() -> None:
-    program = "import sys, runner.storage as s; s.open_folder('.').list('x'); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+def test_local_folders_import_no_cloud_library(tmp_path: Path) -> None:
+    program = "import sys, runner.storage as s; s.open_folder(sys.argv[1]).list('x'); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
     assert not {"boto3", "botocore", "pyarrow"} & set(done.stdout.split())
 
 
