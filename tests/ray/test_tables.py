@@ -117,7 +117,7 @@ def test_the_screen_shows_a_header_and_typed_rows(trained: Path) -> None:
     header, *lines = run_runner("generate", trained, "-n", 10).stdout.splitlines()
     assert header == ",".join(MADE.names)
     assert len(lines) == 10
-    rows = generate(trained, None, 10)["rows"]
+    rows = json.loads(generate(trained, None, 10)["rows"].text)
     assert [row["customer"] for row in rows] == list(range(1, 11))
     assert {type(row["price"]) for row in rows} == {float}
     assert lines[0].startswith(f"1,{'' if rows[0]['age'] is None else rows[0]['age']},")
