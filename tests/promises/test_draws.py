@@ -179,7 +179,7 @@ def test_20_no_other_run_takes_what_is_left_while_a_schema_is_bought(
     assert charges(tmp_path)[-1] == ("first", 0, 3), "the counts' turn came, and they were paid for"
     assert {name for name, *_ in charges(tmp_path)} == {"first"}
     state = RunLedger.open(open_folder(str(tmp_path / "first"))).state
-    (taken,) = spent_before(SpendingLedger(open_folder(str(tmp_path))).read(), state.files)
+    (taken,) = spent_before(SpendingLedger(open_folder(str(tmp_path))).of_files(state.files).read(), state.files)
     assert 0.998 * TARGET < epsilon(taken, state.delta, "rdp") <= TARGET, "what was reserved is not counted beside"
 
 
