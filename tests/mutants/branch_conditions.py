@@ -80,4 +80,8 @@ for path in CONDITIONS:
 
 @mutant("test_06_a_run_that_goes_back_behind_a_cut_epoch_draws_fresh_noise_and_counts_it", kind="conditions")
 def steps_do_not_depend_on_cut_epochs() -> None:
+    """Nor are they compared when they are taken again, which would notice it."""
+    from runner.privacy.ledger import RunLedger
+
+    RunLedger.compare = lambda *_arguments: None
     leave_out("cut_epochs")

@@ -76,7 +76,7 @@ def noise_is_divided_by_the_root_of_the_replicas() -> None:
     def faulty(gradients: Any, noise: Any, grid: Any) -> Any:
         leave_mark()
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        return privatized(gradients, tf.cast(noise / math.sqrt(replicas), noise.dtype), grid)
+        return privatized(gradients, tf.cast(tf.cast(noise, tf.float64) / math.sqrt(replicas), noise.dtype), grid)
 
     step._privatized = faulty
 
@@ -243,8 +243,8 @@ def the_sum_is_divided_by_the_batch_that_was_drawn() -> None:
         gradients, sums = gradients_of(self, inputs, *more)
         if self._mechanism is None:
             return gradients, sums
-        drawn = tf.cast(tf.shape(inputs)[0], tf.float32)
-        return [gradient * self._mechanism.batch_size / drawn for gradient in gradients], sums
+        drawn = tf.cast(tf.shape(inputs)[0], tf.float64)
+        return [tf.cast(gradient, drawn.dtype) * self._mechanism.batch_size / drawn for gradient in gradients], sums
 
     TrainingStep._gradients = faulty
 

@@ -121,7 +121,7 @@ def a_report_is_charged_again_when_it_is_asked_again() -> None:
 
         leave_mark()
         state = RunLedger.open(directory.folder).state
-        spending: SpendingLedger = private_run._spending(config)
+        spending: SpendingLedger = private_run._spending(config, state)
         spending.charge(lambda _entries: private_run._entry(config, state, state.reserved_steps))
         charge_report(config, directory, release)
 
