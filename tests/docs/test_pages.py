@@ -65,6 +65,14 @@ def test_generating(owner: Newcomer) -> None:
 
 
 def test_the_quality_report(owner: Newcomer) -> None:
+    """With a private run of a table in place of the page's `adult`."""
+    owner.run(
+        """\
+        runner init private.yaml --name claims-private --data records/ --template private
+        runner submit private.yaml --set privacy.draws=5000
+        """
+    )
+    owner.replaced = {"report adult ": "report claims-private "}
     owner.follow(page_named("quality-report.md"))
 
 
