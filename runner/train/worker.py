@@ -109,6 +109,8 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         optimizer = build_optimizer(settings.optimizer, planned_steps)
         optimizer.build(network.trainable_variables)
         network.compile(optimizer=optimizer)
+    callbacks = make_callbacks(settings.callbacks, is_chief=is_chief)  # They may fail: before anything is charged.
+    check_rate_setters(settings.optimizer, callbacks)
     checkpoint = newest_checkpoint(directory.folder.child("checkpoints"))
     if checkpoint is not None and checkpoint.state["tokens"] != tokens.key:
         raise DataError(
@@ -153,8 +155,6 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     fields = None
     if network.next_slot is not None and tokens.slots is not None:
         fields = tokens.slots.fields_of_tokens()
-    callbacks = make_callbacks(settings.callbacks, is_chief=is_chief)
-    check_rate_setters(settings.optimizer, callbacks)
     loop = TrainingLoop(
         settings=settings,
         network=network,

@@ -29,7 +29,10 @@ TRAINING = {
     "checkpoint_every_s": 0.4,
     "callbacks": ["tests.slow.pace:slow_steps", "tests.slow.pace:plateau"],
 }
-PAUSE_S = "0.15"
+KEY = "3e" * 32
+"""Of all private runs here, and their branches: else no two are alike."""
+PACE = {"TEST_STEP_PAUSE_S": "0.15", "TEST_RUN_KEY": KEY}
+"""The variables of the run that will be killed."""
 KILLS = 10
 PRIVATE_KILLS = 5
 PRIVATE = {"privacy": {"enabled": True, "noise_multiplier": 0.8}, "tokenizer": {"kind": "byte"}}
@@ -51,14 +54,8 @@ def job_of(name: str, tmp_path: Path, records: Path, settings: dict[str, Any], *
 def submit_unharmed(tmp_path: Path, records: Path, workers: int, settings: dict[str, Any]) -> Path:
     """The run that is never killed."""
     job = job_of("unharmed", tmp_path, records, settings, **TRAINING) | {"resources": {"workers": workers}}
-    run_runner("submit", write_job(tmp_path / "unharmed.yaml", job), TEST_STEP_PAUSE_S="0")
+    run_runner("submit", write_job(tmp_path / "unharmed.yaml", job), TEST_STEP_PAUSE_S="0", TEST_RUN_KEY=KEY)
     return tmp_path / "runs" / "unharmed"
-
-
-def pace_of(unharmed: Path) -> dict[str, str]:
-    """The variables of the run that will be killed. A private one gets the other's key: else no two are alike."""
-    key = unharmed / "private" / "key"
-    return {"TEST_STEP_PAUSE_S": PAUSE_S} | ({"TEST_RUN_KEY": key.read_text()} if key.exists() else {})
 
 
 def total_steps(run: Path) -> int:
@@ -87,7 +84,7 @@ def test_a_run_killed_again_and_again_at_random_ends_with_the_same_weights_and_h
     draw = random.Random(2026)
     kills = PRIVATE_KILLS if settings else KILLS
     seen: list[int] = []
-    process = start_runner("submit", write_job(tmp_path / "killed.yaml", job), **pace_of(unharmed))
+    process = start_runner("submit", write_job(tmp_path / "killed.yaml", job), **PACE)
     for kill in range(kills):
         if kill % 5 == 4:  # somewhere in the start, before the first step
             with pytest.raises(TimeoutError):
@@ -101,7 +98,7 @@ def test_a_run_killed_again_and_again_at_random_ends_with_the_same_weights_and_h
         process.send_signal(signal.SIGKILL)
         process.wait()
         seen.append(total_steps(run))
-        process = start_runner("resume", run, **pace_of(unharmed))
+        process = start_runner("resume", run, **PACE)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, f"{out}\n{err}"
     assert len(set(seen)) > kills // 2, f"the kills did not spread over the run: {seen}"
@@ -116,7 +113,7 @@ def test_two_workers_killed_one_by_one_and_with_their_driver_end_with_the_same_w
     unharmed = submit_unharmed(tmp_path, records, 2, settings)
     job = job_of("killed", tmp_path, records, settings, **TRAINING) | {"resources": {"workers": 2}}
     run = tmp_path / "runs" / "killed"
-    process = start_runner("submit", write_job(tmp_path / "killed.yaml", job), **pace_of(unharmed))
+    process = start_runner("submit", write_job(tmp_path / "killed.yaml", job), **PACE)
     for victim in ("chief", "other", "driver"):
         before = total_steps(run)
         wait_for(lambda: process.poll() is not None or total_steps(run) > before)
@@ -129,7 +126,7 @@ def test_two_workers_killed_one_by_one_and_with_their_driver_end_with_the_same_w
         kill(pid)
         if victim == "driver":
             process.wait()
-            process = start_runner("resume", run, **pace_of(unharmed) | {"TEST_STEP_PAUSE_S": "0.02"})
+            process = start_runner("resume", run, **PACE | {"TEST_STEP_PAUSE_S": "0.02"})
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, f"{out}\n{err}"
     assert_same_end(run, unharmed)
@@ -143,7 +140,7 @@ def test_a_signal_stops_at_the_next_step_and_resume_ends_the_same(
     unharmed = submit_unharmed(tmp_path, records, 1, {})
     job = small_job("stopped", records, tmp_path / "runs", **(TRAINING | {"checkpoint_every_s": 3600}))
     run = tmp_path / "runs" / "stopped"
-    process = start_runner("submit", write_job(tmp_path / "stopped.yaml", job), TEST_STEP_PAUSE_S=PAUSE_S)
+    process = start_runner("submit", write_job(tmp_path / "stopped.yaml", job), **PACE)
     wait_for(lambda: process.poll() is not None or status_of(run).get("progress", {}).get("epoch", 0) >= 1)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -162,7 +159,7 @@ def test_sigterm_to_a_ray_worker_leaves_a_checkpoint_and_a_run_that_resumes(tmp_
     settings = TRAINING | {"checkpoint_every_s": 3600}
     job = small_job("preempted", records, tmp_path / "runs", **settings) | {"resources": {"workers": 2}}
     run = tmp_path / "runs" / "preempted"
-    process = start_runner("submit", write_job(tmp_path / "preempted.yaml", job), TEST_STEP_PAUSE_S=PAUSE_S)
+    process = start_runner("submit", write_job(tmp_path / "preempted.yaml", job), **PACE)
     wait_for(lambda: process.poll() is not None or total_steps(run) > 3)
     workers = [pid for pid, command in descendants(process.pid) if "RayTrainWorker" in command]
     kill(next(pid for pid in workers if pid != status_of(run)["pid"]), signal.SIGTERM)

@@ -47,7 +47,7 @@ def test_a_private_run_killed_on_one_worker_counts_the_steps_that_two_repeat(tmp
     assert second == sum(int(row["steps"]) for row in history_of(run)), "it had no checkpoint, and took every step anew"
     assert first > 5, "the steps of the process that was killed"
     assert claim["steps"] == first + second
-    (entry, *_) = sorted((runs / ".privacy").iterdir(), reverse=True)
+    (entry, *_) = sorted((runs / ".privacy").glob("*.json"), reverse=True)
     assert json.loads(entry.read_text())["steps"] == claim["steps"]
 
 
