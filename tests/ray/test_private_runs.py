@@ -134,7 +134,7 @@ def test_a_resume_on_changed_records_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_ledger_over_runs_is_refused(records: Path, tmp_path: Path) -> None:
     train(private_job("one", records, tmp_path))
-    first = min((tmp_path / ".privacy").iterdir())
+    first = min((tmp_path / ".privacy").glob("*.json"))
     first.write_text(first.read_text().replace('"steps": 44', '"steps": 4'))
     with pytest.raises(CorruptError, match="does not verify"):
         train(private_job("two", records, tmp_path))
