@@ -152,6 +152,11 @@ class JobConfig(Section):
             raise ValueError(
                 "privacy.enabled needs examples.seq_length of 2 or more: an emptied record must show as one"
             )
+        if self.privacy.unit is not None and self.data.since is not None:
+            raise ValueError(
+                f"privacy.unit: one {self.privacy.unit} may have records in this run and in those before it, and pay "
+                "for each; leave out data.since, and train on all files together"
+            )
         if self.fields is not None:
             left = [(name, key) for name, field in self.fields.items() for key in undeclared(field)]
             if unknowable := [f"fields.{name}.{key}" for name, key in left if key not in BOUGHT]:

@@ -208,6 +208,16 @@ class PrivacyConfig(Section):
     """Differential privacy."""
 
     enabled: bool = Field(default=False, description="train with differential privacy")
+    unit: ColumnName | None = Field(
+        default=None,
+        description="protect all records with the same value of this column together, such as a customer's; null: each",
+    )
+    max_records_per_unit: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="with unit: how many records of one value are looked at together; more are left out",
+    )
     method: Literal["steps", "marginals"] | None = Field(
         default=None,
         description="steps: noise in each; marginals: train on draws by noisy counts; null: these for a table",
@@ -247,6 +257,16 @@ class PrivacyConfig(Section):
         if noise is not None and 0 < noise < LEAST_NOISE:
             raise ValueError(f"{noise:g} is next to no noise; give at least {LEAST_NOISE:g}, or 0 for none")
         return noise
+
+    @model_validator(mode="after")
+    def _unit_and_its_bound(self) -> PrivacyConfig:
+        if self.unit is not None and self.max_records_per_unit is None:
+            raise ValueError(f"unit {self.unit} needs max_records_per_unit: how many records of one value may count")
+        if self.unit is None and self.max_records_per_unit is not None:
+            raise ValueError("max_records_per_unit needs unit, the column that tells whose a record is")
+        if self.enabled and self.unit is not None and self.noise_multiplier == 0:
+            raise ValueError(f"noise_multiplier 0 protects no {self.unit}; give noise, or leave out unit")
+        return self
 
     @model_validator(mode="after")
     def _noise_or_target(self) -> PrivacyConfig:

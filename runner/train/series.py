@@ -145,6 +145,11 @@ def check_previous(config: JobConfig) -> None:
         raise ConfigError(
             f"data.since: run {before.name} was trained without privacy; a model that starts from it can claim none"
         )
+    if config.privacy.enabled and before.privacy.unit is not None:
+        raise ConfigError(
+            f"data.since: run {before.name} protects each {before.privacy.unit}, which says nothing of single records "
+            "after it; train on all files without data.since"
+        )
     if config.privacy.enabled and config.privacy.noise_multiplier != 0 and is_infinite(_statement(previous)):
         raise ConfigError(
             f"data.since: run {before.name} claims no privacy, it or one before it was trained without noise; a model "
