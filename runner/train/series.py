@@ -97,7 +97,7 @@ def source_files(config: JobConfig, directory: RunDirectory | None = None) -> tu
     if config.data.since is None:
         return files
     before = {file.name: file for file in files_so_far(_previous(config))}
-    ledger = _ledger(config, patient=False)
+    ledger = ledger_over_runs(config, patient=False)
     marks = FileMarks.find(ledger)
     check_comparable(marks, (file.fingerprint for file in before.values()), ledger.uri)
 
@@ -234,7 +234,7 @@ def reading_version(directory: RunDirectory) -> int:
     return recorded.own[0].version if recorded is not None and recorded.own else READING_VERSION
 
 
-def _ledger(config: JobConfig, *, patient: bool = True) -> Folder:
+def ledger_over_runs(config: JobConfig, *, patient: bool = True) -> Folder:
     """Where the secret of the files' marks is."""
     return open_folder(config.storage.uri, patient=patient).child(SPENDING_FOLDER)
 
@@ -242,7 +242,7 @@ def _ledger(config: JobConfig, *, patient: bool = True) -> Folder:
 def _marks_to_write(config: JobConfig) -> FileMarks | None:
     """None where a run without privacy cannot have the secret: it goes on all the same."""
     try:
-        return FileMarks.of(_ledger(config))
+        return FileMarks.of(ledger_over_runs(config))
     except RunnerError as error:
         if config.privacy.enabled:
             raise

@@ -308,11 +308,15 @@ def microbatch_that_fits(rows: int, bytes_per_row: int, memory_bytes: int) -> in
     return None if rows <= fitting else int(fitting)
 
 
-def activation_bytes(logits: int, embedding_dim: int, rnn_units: int, layers: int, seq_length: int) -> int:
+def activation_bytes(
+    logits: int, embedding_dim: int, rnn_units: int, layers: int, seq_length: int, records_of_person: int = 1
+) -> int:
     """Roughly what one row of a physical batch takes in a training step.
 
     `logits`: those of a position, all ids or of a table the largest slot's. Each position keeps logits and their
-    gradient with one temporary, and for each layer input, mask, gates, cell and output, and their gradients.
+    gradient with one temporary, and for each layer input, mask, gates, cell and output, and their gradients. Of several
+    records of a person, each position has a dot product with all positions of all of them, in four Gram matrices.
     """
     floats = 3 * logits + 3 * embedding_dim + layers * 20 * rnn_units
+    floats += 4 * seq_length * records_of_person if records_of_person > 1 else 0
     return int(np.dtype(np.float32).itemsize) * seq_length * floats

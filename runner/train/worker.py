@@ -329,8 +329,9 @@ def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int) -> int
     model = config.model
     memory = memory_bytes() // (1 if tf.config.list_logical_devices("GPU") else replicas)
     logits = tokens.vocab_size if tokens.slots is None else max(tokens.slots.sizes)
-    row = activation_bytes(logits, model.embedding_dim, model.rnn_units, model.layers, tokens.seq_length)
-    return microbatch_that_fits(-(-config.training.batch_size // replicas), row, memory)
+    together = records_of_person(config) or 1
+    row = activation_bytes(logits, model.embedding_dim, model.rnn_units, model.layers, tokens.seq_length, together)
+    return microbatch_that_fits(-(-config.training.batch_size // replicas) * together, row, memory)
 
 
 def _leave_results(
