@@ -42,6 +42,7 @@ from runner.privacy.entries import spent_before as spent_before
 from runner.privacy.figures import epsilon_in_words
 from runner.privacy.file_marks import FileMarks, check_comparable
 from runner.privacy.releases import is_for_report
+from runner.privacy.unit import PrivacyUnit
 from runner.storage import Folder
 from runner.storage.manifest import contents_sha256, sha256
 
@@ -228,7 +229,8 @@ class Budget:
     """A run's mechanism and how long it may run, after its `releases`; None where it takes no private steps.
 
     `before`: of the `histories` of its files the costliest, after this run. `limit`: the epsilon that may not be
-    passed; `allowed_steps`: what it pays for; both None without a limit.
+    passed; `allowed_steps`: what it pays for; both None without a limit. `unit`: what is protected, where that is not
+    a single record.
     """
 
     mechanism: Mechanism | None
@@ -239,6 +241,7 @@ class Budget:
     allowed_steps: int | None
     releases: tuple[Release, ...] = ()
     histories: Sequence[Spent] = ()
+    unit: PrivacyUnit | None = None
 
     @property
     def charged_steps(self) -> int:

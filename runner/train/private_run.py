@@ -51,6 +51,7 @@ def training_records(config: JobConfig, records: int) -> int:
 
 def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile], schema: Schema | None = None) -> Budget:
     """Whether the privacy that the job asks for can be had; writes nothing. schema: of a table, where it is known.
+    records: or persons, where these are protected.
 
     Raises:
         PrivacyError: in one line.
@@ -166,6 +167,7 @@ def open_ledger(
             files=_fingerprints(files),
             releases=tuple(replace(release, place=directory.uri) for release in budget.releases),
             place=directory.uri,
+            unit=budget.unit,
         )
     else:
         ledger = RunLedger.open(directory.folder, writes=True)

@@ -97,7 +97,7 @@ def source_files(config: JobConfig, directory: RunDirectory | None = None) -> tu
     if config.data.since is None:
         return files
     before = {file.name: file for file in files_so_far(_previous(config))}
-    ledger = _ledger(config, patient=False)
+    ledger = ledger_over_runs(config, patient=False)
     marks = FileMarks.find(ledger)
     check_comparable(marks, (file.fingerprint for file in before.values()), ledger.uri)
 
@@ -144,6 +144,11 @@ def check_previous(config: JobConfig) -> None:
     if config.privacy.enabled and not before.privacy.enabled:
         raise ConfigError(
             f"data.since: run {before.name} was trained without privacy; a model that starts from it can claim none"
+        )
+    if config.privacy.enabled and before.privacy.unit is not None:
+        raise ConfigError(
+            f"data.since: run {before.name} protects each {before.privacy.unit}, which says nothing of single records "
+            "after it; train on all files without data.since"
         )
     if config.privacy.enabled and config.privacy.noise_multiplier != 0 and is_infinite(_statement(previous)):
         raise ConfigError(
@@ -229,7 +234,7 @@ def reading_version(directory: RunDirectory) -> int:
     return recorded.own[0].version if recorded is not None and recorded.own else READING_VERSION
 
 
-def _ledger(config: JobConfig, *, patient: bool = True) -> Folder:
+def ledger_over_runs(config: JobConfig, *, patient: bool = True) -> Folder:
     """Where the secret of the files' marks is."""
     return open_folder(config.storage.uri, patient=patient).child(SPENDING_FOLDER)
 
@@ -237,7 +242,7 @@ def _ledger(config: JobConfig, *, patient: bool = True) -> Folder:
 def _marks_to_write(config: JobConfig) -> FileMarks | None:
     """None where a run without privacy cannot have the secret: it goes on all the same."""
     try:
-        return FileMarks.of(_ledger(config))
+        return FileMarks.of(ledger_over_runs(config))
     except RunnerError as error:
         if config.privacy.enabled:
             raise

@@ -292,6 +292,14 @@ def test_what_the_runs_of_a_private_series_claim_is_kept_and_one_without_noise_e
     leave_model(RunDirectory.of(private("first", 1.0)), 99.0)
     assert chain_of_run(private("third", 1.0, since="second"), directory)[0]["epsilon"] == 2.5, "as it began"
 
+    by_person = private("persons", 1.0)
+    privacy = by_person.privacy.model_copy(update={"unit": "customer", "max_records_per_unit": 2})
+    by_person = by_person.model_copy(update={"privacy": privacy})
+    RunDirectory.of(by_person).claim(by_person, "local")
+    leave_model(RunDirectory.of(by_person), 1.0)
+    with pytest.raises(ConfigError, match="run persons protects each customer"):
+        check_previous(private("of-records", 1.0, since="persons"))
+
     leave_model(directory, "infinite")
     with pytest.raises(ConfigError, match=r"run third claims no privacy.*can claim none"):
         check_previous(private("fourth", 1.0, since="third"))
