@@ -45,13 +45,14 @@ def quick() -> Iterator[None]:
 class World:
     """A storage folder with a run, and all that was ever released of its records."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *, begins: bool = True) -> None:
         self.place = place
         self.released: set[str] = set()
         self.noises: set[tuple[Any, ...]] = set()
         self.config = self._config()
-        budget = plan_budget(self.config, MECHANISM, 1e-4, [[]])
-        private_run.open_ledger(self.config, self.directory("a"), "tokens", [FILE], budget)
+        if begins:
+            budget = plan_budget(self.config, MECHANISM, 1e-4, [[]])
+            private_run.open_ledger(self.config, self.directory("a"), "tokens", [FILE], budget)
 
     def _config(self) -> JobConfig:
         return parse_job(
