@@ -342,6 +342,7 @@ def test_a_run_that_was_killed_early_claims_what_the_model_claims_that_it_begins
     leave_model(2.5)
     with pytest.raises(DataError, match="run first has just gone on; resume this run"):
         first_weights(second, directory)
+    assert record_files(second, directory, files, files), "it is written again"
     assert begins() == (2.5, 2.5)
     directory.folder.write("checkpoints/step-000000000008/state.json", b"{}")
     leave_model(9.0)
