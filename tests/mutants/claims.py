@@ -284,3 +284,20 @@ def what_chance_may_find_is_counted_twice() -> None:
         return 2 * chance(trained, unseen)
 
     audit.chance_advantage = faulty
+
+
+# Exact shares
+
+
+@claim("test_table_shares", "test_nothing_is_counted_of_a_private_table")
+def exact_shares_are_left_beside_a_private_model() -> None:
+    from runner.data.schema.field_tokenizer import FieldTokenizer
+    from runner.train import table_shares
+
+    def faulty(_config: Any, files: Mapping[str, bytes], examples: Any, plan: Any) -> Any:
+        leave_mark()
+        tokenizer = table_shares.from_files(files)
+        assert isinstance(tokenizer, FieldTokenizer)
+        return table_shares.count_shares(examples, plan, tokenizer.schema)
+
+    replace_everywhere(table_shares.known_tables, faulty)
