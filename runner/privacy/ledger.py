@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -160,9 +161,13 @@ class RunLedger:
         """Begin a run's ledger, with a fresh key."""
         folder = run_folder.private_child(PRIVATE_FOLDER)
         folder.create(KEY_FILE, RunKey.new().hexadecimal.encode())
-        ledger = cls(folder, RunKey(folder.read(KEY_FILE).decode()), state, writes=True)
+        ledger = cls(folder, _read_key(folder), state, writes=True)
         ledger._write()
         return ledger
+
+    def discard(self) -> None:
+        """Forget a ledger for which nothing was charged: the run has not begun."""
+        self._folder.delete(LEDGER_FILE)
 
     @classmethod
     def exists(cls, run_folder: Folder) -> bool:
@@ -180,7 +185,7 @@ class RunLedger:
         where = f"{folder.uri}/{LEDGER_FILE}"
         try:
             document = json.loads(folder.read(LEDGER_FILE))
-            key = RunKey(folder.read(KEY_FILE).decode())
+            key = _read_key(folder)
         except ObjectNotFoundError as error:
             raise CorruptError(
                 f"{where} or its key is missing: what this run has cost is unknown; start a new run"
@@ -331,3 +336,19 @@ class RunLedger:
             document = {"version": VERSION, **self.state.to_plain()}
             signed = document | {"sha256": contents_sha256(document)}
             self._folder.write(LEDGER_FILE, json.dumps(signed, indent=1).encode())
+
+
+def _read_key(folder: Folder) -> RunKey:
+    """The run's secret. Of one that was cut off, noise could be guessed.
+
+    Raises:
+        CorruptError: it is not 256 bits.
+        ObjectNotFoundError: there is none.
+    """
+    content = folder.read(KEY_FILE)
+    if not re.fullmatch(rb"[0-9a-f]{64}", content):
+        raise CorruptError(
+            f"{folder.uri}/{KEY_FILE} is damaged: it is not 64 hexadecimal digits; restore it from a backup or start a "
+            "new run"
+        )
+    return RunKey(content.decode())

@@ -153,7 +153,6 @@ def open_ledger(
         PrivacyError: another run has just taken the rest of the budget.
         CorruptError: the ledger of a resumed run is missing, or does not verify, or is an old copy.
     """
-    ledger = None
     if budget is not None:
         state = LedgerState(
             run_id=uuid.uuid4().hex,
@@ -169,6 +168,8 @@ def open_ledger(
             place=directory.uri,
             unit=budget.unit,
         )
+        # Before the charge: a run that is killed in between goes on with it, and is not charged again as another run.
+        ledger = RunLedger.create(directory.folder, state)
     else:
         ledger = RunLedger.open(directory.folder, writes=True)
         folder = directory.folder.private_child(PRIVATE_FOLDER)
@@ -187,20 +188,21 @@ def open_ledger(
             return replace(_entry(config, state, 1), mechanism=_reservation(rest))
         return _entry(config, state, max(agreed[-1].charged_steps, state.reserved_steps))
 
-    _spending(config, state).charge(decide)
+    try:
+        _spending(config, state).charge(decide)
+    except PrivacyError:
+        if budget is not None:
+            ledger.discard()
+        raise
     found = agreed[-1]
-    limits: dict[str, Any] = {
-        "limit": found.limit,
-        "before": tuple(found.before),
-        "histories": _different(found.histories),
-        "allowed_steps": found.allowed_steps,
-        "place": state.place,
-        "releases": state.releases,
-    }
-    if ledger is None:
-        RunLedger.create(directory.folder, replace(state, **limits))
-    else:
-        ledger.change(**limits)
+    ledger.change(
+        limit=found.limit,
+        before=tuple(found.before),
+        histories=_different(found.histories),
+        allowed_steps=found.allowed_steps,
+        place=state.place,
+        releases=state.releases,
+    )
 
 
 def buy_schema(

@@ -172,7 +172,8 @@ def chain_of_run(config: JobConfig, directory: RunDirectory) -> list[dict[str, A
 def record_files(
     config: JobConfig, directory: RunDirectory, files: tuple[SourceFile, ...], used: tuple[SourceFile, ...]
 ) -> bool:
-    """Write a run's `files.json`, when it begins; again for one without checkpoints whose files have changed.
+    """Write a run's `files.json`, when it begins; again for one without checkpoints whose files have changed, or
+    whose run before it has gone on.
 
     Returns whether it was written.
 
@@ -184,8 +185,10 @@ def record_files(
         return tuple(replace(file, fingerprint=marks.mark(file.fingerprint)) for file in files) if marks else files
 
     recorded = _recorded(directory)
-    is_same = recorded is not None and marked(recorded.own) == marked(used)
-    if is_same or (recorded is not None and checkpoint_steps(directory.folder.child("checkpoints"))):
+    if recorded is not None and checkpoint_steps(directory.folder.child("checkpoints")):
+        return False
+    chain = chain_of(_statement(_previous(config))) if config.data.since and config.privacy.enabled else None
+    if recorded is not None and marked(recorded.own) == marked(used) and recorded.chain == chain:
         return False
     before = files_so_far(_previous(config)) if config.data.since else ()
     names = {file.name for file in used}
@@ -195,8 +198,8 @@ def record_files(
         "before": [vars(file) for file in marked(before)],
         "left": [vars(file) for file in marked(files) if file.name not in names],
     }
-    if config.data.since and config.privacy.enabled:
-        content["chain"] = chain_of(_statement(_previous(config)))
+    if chain is not None:
+        content["chain"] = chain
     directory.folder.write(FILES, json.dumps(content, indent=1).encode())
     return True
 
@@ -213,11 +216,21 @@ def files_so_far(directory: RunDirectory) -> tuple[SourceFile, ...]:
     return tuple({file.name: file for file in (*recorded.before, *recorded.own)}.values())
 
 
-def first_weights(config: JobConfig) -> dict[str, NDArray[Any]] | None:
-    """The weights that a run starts from, by name; None for fresh ones."""
+def first_weights(config: JobConfig, directory: RunDirectory) -> dict[str, NDArray[Any]] | None:
+    """The weights that a run starts from, by name; None for fresh ones.
+
+    Raises:
+        DataError: the run before it has gone on, and claims something else than this run's statement would say.
+    """
     if config.data.since is None:
         return None
-    return load(read_published(_previous(config).folder.child("model"))["weights.safetensors"])
+    previous = _previous(config)
+    model = read_published(previous.folder.child("model"))
+    if config.privacy.enabled:
+        recorded = _recorded(directory)
+        if recorded is None or recorded.chain != chain_of(_statement(previous, model)):
+            raise DataError(f"data.since: run {config.data.since} has just gone on; resume this run")
+    return load(model["weights.safetensors"])
 
 
 def _has_finished(directory: RunDirectory) -> bool:
@@ -250,16 +263,16 @@ def _marks_to_write(config: JobConfig) -> FileMarks | None:
         return None
 
 
-def _statement(directory: RunDirectory) -> dict[str, Any]:
-    """What the model that a run left claims.
+def _statement(directory: RunDirectory, model: Mapping[str, bytes] | None = None) -> dict[str, Any]:
+    """What the model that a run left claims; `model`: its files, where they have been read.
 
     Raises:
         DataError: it does not say.
     """
     where = f"{directory.uri}/model/{JSON_FILE}"
-    content = read_published(directory.folder.child("model")).get(JSON_FILE)
+    model = read_published(directory.folder.child("model")) if model is None else model
     try:
-        return dict(json.loads(content or b""))
+        return dict(json.loads(model.get(JSON_FILE) or b""))
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: missing or damaged, so nobody can tell what this run claims") from error
 
@@ -274,11 +287,15 @@ def _previous(config: JobConfig) -> RunDirectory:
 
 @dataclass(frozen=True)
 class _Recorded:
-    """A run's `files.json`: the files of the runs before, its own, and those that it began with but did not come to."""
+    """A run's `files.json`: the files of the runs before, its own, and those that it began with but did not come to.
+
+    `chain`: of a private run that goes on from another, what the runs before it claim; see `runner.privacy.chain`.
+    """
 
     before: tuple[SourceFile, ...]
     own: tuple[SourceFile, ...]
     left: tuple[SourceFile, ...]
+    chain: list[dict[str, Any]] | None = None
 
 
 def _recorded(directory: RunDirectory) -> _Recorded | None:
@@ -291,5 +308,6 @@ def _recorded(directory: RunDirectory) -> _Recorded | None:
         *(
             tuple(SourceFile(**{"version": 1} | file) for file in content.get(which, ()))
             for which in ("before", "own", "left")
-        )
+        ),
+        chain=content.get("chain"),
     )

@@ -117,7 +117,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
             f"{config.data.uri}: the records changed since this run began; start a new run, or put them back"
         )
     replicas, mine = strategy.num_replicas_in_sync, local_replicas(strategy, task.rank, task.workers)
-    if checkpoint is None and (weights := first_weights(config)) is not None:
+    if checkpoint is None and (weights := first_weights(config, directory)) is not None:
         network.load_weights_dict(weights)
     identity: dict[str, Any] = {"tokens": tokens.key}
     if config.takes_private_steps:

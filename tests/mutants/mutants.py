@@ -425,7 +425,9 @@ def records_that_are_not_finite_are_let_in() -> None:
 for module in (
     "branch_conditions",
     "one_branch",
+    "secrets",
     "charges",
+    "claims",
     "draws",
     "figures",
     "looked_up",
