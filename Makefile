@@ -32,7 +32,7 @@ cluster: install  ## Start a Kubernetes cluster with KubeRay on loopback, until 
 	$(RUN)/python -m tests.kubernetes.cluster
 
 test: install  ## The quick tests
-	$(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/ray tests/unit
+	$(RUN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder tests/ray tests/unit
 
 test-docs: install  ## The commands of README.md and docs/, and public files from import to report (needs Go and radosgw)
 	$(RUN)/python -m pytest tests/docs
