@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from datetime import date, datetime, time
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -334,3 +336,20 @@ def test_values_that_are_not_of_the_kind_are_refused(field: FieldConfig, values:
         complete({"x": field}, {"x": summary(pa.array(values))})
     assert str(caught.value).startswith(words)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_fields_take_for_null_needs_no_quotes() -> None:
+    told = {"kind": "integer", "range": [0, 1], "outside": None}
+    assert IntegerField.model_validate(told) == IntegerField(kind="integer", range=(0, 1), outside="null")
+
+
+def test_texts_that_nobody_looked_at_may_be_numbers_or_dates() -> None:
+    entry = propose_unseen(pa.schema([("x", pa.string())]))["x"]
+    for text in re.findall(r"\{.*?\}", entry.note):
+        FIELD.validate_python(yaml.safe_load(text))
+    assert [text.split(",")[0] for text in re.findall(r"kind: \w+", entry.note)] == [
+        "kind: integer",
+        "kind: number",
+        "kind: date",
+    ]
+    assert entry.values == {"kind": "category"}
