@@ -353,3 +353,16 @@ def test_texts_that_nobody_looked_at_may_be_numbers_or_dates() -> None:
         "kind: date",
     ]
     assert entry.values == {"kind": "category"}
+
+
+@pytest.mark.parametrize("years", [30, 83])
+def test_the_bound_of_days_that_was_found_is_rounded_from_27_years_on(years: int) -> None:
+    days = np.arange(3, 365 * years, 7)
+    column = pa.array(days, pa.int32()).cast(pa.date32())
+    field = complete_field(DateField(kind="date"), summary(column)).field
+    assert isinstance(field, DateField)
+    assert field.range is not None
+    bounds = [(bound - date(1970, 1, 1)).days for bound in field.range]
+    assert all(bound % 10 == 0 for bound in bounds)
+    assert days[9] <= bounds[0] < days[9] + 10
+    assert days[-10] - 10 < bounds[1] <= days[-10]
