@@ -24,6 +24,7 @@ from runner.data.schema.completion import complete, complete_field
 from runner.data.schema.found import ColumnSummary
 from runner.data.schema.proposal import Proposal, propose, propose_unseen
 from runner.data.schema.reading import MISSING
+from runner.data.schema.schema import make_codec
 from runner.errors import DataError
 from tests.unit.test_found import COLUMNS, summary
 
@@ -366,3 +367,10 @@ def test_the_bound_of_days_that_was_found_is_rounded_from_27_years_on(years: int
     assert all(bound % 10 == 0 for bound in bounds)
     assert days[9] <= bounds[0] < days[9] + 10
     assert days[-10] - 10 < bounds[1] <= days[-10]
+
+
+def test_whole_numbers_that_pandas_wrote_with_a_point_are_read_where_they_are_declared() -> None:
+    codec = make_codec(IntegerField(kind="integer", range=(1956, 2013), outside="clip"), pa.field("x", pa.string()))
+    read = codec.read(pa.array(["2010.0", "2011", "", "1.5", "-7.00"]))
+    assert read.null.tolist() == [False, False, True, True, False]
+    assert read.values[[0, 1, 4]].tolist() == [2010, 2011, 1956]
