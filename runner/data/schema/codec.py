@@ -280,6 +280,8 @@ def read_as(column: pa.Array, kind: pa.DataType, written: str | None = None) -> 
         texts = pc.if_else(pa.array(missing), pa.scalar(None, texts.type), texts)
     filled = ~null_mask(texts)
     texts = plain_moments(texts, written)
+    if types.is_integer(kind):  # pandas writes whole numbers with nulls as 2010.0.
+        texts = pc.replace_substring_regex(texts, r"^(-?[0-9]+)\.0+$", r"\1")
     try:
         values = texts.cast(kind)
         return values, null_mask(values) & filled

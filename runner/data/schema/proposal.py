@@ -84,6 +84,12 @@ ORDER = (
 )
 """Of what an entry says, as a reader wants it."""
 
+WRITTEN = (
+    "{kind: integer, range: [0, 120]}, {kind: number, range: [0, 5000], decimals: 2} "
+    "or {kind: date, range: [2001-01-01, 2024-12-31]}"
+)
+"""What a column of texts may be that are written numbers or dates, which nobody looked at."""
+
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 KEY_NAME = re.compile(r"(?:^|[\W_])(?:id|key|uuid|guid|index|rownum)$|[a-z](?:Id|ID|Key)$", re.ASCII)
 
@@ -291,8 +297,9 @@ def _propose_unseen(column: pa.Field) -> Proposal:
     if types.is_timestamp(kind):
         example = "range: [2001-01-01T00:00:00, 2024-12-31T23:59:59], resolution: second"
         return Proposal(DatetimeField(kind="datetime", **common), _asked(example))
-    others = "id, text or integer" if is_string(kind) else "id"
-    note = f"add values: [A, B], say, or a part of epsilon is spent on looking them up; or take kind {others}"
+    note = "add values: [A, B], say, or a part of epsilon is spent on looking them up; or take kind id"
+    if is_string(kind):
+        note += f" or text; if they are numbers or dates, as an import writes them, {WRITTEN}"
     return Proposal(CategoryField(kind="category", **common), note)
 
 
