@@ -37,7 +37,7 @@ from runner.privacy.accountant import (
     spent_by,
     steps_within,
 )
-from runner.privacy.entries import Entry
+from runner.privacy.entries import Entry, check_unit
 from runner.privacy.entries import spent_before as spent_before
 from runner.privacy.figures import epsilon_in_words
 from runner.privacy.file_marks import FileMarks, check_comparable
@@ -206,13 +206,6 @@ def _plain_run(content: bytes, where: str) -> Entry:
     return entry
 
 
-def without_privacy_in_words(before: Spent) -> dict[str, str]:
-    """Of runs without privacy or noise on the same files, about which no epsilon says anything, for a statement."""
-    runs = sum(isinstance(each, Mechanism) and each.noise_multiplier == 0 for each, _ in before)
-    words = f"{runs}, on the same files: their models may tell any record, so with earlier runs epsilon is infinite"
-    return {"earlier runs without privacy": words} if runs else {}
-
-
 def costliest(histories: Sequence[Spent], delta: float, accountant: Accountant, own: Spent = ()) -> Spent:
     """Of different histories the one with the largest epsilon after `own`, which follows on each; nothing of none.
 
@@ -309,6 +302,7 @@ def plan_budget(
     def in_words(spent: Spent) -> str:
         return epsilon_in_words(plain_epsilon(cost(spent)), 3)
 
+    check_unit(histories, privacy.unit, privacy.max_epsilon)
     released = spent_by(releases)
     limits = [limit for limit in (privacy.target_epsilon, privacy.max_epsilon) if limit is not None]
     if mechanism is None:

@@ -100,7 +100,9 @@ def plan_schema(config: JobConfig, delta: float) -> tuple[Release, ...]:
         target = SHARE * privacy.target_epsilon
     weights = {lookup.name: FINE_WEIGHT if lookup.key in ("decimals", "resolution") else 1.0 for lookup in lookups}
     open_sets = {lookup.name for lookup in lookups if lookup.key == "values"}
-    return (plan_release(SCHEMA, weights, open_sets, target, delta, privacy.accountant),)
+    return (
+        plan_release(SCHEMA, weights, open_sets, target, delta, privacy.accountant, sensitivity=privacy.sensitivity),
+    )
 
 
 def count_lookups(

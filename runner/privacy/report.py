@@ -15,9 +15,9 @@ from typing import Any
 
 from runner.config import JobConfig
 from runner.privacy.accountant import Accountant, Release, Spent, epsilon, epsilon_unamplified, plain_epsilon
-from runner.privacy.budget import without_privacy_in_words
 from runner.privacy.chain import chain_in_words, headline, largest_figures
 from runner.privacy.endings import STEPS_NOT_COVERED, ending_in_words, steps_depend_on_time
+from runner.privacy.entries import uncounted_in_words
 from runner.privacy.figures import (
     EPSILON_TOO_LARGE,
     delta_in_words,
@@ -176,7 +176,7 @@ def privacy_report(
         "earlier_runs": [{**asdict(earlier), "steps": count} for earlier, count in state.before],
         "epsilon_with_earlier_runs": cost(state.accountant, with_earlier=True),
         "also_touched_the_records": _also_touched(config, state.releases)
-        | without_privacy_in_words(state.before)
+        | uncounted_in_words(state.before, config.privacy.unit)
         | {"end of the run": ending_in_words(config, ending, branches), "sweep": sweep},
         "covered": [
             *(COVERED_DRAWS if config.trains_on_draws else COVERED),
@@ -377,11 +377,13 @@ def _released_in_words(report: dict[str, Any]) -> list[str]:
     for release in releases:
         title, what = RELEASED.get(REPORT if release["name"].startswith(REPORT) else release["name"], RELEASED[SCHEMA])
         share = f", {release['epsilon'] / whole:.0%} of the run's" if isinstance(whole, float) and whole else ""
+        most = max(each["sensitivity"] for each in release["histograms"])
+        bound = f" Of the records of one value of the unit's column the first {most} are counted." if most > 1 else ""
         lines += [
             f"## {title}",
             "",
-            f"{what} Alone they cost epsilon {epsilon_in_words(release['epsilon'])}{share}; the figures above have "
-            "them in.",
+            f"{what}{bound} Alone they cost epsilon {epsilon_in_words(release['epsilon'])}{share}; the figures above "
+            "have them in.",
             "",
             "| Counts of | Noise (sigma, in records) | Share of what all counts cost | Released from |",
             "|---|---|---|---|",

@@ -48,5 +48,6 @@ def _before(
         for entry in SpendingLedger(open_folder(config.storage.uri)).of_files(own.files).read()
         if entry.run_id not in trials
     ]
-    histories = spent_before(entries, own.files, own.run_id, own.place, own.steps_by_branch, own.releases)
+    itself = (own.run_id, own.place, own.steps_by_branch, own.releases)
+    histories = spent_before(entries, own.files, *itself, unit=config.privacy.unit or "")
     return tuple(costliest(histories, own.delta, own.accountant, [*others, *own.spent]))

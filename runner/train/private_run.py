@@ -29,7 +29,7 @@ from runner.errors import DataError, PrivacyError, RunnerError
 from runner.privacy.accountant import Mechanism, Release, Spent, epsilon, plain_epsilon, spent_by
 from runner.privacy.budget import Budget, SpendingLedger, costliest, plan_budget, plan_delta, plan_mechanism
 from runner.privacy.endings import check_no_time_limit
-from runner.privacy.entries import Entry, spent_before
+from runner.privacy.entries import Entry, check_unit, spent_before
 from runner.privacy.figures import epsilon_in_words
 from runner.privacy.ledger import PRIVATE_FOLDER, LedgerState, RunLedger
 from runner.privacy.lookups import SCHEMA, bought_fields, count_lookups, lookups_of, plan_schema
@@ -71,7 +71,7 @@ def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile], 
         mechanism, delta = plan_mechanism(config, trained, releases, looked_up)
     fingerprints = _fingerprints(files)
     entries = SpendingLedger(open_folder(config.storage.uri, patient=False)).of_files(fingerprints).read()
-    histories = spent_before(entries, fingerprints)
+    histories = spent_before(entries, fingerprints, unit=config.privacy.unit or "")
     budget = plan_budget(config, mechanism, delta, histories, releases=(*releases, *rest))
     if schema is None:
         budget = replace(budget, releases=releases)
@@ -129,7 +129,7 @@ def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema,
     state = replace(state, releases=releases)
 
     def decide(entries: Sequence[Entry]) -> Entry:
-        plan_budget(config, None, state.delta, _before(entries, state), releases=state.releases)
+        plan_budget(config, None, state.delta, _before(config, entries, state), releases=state.releases)
         return _entry(config, state, 0)
 
     _spending(config, state).charge(decide)
@@ -177,7 +177,7 @@ def open_ledger(
     rest = _counts_to_come(config, state)
 
     def decide(entries: Sequence[Entry]) -> Entry:
-        before, releases = _before(entries, state), (*state.releases, *rest)
+        before, releases = _before(config, entries, state), (*state.releases, *rest)
         agreed.append(
             plan_budget(config, state.mechanism, state.delta, before, begins=not state.branches, releases=releases)
         )
@@ -261,7 +261,7 @@ def charge_again(config: JobConfig, ledger: RunLedger) -> None:
     wanted = max(wanted, state.reserved_steps)
 
     def decide(entries: Sequence[Entry]) -> Entry:
-        before = _before(entries, state)
+        before = _before(config, entries, state)
         allowed = plan_budget(
             config, state.mechanism, state.delta, before, begins=False, releases=state.releases
         ).allowed_steps
@@ -301,7 +301,8 @@ def charge_report(config: JobConfig, directory: RunDirectory, release: Release) 
             return epsilon(spent, state.delta, state.accountant)
 
         def decide(entries: Sequence[Entry]) -> Entry:
-            agreed[:] = _before(entries, state)
+            agreed[:] = _before(config, entries, state)
+            check_unit(agreed, config.privacy.unit, most)
             before = costliest(agreed, state.delta, state.accountant, state.spent)
             if most is not None and cost([*before, *state.spent]) > most:
                 taken, wanted = (plain_epsilon(cost([*before, *each.spent])) for each in (without, state))
@@ -359,7 +360,7 @@ def _counts_to_come(config: JobConfig, state: LedgerState) -> tuple[Release, ...
 def _reservation(rest: tuple[Release, ...]) -> Mechanism:
     """One step on all records with the noise of this: other than a release, a step is given back by a later entry."""
     (histogram,) = (each for release in rest for each in release.histograms)
-    return Mechanism(1, 1, histogram.sigma)
+    return Mechanism(1, 1, histogram.noise.multiplier())
 
 
 def _entry(config: JobConfig, state: LedgerState, steps: int) -> Entry:
@@ -373,12 +374,14 @@ def _entry(config: JobConfig, state: LedgerState, steps: int) -> Entry:
         state.releases,
         state.place,
         tuple(state.steps_by_branch.items()),
+        config.privacy.unit or "",
     )
 
 
-def _before(entries: Sequence[Entry], state: LedgerState) -> list[Spent]:
+def _before(config: JobConfig, entries: Sequence[Entry], state: LedgerState) -> list[Spent]:
     """What other runs, and other copies of this one, took of its files: see `spent_before`."""
-    return spent_before(entries, state.files, state.run_id, state.place, state.steps_by_branch, state.releases)
+    own = (state.run_id, state.place, state.steps_by_branch, state.releases)
+    return spent_before(entries, state.files, *own, unit=config.privacy.unit or "")
 
 
 def _different(histories: Sequence[Spent]) -> tuple[Any, ...]:

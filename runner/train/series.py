@@ -126,7 +126,8 @@ def check_previous(config: JobConfig) -> None:
     """Whether the job can go on from the run that `data.since` names.
 
     Raises:
-        ConfigError: its network, tokenizer or examples differ, or it claims no privacy and this one is to.
+        ConfigError: its network, tokenizer or examples differ, or it claims no privacy and this one is to, or it
+            protects something else.
         DataError: it does not say what it claims.
     """
     if config.data.since is None:
@@ -149,6 +150,11 @@ def check_previous(config: JobConfig) -> None:
         raise ConfigError(
             f"data.since: run {before.name} protects each {before.privacy.unit}, which says nothing of single records "
             "after it; train on all files without data.since"
+        )
+    if config.privacy.enabled and config.privacy.unit != before.privacy.unit:
+        raise ConfigError(
+            f"data.since: run {before.name} protects one {before.privacy.unit or 'record'}, so a model that starts "
+            f"from it can claim nothing of one {config.privacy.unit or 'record'}; train on all files without data.since"
         )
     if config.privacy.enabled and config.privacy.noise_multiplier != 0 and is_infinite(_statement(previous)):
         raise ConfigError(
