@@ -90,6 +90,11 @@ class JobConfig(Section):
         """Whether every training step has noise of its own."""
         return self.privacy.enabled and not self.trains_on_draws
 
+    @property
+    def unit(self) -> str | None:
+        """The column that tells whose a record is, where privacy is for all records of a person; else None."""
+        return self.privacy.unit if self.privacy.enabled else None
+
     def _privacy_method(self) -> Literal["steps", "marginals"] | None:
         """That of the job; None where it is not private, or says nothing and is not a table."""
         privacy = self.privacy

@@ -70,12 +70,12 @@ def epsilons_of_groups(spent: Spent, delta: float, groups: Sequence[int] = GROUP
     return {str(records): plain_epsilon(epsilon_of_group(spent, delta, records)) for records in groups}
 
 
-def groups_in_words(figures: Mapping[str, float | str]) -> str:
-    """What several records cost together, in one line."""
+def groups_in_words(figures: Mapping[str, float | str], of_what: str = "records") -> str:
+    """What several records, or persons, cost together, in one line."""
     several = [(records, each) for records, each in figures.items() if records != "1"]
     if not several:
         return f"none is stated: {EPSILON_TOO_LARGE}"
-    return ", ".join(f"{records} records {epsilon_in_words(each)}" for records, each in several) + " (PLD)"
+    return ", ".join(f"{records} {of_what} {epsilon_in_words(each)}" for records, each in several) + " (PLD)"
 
 
 @lru_cache(maxsize=256)

@@ -34,6 +34,7 @@ from runner.privacy.accountant import (
 )
 from runner.privacy.noise import RunKey
 from runner.privacy.step_digests import StepDigests
+from runner.privacy.unit import PrivacyUnit
 from runner.storage import Folder
 from runner.storage.manifest import contents_sha256
 
@@ -73,7 +74,8 @@ class LedgerState:
     earlier runs took of the same files, and `allowed_steps` is what the limit pays for in all; None for no limit.
     `histories`: what they took of each file, where files differ in that; `before` is the one that costs most with this
     run's planned steps. `releases`: what the run looks up in the records. `mechanism` is None where it takes no private
-    steps. `place`: the run directory's URI, as the driver of the latest attempt knows it.
+    steps. `place`: the run directory's URI, as the driver of the latest attempt knows it. `unit`: what is protected,
+    where that is not a single record.
     """
 
     run_id: str
@@ -89,6 +91,7 @@ class LedgerState:
     releases: tuple[Release, ...] = ()
     histories: tuple[tuple[tuple[Mechanism | Release, int], ...], ...] = ()
     place: str = ""
+    unit: PrivacyUnit | None = None
 
     def name_of(self, branch: int) -> str:
         """A branch's name in the ledger over runs."""
@@ -126,12 +129,14 @@ class LedgerState:
             "files": tuple(plain["files"]),
             "branches": tuple(Branch(**branch) for branch in plain["branches"]),
             "releases": tuple(Release.from_plain(release) for release in plain.get("releases", ())),
+            "unit": PrivacyUnit.from_plain(plain.get("unit")),
         }
         return cls(**values)
 
     def to_plain(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return without_empty_releases(asdict(self))
+        """Plain values for JSON; without a unit as before there was one."""
+        plain = without_empty_releases(asdict(self))
+        return {name: value for name, value in plain.items() if name != "unit" or value is not None}
 
 
 class RunLedger:

@@ -49,5 +49,5 @@ def _before(
         if entry.run_id not in trials
     ]
     itself = (own.run_id, own.place, own.steps_by_branch, own.releases)
-    histories = spent_before(entries, own.files, *itself, unit=config.privacy.unit or "")
+    histories = spent_before(entries, own.files, *itself, unit=config.unit or "")
     return tuple(costliest(histories, own.delta, own.accountant, [*others, *own.spent]))

@@ -18,6 +18,7 @@ from runner.data.survey import Survey
 from runner.data.table import list_names
 from runner.data.tokenizers.saved import from_files
 from runner.privacy.lookups import lookups_of
+from runner.privacy.unit import PrivacyUnit
 from runner.storage import read_published
 from runner.train.facade import CheckedJob
 from runner.train.private_run import describe_counted, describe_releases, planned_epsilon
@@ -41,6 +42,8 @@ def describe_check(checked: CheckedJob) -> dict[str, Any]:
         found |= _describe_survey(survey, joined=config.data.columns is not None)
     if config.examples.packing == "stream" or config.fields is not None:
         found.pop("longer_records", None)
+    if (unit := checked.unit) is not None:
+        found["privacy_unit"] = unit.to_plain()
     if survey is not None and survey.left_out:
         found["columns_left_out"] = list_names(survey.left_out)
     if config.fields is not None:
@@ -82,6 +85,10 @@ def in_lines(found: Mapping[str, Any]) -> Iterator[str]:
                 continue
             case "tokens_of_a_record":
                 yield f"tokens of a record: at most {value}, of {found['different_tokens']:,} different ones"
+            case "privacy_unit":
+                unit = PrivacyUnit(**value)
+                yield f"privacy unit: {unit.in_words()}"
+                yield from (f"{what}: {how}" for what, how in unit.counts_in_words().items())
             case "counted":
                 for name, each in value.items():
                     yield f"counted, with noise: {name} ({each['histograms']}), sigma {each['sigma']:g} records"

@@ -13,7 +13,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from runner.data.units import plan_table
 from runner.errors import DataError, PrivacyError, RunnerError
 from runner.privacy.accountant import Mechanism, Release, Spent, epsilon, plain_epsilon, spent_by
 from runner.privacy.budget import Budget, SpendingLedger, costliest, plan_budget, plan_delta, plan_mechanism
+from runner.privacy.contributions import counted_of
 from runner.privacy.endings import check_no_time_limit
 from runner.privacy.entries import Entry, check_unit, spent_before
 from runner.privacy.figures import epsilon_in_words
@@ -49,8 +50,21 @@ def training_records(config: JobConfig, records: int) -> int:
     return BatchPlan(records, settings.batch_size, settings.seed, settings.validation_split).training_examples
 
 
-def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile], schema: Schema | None = None) -> Budget:
+def counted_records(config: JobConfig, units: int, persons: Mapping[int, int] | None) -> int:
+    """How many records the draws of a run are made by, about. units, persons: see `check_privacy`."""
+    trained = training_records(config, units)
+    return trained if persons is None else max(1, counted_of(persons, config.privacy.sensitivity) * trained // units)
+
+
+def check_privacy(
+    config: JobConfig,
+    records: int,
+    files: Sequence[SourceFile],
+    schema: Schema | None = None,
+    persons: Mapping[int, int] | None = None,
+) -> Budget:
     """Whether the privacy that the job asks for can be had; writes nothing. schema: of a table, where it is known.
+    records: or persons, where these are protected; `persons` says how many have how many records.
 
     Raises:
         PrivacyError: in one line.
@@ -65,13 +79,13 @@ def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile], 
         if schema is None:
             rest = plan_rest(config, delta, releases)
         else:
-            rest = plan_marginals(config, schema, delta, trained, releases)
+            rest = plan_marginals(config, schema, delta, counted_records(config, records, persons), releases)
     else:
         rest = ()
         mechanism, delta = plan_mechanism(config, trained, releases, looked_up)
     fingerprints = _fingerprints(files)
     entries = SpendingLedger(open_folder(config.storage.uri, patient=False)).of_files(fingerprints).read()
-    histories = spent_before(entries, fingerprints, unit=config.privacy.unit or "")
+    histories = spent_before(entries, fingerprints, unit=config.unit or "")
     budget = plan_budget(config, mechanism, delta, histories, releases=(*releases, *rest))
     if schema is None:
         budget = replace(budget, releases=releases)
@@ -113,9 +127,12 @@ def describe_counted(budget: Budget) -> dict[str, Any]:
     }
 
 
-def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema, records: int) -> None:
+def charge_marginals(
+    config: JobConfig, directory: RunDirectory, schema: Schema, records: int, persons: Mapping[int, int] | None = None
+) -> None:
     """Charge a run whose schema was bought for the counts that its draws are made by, where it is not yet; they take
-    the place of what was reserved for them before the schema was bought. records: how many have tokens.
+    the place of what was reserved for them before the schema was bought. records: how many have tokens, or how many
+    persons; `persons` says how many of them have how many.
 
     Raises:
         PrivacyError: they cost more than was reserved, because the job's privacy is another now.
@@ -124,7 +141,7 @@ def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema,
     state = ledger.state
     if any(release.name == COLUMNS for release in state.releases):
         return
-    counts = plan_marginals(config, schema, state.delta, training_records(config, records), state.releases)
+    counts = plan_marginals(config, schema, state.delta, counted_records(config, records, persons), state.releases)
     releases = (*state.releases, *(replace(release, place=state.place) for release in counts))
     state = replace(state, releases=releases)
 
@@ -166,6 +183,7 @@ def open_ledger(
             files=_fingerprints(files),
             releases=tuple(replace(release, place=directory.uri) for release in budget.releases),
             place=directory.uri,
+            unit=budget.unit,
         )
     else:
         ledger = RunLedger.open(directory.folder, writes=True)
@@ -206,8 +224,8 @@ def buy_schema(
 ) -> tuple[Schema, str]:
     """The schema of the run's release, which is drawn and stored the first time; and the SHA-256 of what is stored.
 
-    The run's ledger has been charged for it and for what follows: see `open_ledger`. The rest is given back where
-    the run ends here, since its schema is never another.
+    records: how many are counted, which is public. The run's ledger has been charged for it and for what follows: see
+    `open_ledger`. The rest is given back where the run ends here, since its schema is never another.
 
     Raises:
         DataError: what is open cannot be had from noisy counts.
@@ -302,7 +320,7 @@ def charge_report(config: JobConfig, directory: RunDirectory, release: Release) 
 
         def decide(entries: Sequence[Entry]) -> Entry:
             agreed[:] = _before(config, entries, state)
-            check_unit(agreed, config.privacy.unit, most)
+            check_unit(agreed, config.unit, most)
             before = costliest(agreed, state.delta, state.accountant, state.spent)
             if most is not None and cost([*before, *state.spent]) > most:
                 taken, wanted = (plain_epsilon(cost([*before, *each.spent])) for each in (without, state))
@@ -374,14 +392,14 @@ def _entry(config: JobConfig, state: LedgerState, steps: int) -> Entry:
         state.releases,
         state.place,
         tuple(state.steps_by_branch.items()),
-        config.privacy.unit or "",
+        config.unit or "",
     )
 
 
 def _before(config: JobConfig, entries: Sequence[Entry], state: LedgerState) -> list[Spent]:
     """What other runs, and other copies of this one, took of its files: see `spent_before`."""
     own = (state.run_id, state.place, state.steps_by_branch, state.releases)
-    return spent_before(entries, state.files, *own, unit=config.privacy.unit or "")
+    return spent_before(entries, state.files, *own, unit=config.unit or "")
 
 
 def _different(histories: Sequence[Spent]) -> tuple[Any, ...]:

@@ -97,7 +97,7 @@ def source_files(config: JobConfig, directory: RunDirectory | None = None) -> tu
     if config.data.since is None:
         return files
     before = {file.name: file for file in files_so_far(_previous(config))}
-    ledger = _ledger(config, patient=False)
+    ledger = ledger_over_runs(config, patient=False)
     marks = FileMarks.find(ledger)
     check_comparable(marks, (file.fingerprint for file in before.values()), ledger.uri)
 
@@ -151,10 +151,10 @@ def check_previous(config: JobConfig) -> None:
             f"data.since: run {before.name} protects each {before.privacy.unit}, which says nothing of single records "
             "after it; train on all files without data.since"
         )
-    if config.privacy.enabled and config.privacy.unit != before.privacy.unit:
+    if config.privacy.enabled and config.unit != before.unit:
         raise ConfigError(
-            f"data.since: run {before.name} protects one {before.privacy.unit or 'record'}, so a model that starts "
-            f"from it can claim nothing of one {config.privacy.unit or 'record'}; train on all files without data.since"
+            f"data.since: run {before.name} protects one {before.unit or 'record'}, so a model that starts "
+            f"from it can claim nothing of one {config.unit or 'record'}; train on all files without data.since"
         )
     if config.privacy.enabled and config.privacy.noise_multiplier != 0 and is_infinite(_statement(previous)):
         raise ConfigError(
@@ -240,7 +240,7 @@ def reading_version(directory: RunDirectory) -> int:
     return recorded.own[0].version if recorded is not None and recorded.own else READING_VERSION
 
 
-def _ledger(config: JobConfig, *, patient: bool = True) -> Folder:
+def ledger_over_runs(config: JobConfig, *, patient: bool = True) -> Folder:
     """Where the secret of the files' marks is."""
     return open_folder(config.storage.uri, patient=patient).child(SPENDING_FOLDER)
 
@@ -248,7 +248,7 @@ def _ledger(config: JobConfig, *, patient: bool = True) -> Folder:
 def _marks_to_write(config: JobConfig) -> FileMarks | None:
     """None where a run without privacy cannot have the secret: it goes on all the same."""
     try:
-        return FileMarks.of(_ledger(config))
+        return FileMarks.of(ledger_over_runs(config))
     except RunnerError as error:
         if config.privacy.enabled:
             raise

@@ -149,7 +149,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         if mine[0] == 0:
             weights = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
             assert ledger.state.mechanism is not None
-            sigma = grid_of(ledger.state.mechanism, weights, replicas).sigma
+            sigma = grid_of(ledger.state.mechanism, weights, replicas, records_of_person(config) or 1).sigma
             key = ledger.branch_key.for_noise(ledger.branch, chosen.conditions)
             noise = partial(draw_noise, key, sigma=sigma, count=weights)
     fields = None
@@ -167,8 +167,18 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
             len(mine),
             mechanism=ledger.state.mechanism if ledger else None,
             seq_length=tokens.seq_length,
+            records_of_person=records_of_person(config) or 1,
         ),
-        feed=Feed(Examples(tokens, config.data.cache_gib), plan, mine, replicas, noise, fields, branch),
+        feed=Feed(
+            Examples(tokens, config.data.cache_gib),
+            plan,
+            mine,
+            replicas,
+            noise,
+            fields,
+            branch,
+            records_of_person(config),
+        ),
         directory=directory,
         heartbeat=heartbeat,
         callbacks=callbacks,
@@ -261,6 +271,7 @@ def _conditions(
             mode="json", include={"noise_multiplier", "target_epsilon", "l2_norm_clip"}
         ),
         **({"field_order": "random"} if config.examples.field_order == "random" else {}),
+        **({"unit": config.unit, "records_of_person": records_of_person(config)} if config.unit else {}),
         "replicas": replicas,
         "workers": task.workers,
         "threads": task.threads or os.cpu_count(),
@@ -280,10 +291,16 @@ def _cut_epochs(checkpoint: Checkpoint | None, ledger: RunLedger) -> list[tuple[
 
 
 def make_plan(config: JobConfig, tokens: TokenSet, key: tuple[int, int] = (0, 0)) -> BatchPlan:
-    """The job's batches; `key`: of a private run's draws."""
+    """The job's batches: of examples, or of persons where private steps draw these. `key`: of a private run's draws."""
     settings = config.training
-    order = (tokens.examples, settings.batch_size, settings.seed, settings.validation_split)
-    return PoissonPlan(*order, key=key) if config.takes_private_steps else BatchPlan(*order)
+    if not config.takes_private_steps:
+        return BatchPlan(tokens.examples, settings.batch_size, settings.seed, settings.validation_split)
+    return PoissonPlan(tokens.units, settings.batch_size, settings.seed, settings.validation_split, key=key)
+
+
+def records_of_person(config: JobConfig) -> int | None:
+    """Of a job whose steps draw persons: how many records of each are in a batch; None where they draw records."""
+    return config.privacy.max_records_per_unit if config.takes_private_steps else None
 
 
 def build_network(config: JobConfig, tokens: TokenSet) -> Network:
@@ -312,8 +329,9 @@ def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int) -> int
     model = config.model
     memory = memory_bytes() // (1 if tf.config.list_logical_devices("GPU") else replicas)
     logits = tokens.vocab_size if tokens.slots is None else max(tokens.slots.sizes)
-    row = activation_bytes(logits, model.embedding_dim, model.rnn_units, model.layers, tokens.seq_length)
-    return microbatch_that_fits(-(-config.training.batch_size // replicas), row, memory)
+    together = records_of_person(config) or 1
+    row = activation_bytes(logits, model.embedding_dim, model.rnn_units, model.layers, tokens.seq_length, together)
+    return microbatch_that_fits(-(-config.training.batch_size // replicas) * together, row, memory)
 
 
 def _leave_results(
