@@ -140,9 +140,9 @@ def sensitivity(histogram: dict[str, Any]) -> int:
 
 
 def noise_multiplier(histogram: dict[str, Any]) -> float:
-    """Of continuous noise. Integers with this noise are that one's results, worked on, where the variance is 4 less."""
+    """Of continuous noise. Integers with this noise are that one's results, worked on, where the variance is less."""
     most = sensitivity(histogram)
-    return histogram["sigma"] if most == 1 else math.sqrt(histogram["sigma"] ** 2 - 4) / most
+    return histogram["sigma"] if most == 1 else math.sqrt(histogram["sigma"] ** 2 - 1.5**2) / most
 
 
 def histogram_losses(histogram: dict[str, Any], units: int, interval: float) -> pld.PrivacyLossDistribution:

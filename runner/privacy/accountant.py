@@ -23,10 +23,11 @@ sigma would (Canonne, Kamath, Steinke 2020, theorems 4 and 14).
     (0.373, 2.044)
 
 Where up to K records of one person are in a histogram, they change it by a vector whose norm is at most K: all of them
-in one cell. Noise of sigma costs what continuous Gaussian noise of sqrt(sigma^2 - 4) / K does at sensitivity 1. For it
-is that noise, but for a factor of 1 + 2^-110, whose result was worked on: with Y normal of variance sigma^2 - 4 and Z
-an integer drawn about it with probability proportional to exp(-(Z - Y)^2 / 8), Z is a discrete Gaussian of sigma
-(`runner.privacy.wide_gaussian` has the steps). So the cells that the records share out between them do not matter.
+in one cell. Noise of sigma costs what continuous Gaussian noise of sqrt(sigma^2 - 1.5^2) / K does at sensitivity 1. For
+it is that noise, worked on: with Y normal of variance sigma^2 - s^2, and Z an integer drawn about it with probability
+proportional to exp(-(Z - Y)^2 / (2 s^2)), Z is a discrete Gaussian of sigma, up to a factor that for s = 1.5 is below
+1 + 2^-62 (`runner.privacy.wide_gaussian` has the steps). That is 2^-61 K of epsilon for a histogram, below what the
+accountants' floating point can show. So it does not matter which cells the records share out between them.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ LOSS_INTERVAL = 1e-4
 """Privacy losses are rounded to multiples of it, so that the bound holds."""
 NOISE_STEP = 1e-4
 """Noise multipliers that are found here are multiples of this, rounded up."""
-ROUNDING = 2.0
+ROUNDING = 1.5
 """Of the noise on counts of several records: the standard deviation of a part that makes a whole number of it."""
 
 

@@ -147,8 +147,9 @@ def plan_release(
     found = least
     if excess(least, "rdp") > 0:
         found = cast(float, brentq(excess, least, most, args=("rdp",), xtol=1e-4))
-    if accountant == "pld" and excess(found - math.log(2), "pld") > 0:
-        found = cast(float, brentq(excess, found - math.log(2), found, args=("pld",), xtol=1e-4))
+    too_little = max(found - math.log(2), least)
+    if accountant == "pld" and excess(too_little, "pld") > 0:
+        found = cast(float, brentq(excess, too_little, found, args=("pld",), xtol=1e-4))
     sigma = math.exp(found)
     while epsilon([*beside, (at(sigma), 1)], delta, accountant) > target:
         sigma *= 1.0005

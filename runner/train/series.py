@@ -151,11 +151,6 @@ def check_previous(config: JobConfig) -> None:
             f"data.since: run {before.name} protects each {before.privacy.unit}, which says nothing of single records "
             "after it; train on all files without data.since"
         )
-    if config.privacy.enabled and config.unit != before.unit:
-        raise ConfigError(
-            f"data.since: run {before.name} protects one {before.unit or 'record'}, so a model that starts "
-            f"from it can claim nothing of one {config.unit or 'record'}; train on all files without data.since"
-        )
     if config.privacy.enabled and config.privacy.noise_multiplier != 0 and is_infinite(_statement(previous)):
         raise ConfigError(
             f"data.since: run {before.name} claims no privacy, it or one before it was trained without noise; a model "

@@ -429,6 +429,7 @@ for module in (
     "draws",
     "figures",
     "looked_up",
+    "persons_in_tables",
     "shareable",
     "streams",
     "tables",
