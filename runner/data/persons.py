@@ -59,7 +59,8 @@ def person_family(kind: pa.DataType) -> str | None:
 def person_texts(column: pa.Array) -> pa.Array:
     """One text for each person (large strings), whatever the column's type in a file; null where there is none.
 
-    Numbers are the same person where they are equal: 5, 5.0 and 5.00. NaN is no person.
+    Numbers are the same person where they are equal: 5, 5.0 and 5.00. NaN is no person, nor is an empty text, which
+    stands for no value in CSV files.
 
     Raises:
         NoTextError: the type has no text, or a value has none.
@@ -70,6 +71,8 @@ def person_texts(column: pa.Array) -> pa.Array:
     if types.is_floating(kind):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
     texts = to_texts(column)
+    if person_family(kind) == "text":
+        return pc.if_else(pc.equal(pc.binary_length(texts), 0), pa.scalar(None, texts.type), texts)
     if person_family(kind) != "number":
         return texts
     plain = pc.replace_substring_regex(texts, r"^(-?\d+\.\d*?)0+$", r"\1")

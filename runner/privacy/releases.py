@@ -149,7 +149,8 @@ def plan_release(
         found = cast(float, brentq(excess, least, most, args=("rdp",), xtol=1e-4))
     too_little = max(found - math.log(2), least)
     if accountant == "pld" and excess(too_little, "pld") > 0:
-        found = cast(float, brentq(excess, too_little, found, args=("pld",), xtol=1e-4))
+        enough = min(found + 1e-3, most)  # By RDP it was found to 1e-4, on either side.
+        found = cast(float, brentq(excess, too_little, enough, args=("pld",), xtol=1e-4))
     sigma = math.exp(found)
     while epsilon([*beside, (at(sigma), 1)], delta, accountant) > target:
         sigma *= 1.0005

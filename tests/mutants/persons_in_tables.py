@@ -36,6 +36,7 @@ def the_accountant_is_told_that_a_person_has_one_record() -> None:
 @mutant("test_20_what_only_one_person_has_is_released_as_seldom_as_delta_says", file=FILE)
 def the_threshold_is_that_of_a_single_record() -> None:
     from runner.privacy import releases
+
     threshold_for = releases.threshold_for
 
     def faulty(sigma: float, delta: float, _sensitivity: int = 1) -> int:

@@ -85,7 +85,8 @@ def test_different_floats_are_different_persons(values: list[float]) -> None:
 def test_no_value_and_not_a_number_are_nobody() -> None:
     assert person_texts(pa.array([float("nan"), None, 1.0])).to_pylist() == [None, None, "1"]
     assert person_texts(pa.array([None, None])).null_count == 2
-    assert person_texts(pa.array(["", " "])).to_pylist() == ["", " "]
+    for kind in (pa.string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())):
+        assert person_texts(pa.array(["", " ", None, "a"]).cast(kind)).to_pylist() == [None, " ", None, "a"]
 
 
 @pytest.mark.parametrize(

@@ -109,12 +109,16 @@ def test_a_plan_keeps_to_its_target_and_has_no_more_noise_than_that_needs(sensit
     assert epsilon([(plan, 1)], DELTA) <= 0.5
 
 
-@pytest.mark.parametrize("target", [0.01, 6.0, 60.0])
-@pytest.mark.parametrize("sensitivity", [2, 4096])
-def test_there_is_a_plan_for_much_noise_and_for_little(target: float, sensitivity: int) -> None:
+@pytest.mark.parametrize(("sensitivity", "target"), [(2, 0.01), (2, 6.0), (2, 60.0), (4096, 1.0), (4096, 60.0)])
+def test_there_is_a_plan_for_much_noise_and_for_little(sensitivity: int, target: float) -> None:
     plan = plan_release("schema", {"age": 1.0}, (), target, DELTA, sensitivity=sensitivity)
     assert epsilon([(plan, 1)], DELTA) <= target
     assert all(each.sigma > 1.5 for each in plan.histograms)
+
+
+def test_more_noise_than_can_be_drawn_is_refused() -> None:
+    with pytest.raises(PrivacyError, match=r"cannot be had for epsilon 0\.01"):
+        plan_release("schema", {"age": 1.0}, (), 0.01, DELTA, sensitivity=4096)
 
 
 def test_several_persons_cost_as_much_as_one_with_all_their_records() -> None:
