@@ -1,4 +1,4 @@
-"""Small faults where a person is protected: in noise, thresholds, which records are counted, and what runs add up to."""
+"""Small faults where a person is protected: in noise, thresholds, which records are counted, what runs add up to."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -147,7 +147,7 @@ def check_moves(whole: Mapping[str, Counts], left: Mapping[str, Counts], release
         assert told[name] == most
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, phases=[Phase.generate])
 @given(owned_rows())
 def test_20_a_person_moves_what_is_looked_up_by_no_more_than_is_told(owned: Owned) -> None:
     with TemporaryDirectory() as folder:
