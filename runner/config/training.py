@@ -169,7 +169,10 @@ class TrainingConfig(Section):
 
     epochs: int = Field(default=15, ge=1, le=1_000_000, description="passes over the training examples")
     batch_size: int = Field(
-        default=64, ge=1, le=1_048_576, description="examples of one optimizer step, over all workers"
+        default=64,
+        ge=1,
+        le=1_048_576,
+        description="examples of one optimizer step, over all workers; with privacy.unit so many of its values",
     )
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="how weights are updated")
     validation_split: bool = Field(default=True, description="keep every 5th batch for validation, never trained on")
@@ -234,7 +237,9 @@ class PrivacyConfig(Section):
         default=None, ge=1e-6, le=1e9, description="find the noise that ends at this epsilon; never pass it"
     )
     # Sums of clipped float32 gradients neither vanish nor overflow in between.
-    l2_norm_clip: float = Field(default=1.0, ge=1e-12, le=1e12, description="largest norm of one record's gradient")
+    l2_norm_clip: float = Field(
+        default=1.0, ge=1e-12, le=1e12, description="largest norm of the gradient of a record, or of a unit's"
+    )
     delta: float | None = Field(default=None, gt=0, lt=1, description="null: 1/n^1.1, rounded down to one digit")
     accountant: Literal["pld", "rdp"] = Field(default="pld", description="how epsilon is computed: pld or rdp")
     max_epsilon: float | None = Field(
