@@ -42,9 +42,9 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runner.errors import PrivacyError
+from runner.privacy.discrete_gaussian import discrete_gaussian_tail
 
 Accountant = Literal["pld", "rdp"]
 LARGEST_NOISE_MULTIPLIER = 1e4
@@ -178,22 +178,6 @@ class Release:
     def threshold_delta(self) -> float:
         """The probability that any of a unit's values that no other unit has is released."""
         return math.fsum(histogram.threshold_delta for histogram in self.histograms)
-
-
-def discrete_gaussian_tail(sigma: float, least: NDArray[np.integer]) -> NDArray[np.float64]:
-    """The probabilities that discrete Gaussian noise is `least` or more; 1 stands for all of `least` below 1.
-
-    >>> discrete_gaussian_tail(1.0, np.array([0, 1, 2, 50])).round(6).tolist()
-    [1.0, 0.300529, 0.058558, 0.0]
-    """
-    tails = np.concatenate([[1.0], discrete_gaussian_tails(sigma), [0.0]])
-    return tails[np.clip(least, 0, len(tails) - 1)]
-
-
-def discrete_gaussian_tails(sigma: float) -> NDArray[np.float64]:
-    """The probabilities that noise is at least 1, 2, ...; beyond the last it is less than 1e-31."""
-    weights = np.exp(-0.5 * (np.arange(1, math.ceil(12 * sigma) + 2) / sigma) ** 2)
-    return np.cumsum(weights[::-1])[::-1] / (1 + 2 * weights.sum())
 
 
 Spent = Sequence[tuple[Mechanism | Release, int]]

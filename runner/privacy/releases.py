@@ -29,10 +29,15 @@ from runner.privacy.accountant import (
     Histogram,
     Release,
     Spent,
-    discrete_gaussian_tails,
     epsilon,
 )
-from runner.privacy.discrete_gaussian import LARGEST_SIGMA, SMALLEST_SIGMA, Source, draw_discrete_gaussian
+from runner.privacy.discrete_gaussian import (
+    LARGEST_SIGMA,
+    SMALLEST_SIGMA,
+    Source,
+    discrete_gaussian_tails,
+    draw_discrete_gaussian,
+)
 from runner.storage import Folder
 from runner.storage.manifest import contents_sha256
 

@@ -392,15 +392,14 @@ def _released_in_words(report: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     whole, releases = report["epsilon"], report.get("releases", [])
     precision = sum(each["sigma"] ** -2 for release in releases for each in release["histograms"])
+    which = f" Of each person the first {report['persons']['most_records']} are counted." if "persons" in report else ""
     for release in releases:
         title, what = RELEASED.get(REPORT if release["name"].startswith(REPORT) else release["name"], RELEASED[SCHEMA])
         share = f", {release['epsilon'] / whole:.0%} of the run's" if isinstance(whole, float) and whole else ""
-        most = max(each["sensitivity"] for each in release["histograms"])
-        bound = f" Of the records of one value of the unit's column the first {most} are counted." if most > 1 else ""
         lines += [
             f"## {title}",
             "",
-            f"{what}{bound} Alone they cost epsilon {epsilon_in_words(release['epsilon'])}{share}; the figures above "
+            f"{what}{which} Alone they cost epsilon {epsilon_in_words(release['epsilon'])}{share}; the figures above "
             "have them in.",
             "",
             "| Counts of | Noise (sigma, in records) | Share of what all counts cost | Released from |",

@@ -14,7 +14,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -105,26 +105,6 @@ def planned_epsilon(config: JobConfig, budget: Budget) -> float:
         releases = (*releases, *plan_rest(config, budget.delta, releases))
     spent = spent_by(releases, budget.mechanism, budget.charged_steps)
     return epsilon(spent, budget.delta, config.privacy.accountant)
-
-
-def describe_releases(config: JobConfig, budget: Budget) -> dict[str, Any]:
-    """What a job will look up in its records, and what that costs alone; nothing where it looks up nothing."""
-    releases = tuple(release for release in budget.releases if release.name == SCHEMA)
-    if not releases:
-        return {}
-    return {
-        "looked_up": [asdict(histogram) for release in releases for histogram in release.histograms],
-        "schema_epsilon": epsilon(spent_by(releases), budget.delta, config.privacy.accountant),
-    }
-
-
-def describe_counted(budget: Budget) -> dict[str, Any]:
-    """Of a run that trains on draws: the histograms that these are made by, and their noise, by release."""
-    return {
-        release.name: {"histograms": len(release.histograms), "sigma": release.histograms[0].sigma}
-        for release in budget.releases
-        if release.name != SCHEMA
-    }
 
 
 def charge_marginals(

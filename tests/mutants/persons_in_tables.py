@@ -15,9 +15,9 @@ FILE = "test_persons_in_tables.py"
 def noise_for_a_person_is_as_wide_as_for_a_record() -> None:
     from runner.privacy.accountant import Noise
 
-    def faulty(noise: Noise, units: int = 1) -> float:
+    def faulty(self: Noise, units: int = 1) -> float:
         leave_mark()
-        return noise.sigma / units
+        return self.sigma / units
 
     Noise.multiplier = faulty
 
@@ -52,9 +52,9 @@ def a_value_of_a_person_is_paid_for_as_one_of_a_record() -> None:
 
     paid = Histogram.threshold_delta_of
 
-    def faulty(histogram: Histogram, units: int) -> float:
+    def faulty(self: Histogram, units: int) -> float:
         leave_mark()
-        return paid(replace(histogram, sensitivity=1), units)
+        return paid(replace(self, sensitivity=1), units)
 
     Histogram.threshold_delta_of = faulty
 
@@ -112,9 +112,9 @@ def draws_are_made_by_other_records_of_a_person() -> None:
 
     first = Persons.first
 
-    def faulty(persons: Persons, numbers: Any, most: int) -> Any:
+    def faulty(self: Persons, persons: Any, most: int) -> Any:
         leave_mark()
-        return persons.numbers.size - 1 - first(Persons(persons.numbers[::-1]), numbers, most)
+        return self.numbers.size - 1 - first(Persons(self.numbers[::-1]), persons, most)
 
     Persons.first = faulty
 

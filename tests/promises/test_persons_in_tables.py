@@ -186,8 +186,8 @@ def test_20_a_person_moves_the_counts_of_draws_by_no_more_than_is_told(
         tables.append(count_marginals(examples, MARGINALS, positions))
     told = Release("columns", tuple(Histogram(name, 9.0, None, most) for name in MARGINALS))
     check_moves(tables[0], tables[1], told, most)
-    shares = [np.full(size, 1 / size) for size in tables[0]["two"].counts.shape]
-    scores = [int(count_dependence(each["two"].counts, *shares, 20).counts[0]) for each in tables]
+    one, other = (np.full(size, 1 / size) for size in tables[0]["two"].counts.shape)
+    scores = [int(count_dependence(each["two"].counts, one, other, 20).counts[0]) for each in tables]
     assert abs(scores[0] - scores[1]) <= most
 
 
@@ -380,7 +380,10 @@ def test_20_the_statement_is_of_persons_and_computes_again(runs: Any) -> None:
     assert script["agrees"](report["epsilon"], script["recompute"](report)["epsilon"])
     page = (run / "privacy.md").read_text()
     assert "of each training person the first 3 records are counted once in each histogram" in page
-    assert "Of the records of one value of the unit's column the first 3 are counted." in page
+    assert "Of each person the first 3 are counted." in page
+    shared = (run / "shareable.html").read_text()
+    assert "<td>of each person the first 3</td>" in shared
+    assert "learns little about any single person (all records with the same `customer`)" in shared
 
 
 def test_20_delta_is_below_one_in_all_persons(runs: Any, tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from runner.privacy.accountant import (
     Mechanism,
     Noise,
     Release,
-    discrete_gaussian_tail,
     epsilon,
     one_histogram,
 )
+from runner.privacy.discrete_gaussian import discrete_gaussian_tail
 from runner.privacy.group_privacy import _step, epsilon_of_group, epsilons_of_groups, groups_in_words
 
 DOCUMENTED = (Mechanism(examples=16_094, batch_size=1_024, noise_multiplier=0.7151), 80)
