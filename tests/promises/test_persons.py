@@ -215,6 +215,17 @@ def test_03_a_batch_has_whole_persons_up_to_the_bound_each_on_one_replica(
         assert len(set(groups)) == len(drawn), "no two persons have one clip"
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_03_persons_of_one_record_each_make_the_batches_of_records(replicas: int) -> None:
+    held: Any = InMemory(list(range(40)))
+    plan = plan_of(40, batch_size=15)
+    for step in range(plan.training_steps):
+        for replica, one in enumerate(shares(held, plan, replicas, step, most=1)):
+            other = next(iter(Feed(held, plan, [replica], replicas).training(0, step))).batches[0]
+            for name, array in vars(one).items():
+                assert array.tolist() == getattr(other, name).tolist()
+
+
 # 4. The sum's sensitivity is at most C, for every worker count and microbatch size.
 
 
