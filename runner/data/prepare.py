@@ -226,22 +226,15 @@ class ShardWriter:
         )
 
 
+@dataclass(frozen=True)
 class _TokenizeUnit:
     """Tokenizes, packs and writes one unit; a Ray worker makes its own copy from plain values."""
 
-    def __init__(
-        self,
-        config: JobConfig,
-        seq_length: int,
-        folder_uri: str,
-        tokenizer_files: dict[str, bytes],
-        person_key: bytes,
-    ) -> None:
-        self.config = config
-        self.person_key = person_key
-        self.seq_length = seq_length
-        self.folder_uri = folder_uri
-        self.tokenizer_files = tokenizer_files
+    config: JobConfig
+    seq_length: int
+    folder_uri: str
+    tokenizer_files: dict[str, bytes]
+    person_key: bytes
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         with _carried_errors():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from runner.privacy.accountant import Mechanism, default_delta, epsilon
 from runner.privacy.budget import SpendingLedger
 from runner.privacy.report import privacy_page
 from runner.storage import open_folder
+from runner.train import worker
 from runner.train.feed import Feed
 from tests.promises import replicated
 from tests.promises.conftest import Watched, fixed_key
+from tests.promises.private_runs import BATCH as USUAL_BATCH
 from tests.promises.private_runs import (
     CLIP,
     NOISE,
@@ -265,6 +268,28 @@ def test_06_a_killed_run_of_persons_repeats_what_it_released_to_the_last_bit(
     assert history_of(again) == history_of(run.run)
     assert report_of(again)["epsilon"] == report_of(run.run)["epsilon"]
     assert seen.trained[0].tolist() == run.seen.trained[0].tolist()
+
+
+def test_06_a_run_of_persons_that_goes_on_elsewhere_draws_others_with_noise_of_its_own(
+    run: Watched, people: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = 12
+    with watched_batches() as seen, fixed_key():
+        moved = start(job("persons-moved", people, runs), die=taken)
+        vectors = releases()
+    with watched_batches() as seen_elsewhere:
+        monkeypatch.setattr(worker, "machine", lambda: ["another processor"])
+        resume(moved)
+        vectors += releases()
+    repeated = taken - STEPS  # since the checkpoint at the epoch's end
+    assert len(report_of(moved)["steps_of_branches"]) == 2
+    assert report_of(moved)["steps"] >= len(vectors) == EPOCHS * STEPS + repeated
+    for one, other in zip(seen.trained[STEPS:], seen_elsewhere.trained, strict=False):
+        assert one.tolist() != other.tolist()
+    width = NOISE * CLIP * USUAL_BATCH / BATCH  # `releases` reckons with the usual batch size
+    for one, other in pairwise(vectors):
+        assert one.std() == pytest.approx(width, rel=0.1)
+        assert abs(float(np.corrcoef(one, other)[0, 1])) < 5 / math.sqrt(one.size)
 
 
 def test_06_which_of_a_person_s_records_a_step_has_is_drawn_with_the_secret() -> None:

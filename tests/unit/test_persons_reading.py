@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,20 @@ from numpy.typing import NDArray
 
 from runner.config import JobConfig, parse_job
 from runner.data import prepare
-from runner.data.examples import Examples
+from runner.data.examples import Examples, persons_file_name
 from runner.data.files import list_files
 from runner.data.importing import import_records
-from runner.data.prepare import survey_job, token_key
+from runner.data.prepare import find_tokens, survey_job, token_key
 from runner.data.survey import Survey
-from runner.errors import DataError
+from runner.errors import CorruptError, DataError
 from runner.report.real import find_copies, read_real_records
-from runner.storage import open_folder
+from runner.storage import LocalFolder, open_folder
+from runner.train.audit import split_positions
 from runner.train.facade import check_job
 from runner.train.findings import describe_check, in_lines
 from tests.tokens import InThisProcess
 from tests.unit.parquet_files import write
+from tests.unit.test_examples import FarFolder
 
 
 def job(folder: Path, runs: Path | None = None, **sections: Any) -> JobConfig:
@@ -125,6 +128,37 @@ def test_max_records_counts_records_of_persons(tmp_path: Path) -> None:
     config = job(tmp_path / "records", data={"uri": str(tmp_path / "records"), "max_records": 3})
     assert survey(config).persons == {1: 1, 2: 1}
     assert numbers_of(examples_of(config, tmp_path / "tokens")).tolist() == [0, 1, 0]
+
+
+def test_marks_are_copied_from_far_away_and_what_is_damaged_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write(tmp_path / "records" / "a.parquet", table())
+    config = job(tmp_path / "records")
+    near = examples_of(config, tmp_path / "tokens").tokens
+    assert isinstance(near.folder, LocalFolder)
+    far = replace(near, folder=FarFolder(near.folder))
+    for cache_gib in (1, 0):  # a copy, and by ranges
+        assert numbers_of(Examples(far, cache_gib)).tolist() == [0, 1, 0, 1]
+    name = persons_file_name(near.shards[0].name)
+    marks = near.folder.read(name)
+    near.folder.write(name, marks[::-1])
+    assert numbers_of(Examples(far, 1)).tolist() == [0, 1, 0, 1], "the copy is as it was"
+    for damaged, cache_gib in ((near, 1), (near, 0), (far, 0)):
+        with pytest.raises(CorruptError, match=f"{name} is missing or damaged"):
+            Examples(damaged, cache_gib)
+    near.folder.write(name, marks[:-1])
+    assert find_tokens(open_folder(str(tmp_path / "tokens")), near.key) is None
+
+
+def test_the_audit_attacks_one_record_of_each_person_on_the_side_where_all_are(tmp_path: Path) -> None:
+    config = people(tmp_path)
+    examples = examples_of(config, tmp_path / "tokens")
+    trained, unseen = split_positions(config, examples)
+    sides = [numbers_of(examples)[each].tolist() for each in (trained, unseen)]
+    assert [len(each) for each in sides] == [len(set(each)) for each in sides] == [32, 8]
+    assert set(sides[0]).isdisjoint(sides[1])
 
 
 FIELDS = {"text": {"kind": "text", "tokenizer": "byte"}, "age": {"kind": "integer", "range": [0, 99]}}
