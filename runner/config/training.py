@@ -256,6 +256,11 @@ class PrivacyConfig(Section):
         description="public: tokenizer.uri was made without these records; private: accept a vocabulary made from them",
     )
 
+    @property
+    def sensitivity(self) -> int:
+        """The most records of one unit in a count of records: by how much emptying them changes it."""
+        return self.max_records_per_unit or 1
+
     @field_validator("noise_multiplier")
     @classmethod
     def _noise_can_be_accounted_for(cls, noise: float | None) -> float | None:

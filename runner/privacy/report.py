@@ -15,9 +15,9 @@ from typing import Any
 
 from runner.config import JobConfig
 from runner.privacy.accountant import Accountant, Release, Spent, epsilon, epsilon_unamplified, plain_epsilon
-from runner.privacy.budget import without_privacy_in_words
 from runner.privacy.chain import chain_in_words, headline, largest_figures
 from runner.privacy.endings import STEPS_NOT_COVERED, ending_in_words, steps_depend_on_time
+from runner.privacy.entries import uncounted_in_words
 from runner.privacy.figures import (
     EPSILON_TOO_LARGE,
     delta_in_words,
@@ -151,7 +151,7 @@ def privacy_report(
         "unit": unit.in_words() if unit else UNIT if config.fields is None else UNIT_OF_A_TABLE,
         **({"persons": unit.to_plain()} if unit else {}),
         "adjacency": unit.adjacency_in_words() if unit else ADJACENCY,
-        "sampler": NO_SAMPLER if mechanism is None else unit.sampler_in_words() if unit else SAMPLER,
+        "sampler": _sampler(state),
         "mechanism": None
         if mechanism is None
         else asdict(mechanism) | {"sampling_probability": mechanism.sampling_probability},
@@ -179,7 +179,7 @@ def privacy_report(
         "earlier_runs": [{**asdict(earlier), "steps": count} for earlier, count in state.before],
         "epsilon_with_earlier_runs": cost(state.accountant, with_earlier=True),
         "also_touched_the_records": _also_touched(config, state.releases)
-        | without_privacy_in_words(state.before)
+        | uncounted_in_words(state.before, config.unit)
         | (unit.counts_in_words() if unit else {})
         | {"end of the run": ending_in_words(config, ending, branches), "sweep": sweep},
         "covered": [
@@ -191,6 +191,12 @@ def privacy_report(
         "limits": _limits(config, unit),
         "software": {name: version(name) for name in SOFTWARE},
     }
+
+
+def _sampler(state: LedgerState) -> str:
+    if state.unit is None:
+        return NO_SAMPLER if state.mechanism is None else SAMPLER
+    return state.unit.counted_in_words() if state.mechanism is None else state.unit.sampler_in_words()
 
 
 def _limits(config: JobConfig, unit: PrivacyUnit | None) -> list[str]:
@@ -386,14 +392,15 @@ def _released_in_words(report: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     whole, releases = report["epsilon"], report.get("releases", [])
     precision = sum(each["sigma"] ** -2 for release in releases for each in release["histograms"])
+    which = f" Of each person the first {report['persons']['most_records']} are counted." if "persons" in report else ""
     for release in releases:
         title, what = RELEASED.get(REPORT if release["name"].startswith(REPORT) else release["name"], RELEASED[SCHEMA])
         share = f", {release['epsilon'] / whole:.0%} of the run's" if isinstance(whole, float) and whole else ""
         lines += [
             f"## {title}",
             "",
-            f"{what} Alone they cost epsilon {epsilon_in_words(release['epsilon'])}{share}; the figures above have "
-            "them in.",
+            f"{what}{which} Alone they cost epsilon {epsilon_in_words(release['epsilon'])}{share}; the figures above "
+            "have them in.",
             "",
             "| Counts of | Noise (sigma, in records) | Share of what all counts cost | Released from |",
             "|---|---|---|---|",

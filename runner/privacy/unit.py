@@ -69,6 +69,13 @@ class PrivacyUnit:
             f"{self.most_records} of the person's records, drawn anew in every step"
         )
 
+    def counted_in_words(self) -> str:
+        """What is looked at where no step is."""
+        return (
+            f"none: no step looks at a record; of each training person the first {self.most_records} records are "
+            "counted once in each histogram"
+        )
+
     def counts_in_words(self) -> dict[str, str]:
         """Whose records there are, and what is left out, for a statement."""
         return {

@@ -51,9 +51,8 @@ def _before(
 
     def taken(state: LedgerState, entries: Sequence[Entry]) -> list[Spent]:
         """Of the files of `state`, but for what its own directory took."""
-        return list(
-            spent_before(entries, state.files, state.run_id, state.place, state.steps_by_branch, state.releases)
-        )
+        itself = (state.run_id, state.place, state.steps_by_branch, state.releases)
+        return list(spent_before(entries, state.files, *itself, unit=config.unit or ""))
 
     histories = taken(own, [entry for entry in entries if entry.run_id not in run_ids])
     for trial in trials:

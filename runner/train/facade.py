@@ -36,6 +36,7 @@ from runner.errors import (
     last_line,
 )
 from runner.privacy.budget import Budget
+from runner.privacy.contributions import counted_of
 from runner.privacy.file_marks import FileMarks
 from runner.privacy.ledger import RunLedger
 from runner.privacy.lookups import lookups_of
@@ -159,7 +160,7 @@ def check_job(config: JobConfig, *, begins: bool = True, directory: RunDirectory
             _check_enough(config, survey.found.windows, "examples")
         check_vocabulary(config, survey)
     if config.privacy.enabled and begins:
-        budget = check_privacy(config, checked.units, checked.used, find_schema(checked))
+        budget = check_privacy(config, checked.units, checked.used, find_schema(checked), checked.persons)
         checked = replace(checked, budget=replace(budget, unit=checked.unit))
     return checked
 
@@ -209,7 +210,8 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
                 if config.privacy.enabled:
                     open_ledger(config, directory, checked.key, checked.used, checked.budget)
                 if config.trains_on_draws:
-                    charge_marginals(config, directory, tokenizer_of(tokens).schema, tokens.examples)
+                    persons = None if tokens.persons is None else dict(tokens.persons)
+                    charge_marginals(config, directory, tokenizer_of(tokens).schema, tokens.units, persons)
                     tokens = draw_tokens(config, directory, tokens, token_cache(config), directory.say)
             directory.update_status(state="preparing", message="starting the workers")
             if here:
@@ -284,7 +286,9 @@ def with_schema(checked: CheckedJob, directory: RunDirectory) -> CheckedJob:
         CorruptError: what was bought does not verify.
     """
     assert checked.survey is not None
-    schema, sha256 = buy_schema(checked.config, directory, checked.files, checked.records)
+    most = checked.config.privacy.sensitivity
+    counted = checked.records if checked.persons is None else counted_of(checked.persons, most)
+    schema, sha256 = buy_schema(checked.config, directory, checked.files, counted)
     tokens_key = bought_key(checked.key, sha256)
     return replace(
         checked,

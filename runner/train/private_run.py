@@ -13,8 +13,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,8 +28,9 @@ from runner.data.units import plan_table
 from runner.errors import DataError, PrivacyError, RunnerError
 from runner.privacy.accountant import Mechanism, Release, Spent, epsilon, plain_epsilon, spent_by
 from runner.privacy.budget import Budget, SpendingLedger, costliest, plan_budget, plan_delta, plan_mechanism
+from runner.privacy.contributions import counted_of
 from runner.privacy.endings import check_no_time_limit
-from runner.privacy.entries import Entry, spent_before
+from runner.privacy.entries import Entry, check_unit, spent_before
 from runner.privacy.figures import epsilon_in_words
 from runner.privacy.ledger import PRIVATE_FOLDER, LedgerState, RunLedger
 from runner.privacy.lookups import SCHEMA, bought_fields, count_lookups, lookups_of, plan_schema
@@ -49,9 +50,21 @@ def training_records(config: JobConfig, records: int) -> int:
     return BatchPlan(records, settings.batch_size, settings.seed, settings.validation_split).training_examples
 
 
-def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile], schema: Schema | None = None) -> Budget:
+def counted_records(config: JobConfig, units: int, persons: Mapping[int, int] | None) -> int:
+    """How many records the draws of a run are made by, about. units, persons: see `check_privacy`."""
+    trained = training_records(config, units)
+    return trained if persons is None else max(1, counted_of(persons, config.privacy.sensitivity) * trained // units)
+
+
+def check_privacy(
+    config: JobConfig,
+    records: int,
+    files: Sequence[SourceFile],
+    schema: Schema | None = None,
+    persons: Mapping[int, int] | None = None,
+) -> Budget:
     """Whether the privacy that the job asks for can be had; writes nothing. schema: of a table, where it is known.
-    records: or persons, where these are protected.
+    records: or persons, where these are protected; `persons` says how many have how many records.
 
     Raises:
         PrivacyError: in one line.
@@ -66,13 +79,13 @@ def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile], 
         if schema is None:
             rest = plan_rest(config, delta, releases)
         else:
-            rest = plan_marginals(config, schema, delta, trained, releases)
+            rest = plan_marginals(config, schema, delta, counted_records(config, records, persons), releases)
     else:
         rest = ()
         mechanism, delta = plan_mechanism(config, trained, releases, looked_up)
     fingerprints = _fingerprints(files)
     entries = SpendingLedger(open_folder(config.storage.uri, patient=False)).of_files(fingerprints).read()
-    histories = spent_before(entries, fingerprints)
+    histories = spent_before(entries, fingerprints, unit=config.unit or "")
     budget = plan_budget(config, mechanism, delta, histories, releases=(*releases, *rest))
     if schema is None:
         budget = replace(budget, releases=releases)
@@ -94,29 +107,12 @@ def planned_epsilon(config: JobConfig, budget: Budget) -> float:
     return epsilon(spent, budget.delta, config.privacy.accountant)
 
 
-def describe_releases(config: JobConfig, budget: Budget) -> dict[str, Any]:
-    """What a job will look up in its records, and what that costs alone; nothing where it looks up nothing."""
-    releases = tuple(release for release in budget.releases if release.name == SCHEMA)
-    if not releases:
-        return {}
-    return {
-        "looked_up": [asdict(histogram) for release in releases for histogram in release.histograms],
-        "schema_epsilon": epsilon(spent_by(releases), budget.delta, config.privacy.accountant),
-    }
-
-
-def describe_counted(budget: Budget) -> dict[str, Any]:
-    """Of a run that trains on draws: the histograms that these are made by, and their noise, by release."""
-    return {
-        release.name: {"histograms": len(release.histograms), "sigma": release.histograms[0].sigma}
-        for release in budget.releases
-        if release.name != SCHEMA
-    }
-
-
-def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema, records: int) -> None:
+def charge_marginals(
+    config: JobConfig, directory: RunDirectory, schema: Schema, records: int, persons: Mapping[int, int] | None = None
+) -> None:
     """Charge a run whose schema was bought for the counts that its draws are made by, where it is not yet; they take
-    the place of what was reserved for them before the schema was bought. records: how many have tokens.
+    the place of what was reserved for them before the schema was bought. records: how many have tokens, or how many
+    persons; `persons` says how many of them have how many.
 
     Raises:
         PrivacyError: they cost more than was reserved, because the job's privacy is another now.
@@ -125,12 +121,12 @@ def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema,
     state = ledger.state
     if any(release.name == COLUMNS for release in state.releases):
         return
-    counts = plan_marginals(config, schema, state.delta, training_records(config, records), state.releases)
+    counts = plan_marginals(config, schema, state.delta, counted_records(config, records, persons), state.releases)
     releases = (*state.releases, *(replace(release, place=state.place) for release in counts))
     state = replace(state, releases=releases)
 
     def decide(entries: Sequence[Entry]) -> Entry:
-        plan_budget(config, None, state.delta, _before(entries, state), releases=state.releases)
+        plan_budget(config, None, state.delta, _before(config, entries, state), releases=state.releases)
         return _entry(config, state, 0)
 
     _spending(config, state).charge(decide)
@@ -180,7 +176,7 @@ def open_ledger(
     rest = _counts_to_come(config, state)
 
     def decide(entries: Sequence[Entry]) -> Entry:
-        before, releases = _before(entries, state), (*state.releases, *rest)
+        before, releases = _before(config, entries, state), (*state.releases, *rest)
         agreed.append(
             plan_budget(config, state.mechanism, state.delta, before, begins=not state.branches, releases=releases)
         )
@@ -210,8 +206,8 @@ def buy_schema(
 ) -> tuple[Schema, str]:
     """The schema of the run's release, which is drawn and stored the first time; and the SHA-256 of what is stored.
 
-    The run's ledger has been charged for it and for what follows: see `open_ledger`. The rest is given back where
-    the run ends here, since its schema is never another.
+    records: how many are counted, which is public. The run's ledger has been charged for it and for what follows: see
+    `open_ledger`. The rest is given back where the run ends here, since its schema is never another.
 
     Raises:
         DataError: what is open cannot be had from noisy counts.
@@ -265,7 +261,7 @@ def charge_again(config: JobConfig, ledger: RunLedger) -> None:
     wanted = max(wanted, state.reserved_steps)
 
     def decide(entries: Sequence[Entry]) -> Entry:
-        before = _before(entries, state)
+        before = _before(config, entries, state)
         allowed = plan_budget(
             config, state.mechanism, state.delta, before, begins=False, releases=state.releases
         ).allowed_steps
@@ -305,7 +301,8 @@ def charge_report(config: JobConfig, directory: RunDirectory, release: Release) 
             return epsilon(spent, state.delta, state.accountant)
 
         def decide(entries: Sequence[Entry]) -> Entry:
-            agreed[:] = _before(entries, state)
+            agreed[:] = _before(config, entries, state)
+            check_unit(agreed, config.unit, most)
             before = costliest(agreed, state.delta, state.accountant, state.spent)
             if most is not None and cost([*before, *state.spent]) > most:
                 taken, wanted = (plain_epsilon(cost([*before, *each.spent])) for each in (without, state))
@@ -363,7 +360,7 @@ def _counts_to_come(config: JobConfig, state: LedgerState) -> tuple[Release, ...
 def _reservation(rest: tuple[Release, ...]) -> Mechanism:
     """One step on all records with the noise of this: other than a release, a step is given back by a later entry."""
     (histogram,) = (each for release in rest for each in release.histograms)
-    return Mechanism(1, 1, histogram.sigma)
+    return Mechanism(1, 1, histogram.noise.multiplier())
 
 
 def _entry(config: JobConfig, state: LedgerState, steps: int) -> Entry:
@@ -377,12 +374,14 @@ def _entry(config: JobConfig, state: LedgerState, steps: int) -> Entry:
         state.releases,
         state.place,
         tuple(state.steps_by_branch.items()),
+        config.unit or "",
     )
 
 
-def _before(entries: Sequence[Entry], state: LedgerState) -> list[Spent]:
+def _before(config: JobConfig, entries: Sequence[Entry], state: LedgerState) -> list[Spent]:
     """What other runs, and other copies of this one, took of its files: see `spent_before`."""
-    return spent_before(entries, state.files, state.run_id, state.place, state.steps_by_branch, state.releases)
+    own = (state.run_id, state.place, state.steps_by_branch, state.releases)
+    return spent_before(entries, state.files, *own, unit=config.unit or "")
 
 
 def _different(histories: Sequence[Spent]) -> tuple[Any, ...]:

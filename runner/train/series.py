@@ -126,7 +126,8 @@ def check_previous(config: JobConfig) -> None:
     """Whether the job can go on from the run that `data.since` names.
 
     Raises:
-        ConfigError: its network, tokenizer or examples differ, or it claims no privacy and this one is to.
+        ConfigError: its network, tokenizer or examples differ, or it claims no privacy and this one is to, or it
+            protects something else.
         DataError: it does not say what it claims.
     """
     if config.data.since is None:

@@ -432,6 +432,7 @@ for module in (
     "figures",
     "looked_up",
     "persons",
+    "persons_in_tables",
     "shareable",
     "streams",
     "tables",

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from runner.privacy.file_marks import FileMarks
 from runner.privacy.noise import draw_noise
 from runner.run_directory import RunDirectory
+from runner.storage import LocalFolder
 from runner.submit.launch import Launch
 from runner.submit.start import resume_run
 from tests.promises.derivations import derivations, found_in
@@ -33,8 +35,9 @@ def secrets_of(run: DryRun) -> list[bytes]:
         noise = key.for_noise(ledger.branch, run.written.branches[-1].conditions)
         drawn = draw_noise(noise, 0, 1e6, 64).tobytes()
         found += [noise, b"".join(part.to_bytes(8) for part in sampling), drawn]
-    storage = Path(run.config.storage.uri)
-    return [*found, bytes.fromhex((storage / ".privacy" / "secret" / "key").read_text())]
+    marks = FileMarks.find(LocalFolder(Path(run.config.storage.uri) / ".privacy"))
+    assert marks is not None
+    return [*found, bytes.fromhex(marks.secret.decode()), marks.secret, marks.person_key]
 
 
 def words_of(run: DryRun) -> list[bytes]:
