@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from runner.config import JobConfig
 from runner.data.batches import BatchPlan, PoissonPlan
+from runner.data.canaries import WithCanaries
 from runner.data.examples import Examples, TokenSet
 from runner.data.survey import columns_read
 from runner.data.tokenizers.saved import from_files
@@ -30,10 +31,12 @@ from runner.privacy.endings import FAILED
 from runner.privacy.grid import grid_of
 from runner.privacy.ledger import RunLedger
 from runner.privacy.noise import GENERATOR, draw_noise, fingerprint
+from runner.privacy.one_run import toss_coins
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder, read_manifest, read_published
 from runner.train.agreement import agree
 from runner.train.callbacks import import_object
+from runner.train.canary_scores import make_canaries, measure_run
 from runner.train.checkpoint import Checkpoint, newest_checkpoint
 from runner.train.devices import (
     local_replicas,
@@ -152,6 +155,11 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
             sigma = grid_of(ledger.state.mechanism, weights, replicas).sigma
             key = ledger.branch_key.for_noise(ledger.branch, chosen.conditions)
             noise = partial(draw_noise, key, sigma=sigma, count=weights)
+    examples = Examples(tokens, config.data.cache_gib)
+    if ledger is not None and config.privacy.canaries:
+        examples = WithCanaries(
+            examples, make_canaries(config, tokens), toss_coins(ledger.key, config.privacy.canaries)
+        )
     fields = None
     if network.next_slot is not None and tokens.slots is not None:
         fields = tokens.slots.fields_of_tokens()
@@ -168,7 +176,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
             mechanism=ledger.state.mechanism if ledger else None,
             seq_length=tokens.seq_length,
         ),
-        feed=Feed(Examples(tokens, config.data.cache_gib), plan, mine, replicas, noise, fields, branch),
+        feed=Feed(examples, plan, mine, replicas, noise, fields, branch),
         directory=directory,
         heartbeat=heartbeat,
         callbacks=callbacks,
@@ -261,6 +269,7 @@ def _conditions(
             mode="json", include={"noise_multiplier", "target_epsilon", "l2_norm_clip"}
         ),
         **({"field_order": "random"} if config.examples.field_order == "random" else {}),
+        **({"canaries": config.privacy.canaries} if config.privacy.canaries else {}),
         "replicas": replicas,
         "workers": task.workers,
         "threads": task.threads or os.cpu_count(),
@@ -283,7 +292,9 @@ def make_plan(config: JobConfig, tokens: TokenSet, key: tuple[int, int] = (0, 0)
     """The job's batches; `key`: of a private run's draws."""
     settings = config.training
     order = (tokens.examples, settings.batch_size, settings.seed, settings.validation_split)
-    return PoissonPlan(*order, key=key) if config.takes_private_steps else BatchPlan(*order)
+    if not config.takes_private_steps:
+        return BatchPlan(*order)
+    return PoissonPlan(*order, canaries=config.privacy.canaries, key=key)
 
 
 def build_network(config: JobConfig, tokens: TokenSet) -> Network:
@@ -320,7 +331,9 @@ def _leave_results(
     directory: RunDirectory, config: JobConfig, tokens: TokenSet, loop: TrainingLoop, ending: str
 ) -> None:
     """Publish the history, and the model once an epoch is done."""
-    statement = settle(config, directory, ending) if config.privacy.enabled else {}
+    statement: Mapping[str, bytes] = {}
+    if config.privacy.enabled:
+        statement = settle(config, directory, ending, measure_run(config, directory, loop))
     loop.write_history()
     _leave_model(directory, config, tokens, loop, statement)
 
