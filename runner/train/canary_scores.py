@@ -1,7 +1,7 @@
 """The canaries of a private run: which there are, and what its model shows of which were in.
 
 examples = WithCanaries(examples, make_canaries(config, tokens), toss_coins(ledger.key, config.privacy.canaries))
-measure_run(config, directory, loop)       # at the end: for the privacy statement
+measure_run(config, directory, loop, network)       # at the end: for the privacy statement
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from runner.run_directory import RunDirectory
 from runner.train.audit import mean_losses
 from runner.train.drawn_tokens import tokenizer_of
 from runner.train.loop import TrainingLoop
+from runner.train.series import first_weights
 
 
 def make_canaries(config: JobConfig, tokens: TokenSet) -> list[NDArray[np.int32]]:
@@ -32,10 +33,12 @@ def make_canaries(config: JobConfig, tokens: TokenSet) -> list[NDArray[np.int32]
     return random_rows(count, tokenizer_of(tokens).automaton(), tokens.end_id, tokens.seq_length)
 
 
-def measure_run(config: JobConfig, directory: RunDirectory, loop: TrainingLoop) -> dict[str, Any] | None:
+def measure_run(
+    config: JobConfig, directory: RunDirectory, loop: TrainingLoop, network: Network
+) -> dict[str, Any] | None:
     """What the weights that the run keeps show of the canaries' coins; None without canaries, or without weights.
 
-    A canary's score is how little the model is surprised by it: minus its mean loss.
+    A canary's score is how far its mean loss is below that of the weights that `network` begins with; these are public.
     """
     if not config.privacy.canaries or loop.kept_weights is None:
         return None
@@ -43,7 +46,9 @@ def measure_run(config: JobConfig, directory: RunDirectory, loop: TrainingLoop) 
     coins = toss_coins(ledger.key, config.privacy.canaries)
     tokens = loop.feed.examples.tokens
     all_in = WithCanaries(loop.feed.examples, make_canaries(config, tokens), np.ones(coins.size, bool))
-    network = Network.from_config_dict(loop.network.config())
+    if (weights := first_weights(config)) is not None:
+        network.load_weights_dict(weights)
+    first = mean_losses(network, all_in, all_in.canary_positions)
     network.load_weights_dict(loop.kept_weights)
-    losses = mean_losses(network, all_in, all_in.canary_positions)
-    return asdict(measure_canaries(-losses, coins, ledger.state.delta))
+    fallen = first - mean_losses(network, all_in, all_in.canary_positions)
+    return asdict(measure_canaries(fallen, coins, ledger.state.delta))

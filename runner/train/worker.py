@@ -333,7 +333,8 @@ def _leave_results(
     """Publish the history, and the model once an epoch is done."""
     statement: Mapping[str, bytes] = {}
     if config.privacy.enabled:
-        statement = settle(config, directory, ending, measure_run(config, directory, loop))
+        measured = measure_run(config, directory, loop, build_network(config, tokens))
+        statement = settle(config, directory, ending, measured)
     loop.write_history()
     _leave_model(directory, config, tokens, loop, statement)
 

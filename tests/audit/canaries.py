@@ -97,7 +97,7 @@ def audit_step(mechanism: Mechanism, seed: int, microbatch_size: int | None = No
     )
     key = RunKey(f"{seed:064x}")
     plan = PoissonPlan(CANARIES, CANARIES, seed, validation_split=False, key=key.for_sampling(0))
-    count = weights_of(network).size
+    count = _weights(network).size
     noise = partial(draw_noise, key.for_noise(0, "canaries"), sigma=grid_of(mechanism, count).sigma, count=count)
     feed = Feed(examples, plan, range(1), 1, noise)
     gradients_of = _gradients(network)
@@ -107,10 +107,10 @@ def audit_step(mechanism: Mechanism, seed: int, microbatch_size: int | None = No
         norms = np.linalg.norm(units, axis=1)
         assert norms.min() > 1.5 * CLIP, "a canary whose gradient is not cut shows less than there is to see"
         units /= norms[:, np.newaxis]
-        before = weights_of(network)
+        before = _weights(network)
         (share,) = feed.training(epoch, 0)
         step.train(share.batches, share.tokens, noise=share.noise)
-        noisy_sum = (before - weights_of(network)) * CLAIMED.batch_size / LEARNING_RATE
+        noisy_sum = (before - _weights(network)) * CLAIMED.batch_size / LEARNING_RATE
         scores += units @ noisy_sum / (CLAIMED.noise_multiplier * CLAIMED.l2_norm_clip * math.sqrt(STEPS))
     return Scores(scores[coins], scores[~coins])
 
@@ -133,7 +133,7 @@ def _gradients(network: Network) -> Any:
     return lambda tokens: np.stack([gradient_of(tf.constant(token, tf.int32)).numpy() for token in tokens])
 
 
-def weights_of(network: Network) -> NDArray[np.float32]:
+def _weights(network: Network) -> NDArray[np.float32]:
     """All weights behind one another (d,)."""
     return np.concatenate([np.asarray(variable).reshape(-1) for variable in network.trainable_variables])
 
@@ -151,7 +151,7 @@ def _examples(records: list[list[int]]) -> Examples:
     )
 
 
-def no_examples(end_id: int) -> Examples:
+def no_examples(vocab_size: int, end_id: int) -> Examples:
     """None: canaries alone are trained on."""
-    tokens = SimpleNamespace(seq_length=SEQ_LENGTH, end_id=end_id)
+    tokens = SimpleNamespace(seq_length=SEQ_LENGTH, vocab_size=vocab_size, end_id=end_id)
     return cast(Examples, SimpleNamespace(rows=lambda _positions: [], lengths=np.zeros(0, np.int32), tokens=tokens))

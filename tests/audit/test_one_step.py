@@ -16,15 +16,14 @@ SEEDS = range(int(os.environ.get("ONE_STEP_SEEDS", "20")))
 
 @pytest.fixture(scope="module")
 def one_step() -> OneStep:
-    return OneStep.prepare()
+    return OneStep()
 
 
 def test_a_right_step_is_measured_below_what_is_proven_and_half_the_noise_above(one_step: OneStep) -> None:
     right = [one_step.measure(CLAIMED, seed).epsilon for seed in SEEDS]
     broken = [one_step.measure(HALF_THE_NOISE, seed).epsilon for seed in SEEDS]
-    print(
-        f"\nproven {PROVEN:.3f}; right {min(right):.2f} to {max(right):.2f}; half {min(broken):.2f} to {max(broken):.2f}"
-    )
+    found = [f"{min(each):.2f} to {max(each):.2f}" for each in (right, broken)]
+    print(f"\nproven {PROVEN:.3f}; right {found[0]}; half the noise {found[1]}")
     assert max(right) <= PROVEN
     assert min(right) > 0.25 * PROVEN, "the audit is blind"
     assert min(broken) > PROVEN, "half the noise goes unnoticed"
