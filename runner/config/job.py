@@ -148,6 +148,15 @@ class JobConfig(Section):
 
     def _check_private(self) -> None:
         """What a privacy claim rules out."""
+        if self.privacy.canaries and self.privacy.unit is not None:
+            raise ValueError(
+                "privacy.canaries: a canary is a record, and privacy.unit protects persons; set one of the two"
+            )
+        if self.privacy.canaries and self._privacy_method() == "marginals":
+            raise ValueError(
+                "privacy.canaries: noisy counts are kept in model/, and made-up records would be in them; "
+                "set privacy.method to steps, or canaries to 0"
+            )
         if self.examples.packing != "records":
             raise ValueError(
                 f"privacy.enabled needs examples.packing records, not {self.examples.packing}: "

@@ -251,6 +251,12 @@ class PrivacyConfig(Section):
         le=1e9,
         description="of fields: what is looked up in the records costs this; null: 20% of target_epsilon, where any is",
     )
+    canaries: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="made-up records to train on, each by a secret coin, to measure what the run leaks; 0: none",
+    )
     vocabulary: Literal["public", "private"] | None = Field(
         default=None,
         description="public: tokenizer.uri was made without these records; private: accept a vocabulary made from them",

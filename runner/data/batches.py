@@ -43,6 +43,8 @@ class BatchPlan:
     batch_size: int
     seed: int
     validation_split: bool
+    canaries: int = 0
+    """Positions behind all examples that are trained on, too: see `runner.data.canaries`."""
 
     sampler: ClassVar[str] = "shuffle"
 
@@ -73,10 +75,10 @@ class BatchPlan:
     def _split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(training, validation) positions."""
         order = np.random.Generator(np.random.Philox(key=[self.seed, 0])).permutation(self.examples)
-        if not self.validation_split:
-            return order, order[:0]
         for_validation = (np.arange(self.examples) // self.batch_size) % VALIDATION_EVERY == 0
-        return order[~for_validation], order[for_validation]
+        for_validation &= self.validation_split
+        canaries = self.examples + np.arange(self.canaries)
+        return np.append(order[~for_validation], canaries), order[for_validation]
 
     @lru_cache(maxsize=2)  # noqa: B019 - one plan lives as long as its run
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ holds no loss and no other figure that was measured on the records.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -126,12 +127,14 @@ def privacy_report(
     *,
     ending: str | None = None,
     chain: Sequence[Mapping[str, Any]] = (),
+    measured: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a run in this state can claim, as plain values for JSON; an infinite epsilon is the string "infinite".
 
     `epsilon`, `delta` and `epsilon_of_records` hold for the records of all runs of a series, the others for this run's.
     `other_trials`: of the sweep that chose this run, whose cost is in all figures; `sweep`: what it did, in words.
     `ending`: how training ended, None where nobody knows. `chain`: of the run that this one goes on from (`chain_of`).
+    `measured`: what the run's canaries showed.
     """
     mechanism, branches, unit = state.mechanism, len(state.branches), state.unit
     spent = [*other_trials, *state.spent]
@@ -172,6 +175,7 @@ def privacy_report(
         "chain": list(chain),
         "epsilon_pld": cost("pld"),
         "epsilon_rdp": cost("rdp"),
+        **({} if measured is None else {"measured": dict(measured)}),
         "epsilon_unamplified": plain_epsilon(epsilon_unamplified(spent, state.delta)),
         "target_epsilon": config.privacy.target_epsilon,
         "max_epsilon": config.privacy.max_epsilon,
@@ -238,6 +242,8 @@ def privacy_page(report: dict[str, Any]) -> str:
             ("Noise multiplier, clip", f"{noise}, {mechanism['l2_norm_clip']:g}"),
             ("Steps taken", _steps_in_words(report)),
         ]
+    if "measured" in report:
+        rows.insert(1, ("Measured, proven", measured_in_words(report)))
     if report["other_trials"]:
         trained = [trial for trial in report["other_trials"] if "histograms" not in trial]
         steps = sum(trial["steps"] for trial in trained)
@@ -302,6 +308,16 @@ def claim_in_words(report: dict[str, Any]) -> str:
     )
 
 
+def measured_in_words(report: Mapping[str, Any]) -> str:
+    """What the run's canaries showed, beside what is proven."""
+    measured, proven = report["measured"], report["epsilon_of_run"]
+    least, most = math.floor(1e4 * measured["epsilon"]) / 1e4, epsilon_in_words(proven)
+    words = f"measured at least {least:.4f} ({measured['confidence']:.0%} confidence), proven at most {most}"
+    if proven == "infinite" or measured["epsilon"] <= proven:
+        return words
+    return f"{words}. **THE PRIVACY CLAIM IS FALSE, or chance made it look so: do not release this model**"
+
+
 def to_files(report: dict[str, Any]) -> dict[str, bytes]:
     """The two files of a report."""
     return {
@@ -344,6 +360,11 @@ def _also_touched(config: JobConfig, releases: Sequence[Release] = ()) -> dict[s
     }
     if config.trains_on_draws:
         found |= of_draws
+    if config.privacy.canaries:
+        found["canaries"] = (
+            f"{config.privacy.canaries:,} made-up records of random tokens joined the training, each there or an empty "
+            "record by a secret coin; they count among the training records"
+        )
     if config.data.since is not None:
         found["first weights"] = (
             f"those of run {config.data.since}; the records that it was trained on are covered by its statement"

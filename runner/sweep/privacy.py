@@ -36,7 +36,8 @@ def sweep_statement(config: JobConfig, best: Trial, trials: Sequence[Trial]) -> 
     own = replace(own, before=_before(config, own, others, list(states.values())))
     best_statement, _ = read_statement(directories[best.number])
     chain, ending = best_statement.get("chain", []), best_statement.get("ended")
-    return to_files(privacy_report(job, own, others, sweep=touched, ending=ending, chain=chain))
+    measured = best_statement.get("measured")
+    return to_files(privacy_report(job, own, others, sweep=touched, ending=ending, chain=chain, measured=measured))
 
 
 def _before(

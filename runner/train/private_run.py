@@ -45,9 +45,10 @@ log = logging.getLogger(__name__)
 
 
 def training_records(config: JobConfig, records: int) -> int:
-    """How many of the records are trained on: an example is a record."""
+    """How many of the records are trained on, canaries among them: an example is a record."""
     settings = config.training
-    return BatchPlan(records, settings.batch_size, settings.seed, settings.validation_split).training_examples
+    order = (records, settings.batch_size, settings.seed, settings.validation_split, config.privacy.canaries)
+    return BatchPlan(*order).training_examples
 
 
 def counted_records(config: JobConfig, units: int, persons: Mapping[int, int] | None) -> int:
@@ -275,11 +276,16 @@ def charge_again(config: JobConfig, ledger: RunLedger) -> None:
     _spending(config, state).charge(decide)
 
 
-def settle(config: JobConfig, directory: RunDirectory, ending: str) -> dict[str, bytes]:
-    """Charge the run, which ended so, for the steps it took, and write its report; returns the report's files."""
+def settle(
+    config: JobConfig, directory: RunDirectory, ending: str, measured: Mapping[str, Any] | None = None
+) -> dict[str, bytes]:
+    """Charge the run, which ended so, for the steps it took, and write its report; returns the report's files.
+
+    `measured`: what its canaries showed, None where there were none.
+    """
     state = RunLedger.open(directory.folder).state
     _spending(config, state).charge(lambda _entries: _entry(config, state, state.reserved_steps))
-    return _write_statement(config, directory, state, ending)
+    return _write_statement(config, directory, state, ending, measured)
 
 
 def charge_report(config: JobConfig, directory: RunDirectory, release: Release) -> None:
@@ -316,18 +322,23 @@ def charge_report(config: JobConfig, directory: RunDirectory, release: Release) 
         _spending(config, state).charge(decide)
         before = costliest(agreed, state.delta, state.accountant, state.spent)
         ledger.change(releases=state.releases, before=tuple(before), histories=_different(agreed))
-    ending = json.loads(directory.folder.read("privacy.json")).get("ended")
-    _write_statement(config, directory, ledger.state, ending)
+    before = json.loads(directory.folder.read("privacy.json"))
+    _write_statement(config, directory, ledger.state, before.get("ended"), before.get("measured"))
 
 
 def _write_statement(
-    config: JobConfig, directory: RunDirectory, state: LedgerState, ending: str | None
+    config: JobConfig,
+    directory: RunDirectory,
+    state: LedgerState,
+    ending: str | None,
+    measured: Mapping[str, Any] | None,
 ) -> dict[str, bytes]:
     """The statement's files."""
     if state.histories:
         before = costliest(state.histories, state.delta, state.accountant, state.spent)
         state = replace(state, before=tuple(before))
-    files = to_files(privacy_report(config, state, ending=ending, chain=chain_of_run(config, directory)))
+    chain = chain_of_run(config, directory)
+    files = to_files(privacy_report(config, state, ending=ending, chain=chain, measured=measured))
     for name, content in files.items():
         directory.folder.write(name, content)
     return files

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from runner.config import JobConfig
 from runner.data.batches import BatchPlan, PoissonPlan
+from runner.data.canaries import WithCanaries
 from runner.data.examples import Examples, TokenSet
 from runner.data.survey import columns_read
 from runner.data.tokenizers.saved import from_files
@@ -30,10 +31,12 @@ from runner.privacy.endings import FAILED
 from runner.privacy.grid import grid_of
 from runner.privacy.ledger import RunLedger
 from runner.privacy.noise import GENERATOR, draw_noise, fingerprint
+from runner.privacy.one_run import toss_coins
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder, read_manifest, read_published
 from runner.train.agreement import agree
 from runner.train.callbacks import import_object
+from runner.train.canary_scores import make_canaries, measure_run
 from runner.train.checkpoint import Checkpoint, newest_checkpoint
 from runner.train.devices import (
     local_replicas,
@@ -152,6 +155,11 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
             sigma = grid_of(ledger.state.mechanism, weights, replicas, records_of_person(config) or 1).sigma
             key = ledger.branch_key.for_noise(ledger.branch, chosen.conditions)
             noise = partial(draw_noise, key, sigma=sigma, count=weights)
+    examples = Examples(tokens, config.data.cache_gib)
+    if ledger is not None and config.privacy.canaries:
+        examples = WithCanaries(
+            examples, make_canaries(config, tokens), toss_coins(ledger.key, config.privacy.canaries)
+        )
     fields = None
     if network.next_slot is not None and tokens.slots is not None:
         fields = tokens.slots.fields_of_tokens()
@@ -170,7 +178,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
             records_of_person=records_of_person(config) or 1,
         ),
         feed=Feed(
-            Examples(tokens, config.data.cache_gib),
+            examples,
             plan,
             mine,
             replicas,
@@ -272,6 +280,7 @@ def _conditions(
         ),
         **({"field_order": "random"} if config.examples.field_order == "random" else {}),
         **({"unit": config.unit, "records_of_person": records_of_person(config)} if config.unit else {}),
+        **({"canaries": config.privacy.canaries} if config.privacy.canaries else {}),
         "replicas": replicas,
         "workers": task.workers,
         "threads": task.threads or os.cpu_count(),
@@ -293,9 +302,10 @@ def _cut_epochs(checkpoint: Checkpoint | None, ledger: RunLedger) -> list[tuple[
 def make_plan(config: JobConfig, tokens: TokenSet, key: tuple[int, int] = (0, 0)) -> BatchPlan:
     """The job's batches: of examples, or of persons where private steps draw these. `key`: of a private run's draws."""
     settings = config.training
+    order = (settings.batch_size, settings.seed, settings.validation_split, config.privacy.canaries)
     if not config.takes_private_steps:
-        return BatchPlan(tokens.examples, settings.batch_size, settings.seed, settings.validation_split)
-    return PoissonPlan(tokens.units, settings.batch_size, settings.seed, settings.validation_split, key=key)
+        return BatchPlan(tokens.examples, *order)
+    return PoissonPlan(tokens.units, *order, key=key)
 
 
 def records_of_person(config: JobConfig) -> int | None:
@@ -338,7 +348,10 @@ def _leave_results(
     directory: RunDirectory, config: JobConfig, tokens: TokenSet, loop: TrainingLoop, ending: str
 ) -> None:
     """Publish the history, and the model once an epoch is done."""
-    statement = settle(config, directory, ending) if config.privacy.enabled else {}
+    statement: Mapping[str, bytes] = {}
+    if config.privacy.enabled:
+        measured = measure_run(config, directory, loop, build_network(config, tokens))
+        statement = settle(config, directory, ending, measured)
     loop.write_history()
     _leave_model(directory, config, tokens, loop, statement)
 
