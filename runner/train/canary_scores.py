@@ -46,7 +46,7 @@ def measure_run(
     coins = toss_coins(ledger.key, config.privacy.canaries)
     tokens = loop.feed.examples.tokens
     all_in = WithCanaries(loop.feed.examples, make_canaries(config, tokens), np.ones(coins.size, bool))
-    if (weights := first_weights(config)) is not None:
+    if (weights := first_weights(config, directory)) is not None:
         network.load_weights_dict(weights)
     first = mean_losses(network, all_in, all_in.canary_positions)
     network.load_weights_dict(loop.kept_weights)
