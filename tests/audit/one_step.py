@@ -29,7 +29,7 @@ from runner.train.step import TrainingStep
 from tests.audit.canaries import no_examples
 
 CANARIES = 8000
-"""With fewer than 5,000 half the noise is missed by some seeds, even with the scores of an ideal attack."""
+"""The worst of 1,000 ideal audits of half the noise measures mu 1.045, where 1 is claimed; of 5,000 canaries 0.97."""
 VOCAB_SIZE, END, SEQ_LENGTH = CANARIES + 1, 0, 2
 CLIP = 0.1
 CLAIMED = Mechanism(CANARIES, CANARIES, 1.0, CLIP)
