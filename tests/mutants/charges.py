@@ -104,9 +104,9 @@ def given_back_by_name() -> None:
 
     spent_before = private_run.spent_before
 
-    def faulty(entries: Sequence[Any], *more: Any) -> Any:
+    def faulty(entries: Sequence[Any], *more: Any, **options: Any) -> Any:
         leave_mark()
-        return spent_before([*{entry.name: entry for entry in entries}.values()], *more)
+        return spent_before([*{entry.name: entry for entry in entries}.values()], *more, **options)
 
     replace_everywhere(spent_before, faulty)
 

@@ -43,7 +43,7 @@ def counts_are_charged_after_they_are_drawn() -> None:
 
     charge, draw = facade.charge_marginals, facade.draw_tokens
 
-    def faulty(config: Any, directory: Any, schema: Any, records: int) -> None:
+    def faulty(config: Any, directory: Any, schema: Any, records: int, *_persons: Any) -> None:
         from runner.privacy.ledger import RunLedger
         from runner.privacy.marginals import plan_marginals
 

@@ -147,9 +147,9 @@ def the_releases_of_earlier_runs_are_forgotten() -> None:
 
     spent_before = private_run.spent_before
 
-    def faulty(entries: Sequence[Entry], *arguments: Any) -> Any:
+    def faulty(entries: Sequence[Entry], *arguments: Any, **options: Any) -> Any:
         leave_mark()
-        return spent_before([replace(entry, releases=()) for entry in entries], *arguments)
+        return spent_before([replace(entry, releases=()) for entry in entries], *arguments, **options)
 
     private_run.spent_before = faulty
 

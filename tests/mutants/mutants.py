@@ -389,7 +389,7 @@ def delta_is_rounded_up() -> None:
 def earlier_runs_are_forgotten() -> None:
     from runner.train import private_run
 
-    def faulty(*_: Any) -> Any:
+    def faulty(*_: Any, **_options: Any) -> Any:
         leave_mark()
         return []
 

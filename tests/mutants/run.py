@@ -166,9 +166,9 @@ def judge(job: Job, outcome: Outcome) -> Verdict:
         return Verdict(False, "no answer in time")
     if not job.report.exists() or outcome.code not in (0, 1):
         return Verdict(False, f"pytest itself failed: {job.output.read_text()[-300:]}")
-    if not job.mark.exists():
-        return Verdict(False, "the faulty code was never executed")
     test, error = failure_of(job.report)
+    if not job.mark.exists():
+        return Verdict(False, f"the faulty code was never executed: {test} {error[:200]}")
     if not test:
         return Verdict(False, "no test noticed")
     if not any(reason in error for reason in (*UNMET, *REFUSALS)):

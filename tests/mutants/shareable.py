@@ -83,12 +83,11 @@ def all_columns_of_a_report_cost_as_much_as_one() -> None:
     from runner.privacy import shareable
     from runner.privacy.releases import plan_release
 
-    def faulty(name: str, weights: dict[str, float], *rest: Any) -> Any:
+    def faulty(name: str, weights: dict[str, float], *rest: Any, **options: Any) -> Any:
         leave_mark()
-        (one,) = plan_release(name, {"one": 1.0}, *rest).histograms
-        return replace(
-            plan_release(name, weights, *rest), histograms=tuple(replace(one, name=each) for each in weights)
-        )
+        (one,) = plan_release(name, {"one": 1.0}, *rest, **options).histograms
+        histograms = tuple(replace(one, name=each) for each in weights)
+        return replace(plan_release(name, weights, *rest, **options), histograms=histograms)
 
     shareable.plan_release = faulty
 
