@@ -64,6 +64,8 @@ def token_key(config: JobConfig, files: tuple[SourceFile, ...]) -> str:
         parts["examples"] = None
         if config.privacy.enabled:
             parts["private"] = True  # Others' tokens are made of exact counts.
+        if config.trains_texts_apart:
+            parts["texts"] = "last"
     version = max(file.version for file in files)
     if version > 1 and (config.data.columns is not None or config.data.max_records is not None):
         parts["reading"] = version  # Other jobs have the records that they had in version 1.
@@ -108,7 +110,15 @@ def survey_job(config: JobConfig, files: tuple[SourceFile, ...]) -> Survey:
     if config.fields is None:
         return survey_records(config.data, files, token_lengths(config), person)
     earlier, is_private = _earlier_schema(config), config.privacy.enabled
-    return survey_table(config.data, files, config.fields, earlier, is_private=is_private, person=person)
+    return survey_table(
+        config.data,
+        files,
+        config.fields,
+        earlier,
+        is_private=is_private,
+        texts_last=config.trains_texts_apart,
+        person=person,
+    )
 
 
 def token_lengths(config: JobConfig) -> TokenLengths:
