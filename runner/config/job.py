@@ -87,7 +87,7 @@ class JobConfig(Section):
 
     @property
     def trains_texts_apart(self) -> bool:
-        """Whether steps with noise of their own follow on the draws, for the texts that noisy counts know nothing of."""
+        """Whether steps with noise of their own follow on the draws: for texts, which noisy counts say nothing of."""
         return self.trains_on_draws and self._has_texts
 
     @property

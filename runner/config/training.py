@@ -223,8 +223,7 @@ class PrivacyConfig(Section):
     )
     method: Literal["steps", "marginals"] | None = Field(
         default=None,
-        description="steps: noise in each; marginals: train on draws by noisy counts, texts by steps; null: the "
-        "latter for a table",
+        description="steps: noise in each; marginals: noisy counts, draws, steps on texts; null: these for a table",
     )
     draws: int = Field(
         default=150_000, ge=1_000, le=2_000_000, description="method marginals: records to draw and train on"
@@ -250,14 +249,13 @@ class PrivacyConfig(Section):
         default=None,
         ge=1e-6,
         le=1e9,
-        description="of fields: what is looked up in the records costs this; null: 20% of target_epsilon, where any is",
+        description="of fields: what is looked up costs this; null: 20% of target_epsilon, or of columns_epsilon",
     )
     columns_epsilon: float | None = Field(
         default=None,
         ge=1e-6,
         le=1e9,
-        description="of a table with texts: what noisy counts of the other columns cost, with what is looked up; the "
-        "rest is for steps on texts; null: half of target_epsilon",
+        description="of a table with texts: what all noisy counts cost; null: half of target_epsilon; the rest: steps",
     )
     canaries: int = Field(
         default=0,

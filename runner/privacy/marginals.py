@@ -130,9 +130,7 @@ def plan_marginals(
     shares = {COLUMNS: of_columns, CHOICE: CHOICE_SHARE, PAIRS: 1 - of_columns - CHOICE_SHARE * (CHOICE in names)}
     weights = {f"{what}/{name}": shares[what] / len(all_) for what, all_ in names.items() for name in all_}
     spent: Spent = [(release, 1) for release in beside]
-    together = plan_release(
-        "marginals", weights, (), target, delta, privacy.accountant, spent, privacy.sensitivity
-    )
+    together = plan_release("marginals", weights, (), target, delta, privacy.accountant, spent, privacy.sensitivity)
     planned = {each.name: each for each in together.histograms}
     return tuple(
         Release(what, tuple(replace(planned[f"{what}/{name}"], name=name) for name in all_))

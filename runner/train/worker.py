@@ -38,6 +38,7 @@ from runner.train.agreement import agree
 from runner.train.callbacks import import_object
 from runner.train.canary_scores import make_canaries, measure_run
 from runner.train.checkpoint import Checkpoint, newest_checkpoint
+from runner.train.columns import COLUMNS_FOLDER, columns_job, train_columns
 from runner.train.devices import (
     local_replicas,
     machine,
@@ -46,7 +47,6 @@ from runner.train.devices import (
     rounding_environment,
     set_up_devices,
 )
-from runner.train.columns import COLUMNS_FOLDER, columns_job, train_columns
 from runner.train.drawn_tokens import log_shares, tokenizer_of
 from runner.train.feed import Feed
 from runner.train.heartbeat import Heartbeat, LogFile

@@ -84,8 +84,8 @@ class Found(Protocol):
 
 @dataclass(frozen=True)
 class Schema:
-    """`codecs`: the fields in the order of their tokens, that of the job. `nullable`: of each, whether the column's type
-    has nulls. `order`: the names in the order of the columns that come out; None: that of the tokens."""
+    """`codecs`: the fields in the order of their tokens, usually the job's. `nullable`: of each, whether the column's
+    type has nulls. `order`: the names in the order of the columns that come out; None: that of the tokens."""
 
     codecs: tuple[Codec, ...]
     nullable: tuple[bool, ...]
