@@ -188,7 +188,6 @@ def prepare_tokens(
         records=survey.records,
         null_rows=survey.found.null_rows,
         cut_records=sum(row["cut"] for row in done),
-        unknown_tokens=sum(row["unknown"] for row in done),
         shards=tuple(Shard(**shard) for shard in shards),
         stops=survey.stops if survey.empty_files or config.data.max_records is not None else None,
         slots=tokenizer.slots,
@@ -256,21 +255,18 @@ class _TokenizeUnit:
         packer = Packer(self.config.examples.packing, self.seq_length, tokenizer.end_id)
         schema = tokenizer.schema.arrow if isinstance(tokenizer, FieldTokenizer) else None
         written = ShardWriter(folder, tokenizer.vocab_size, unit.first_row)
-        unknown = 0
         marks: list[NDArray[np.uint8]] = []
         for records, _, persons in read_with_persons(self.config.data, unit, schema):
             if persons is not None:
                 marks.append(mark_persons(persons.filter(records.is_valid()), self.person_key))
             tokens, lengths = tokenizer.encode_batch(records.drop_null())
-            if tokenizer.unknown_id is not None:
-                unknown += int((tokens == tokenizer.unknown_id).sum())
             packer.add(tokens, lengths)
             if packer.pending_ids >= IDS_PER_SHARD:
                 written.add(packer.take(last=False), _joined(marks))
                 marks = []
         written.add(packer.take(), _joined(marks))
         shards = json.dumps([asdict(shard) for shard in written.shards])
-        return {"first_row": unit.first_row, "cut": written.cut, "unknown": unknown, "shards": shards}
+        return {"first_row": unit.first_row, "cut": written.cut, "shards": shards}
 
 
 def _joined(marks: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8] | None:

@@ -89,7 +89,6 @@ def draw_tokens(
         records=len(ids),
         null_rows=0,
         cut_records=0,
-        unknown_tokens=0,
         shards=tuple(written.shards),
         stops=None,
         persons=None,

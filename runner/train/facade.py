@@ -354,6 +354,12 @@ def _check_enough(config: JobConfig, count: int, what: str) -> None:
     if config.trains_on_draws and not settings.validation_split:
         return
     needed = settings.batch_size * (2 if settings.validation_split else 1)
+    if count == 1 and settings.validation_split:
+        one = f"there is one of {what}" if config.fields is None or config.unit is not None else "the table has one row"
+        raise DataError(
+            f"{config.data.uri}: {one}, which cannot be for training and for validation; add more, or set "
+            "training.validation_split to false"
+        )
     if count < needed:
         why = "one batch to train on and one for validation" if settings.validation_split else "one batch"
         raise DataError(
