@@ -78,7 +78,7 @@ def check_privacy(
     releases, rest, mechanism = plan_schema(config, delta), (), None
     if config.trains_on_draws and schema is None:
         rest = plan_rest(config, delta, releases)
-    elif config.trains_on_draws:
+    elif config.trains_on_draws and schema is not None:
         rest = plan_marginals(config, schema, delta, counted_records(config, records, persons), releases)
     if config.takes_private_steps and (schema is not None or not config.trains_on_draws):
         mechanism, delta = plan_mechanism(config, trained, (*releases, *rest), looked_up)
