@@ -351,7 +351,7 @@ def _check_enough_tokens(config: JobConfig, tokens: TokenSet) -> None:
 def _check_enough(config: JobConfig, count: int, what: str) -> None:
     """Raise DataError where no whole batch could be trained on, or validated with. Draws there are as many as asked."""
     settings = config.training
-    if config.trains_on_draws and not settings.validation_split:
+    if config.trains_on_draws and not (settings.validation_split or config.takes_private_steps):
         return
     needed = settings.batch_size * (2 if settings.validation_split else 1)
     if count == 1 and settings.validation_split:
