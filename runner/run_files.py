@@ -26,11 +26,11 @@ _TOKENIZER = r"tokenizer\.json|sentencepiece\.model"
 
 RUN_FILES = Layout(
     r"job\.yaml|status\.json|writer|stop",
-    r"history\.csv|files\.json|privacy\.json|privacy\.md|(report|shareable)\.html|sweep\.(csv|json)",
+    r"(columns/)?history\.csv|files\.json|privacy\.json|privacy\.md|(report|shareable)\.html|sweep\.(csv|json)",
     r"logs/\d{8}T\d{6}-(driver|worker-\d+)\.log",
     rf"tokenizer/({_TOKENIZER}|manifest\.json)",
     rf"model/({_MODEL}|{_TOKENIZER}|manifest\.json)",
-    r"checkpoints/step-\d{12}/(tensors\.safetensors|state\.json|manifest\.json)",
+    r"(columns/)?checkpoints/step-\d{12}/(tensors\.safetensors|state\.json|manifest\.json)",
     r"events/events\.out\.tfevents\.0\.runner",
     r"private/(key|ledger\.json|steps\.json)",
     r"private/(schema|columns|choice|pairs|report-\d+-[\d.e+-]+)\.json",

@@ -75,8 +75,9 @@ class Column(NamedTuple):
     is_number: bool = False
 
 
-def side_by_side(columns: Sequence[Column], width: int) -> str:
-    """A table for a terminal that is `width` cells wide: where that is too narrow, in parts below one another.
+def side_by_side(columns: Sequence[Column], width: int | None = None, most: int | None = MOST_CELLS) -> str:
+    """A table for a terminal that is `width` cells wide: where that is too narrow, in parts below one another; None: as
+    wide as it gets. Values of more than `most` cells are cut; None: none is.
 
     >>> print(side_by_side([Column("age", ["9", "41"], True), Column("sex", ["m", ""])], 80))
     age  sex
@@ -88,8 +89,8 @@ def side_by_side(columns: Sequence[Column], width: int) -> str:
     parts: list[list[list[str]]] = [[]]
     used = 0
     for column in columns:
-        aligned = _aligned(column)
-        if parts[-1] and used + len(GAP) + cell_len(aligned[0]) > width:
+        aligned = _aligned(column, most)
+        if width is not None and parts[-1] and used + len(GAP) + cell_len(aligned[0]) > width:
             parts.append([])
             used = 0
         used += (len(GAP) if parts[-1] else 0) + cell_len(aligned[0])
@@ -97,12 +98,13 @@ def side_by_side(columns: Sequence[Column], width: int) -> str:
     return "\n\n".join("\n".join(GAP.join(line).rstrip() for line in zip(*part, strict=True)) for part in parts)
 
 
-def _aligned(column: Column) -> list[str]:
+def _aligned(column: Column, most: int | None) -> list[str]:
     """The name and the values, all of the same width in cells."""
     from rich.cells import cell_len, set_cell_size
 
     texts = [visible(text).replace("\n", "\\n").replace("\t", "\\t") for text in (column.name, *column.values)]
-    widest = min(MOST_CELLS, max(map(cell_len, texts)))
+    widest = max(map(cell_len, texts))
+    widest = widest if most is None else min(most, widest)
     texts = [text if cell_len(text) <= widest else f"{set_cell_size(text, widest - 1)}…" for text in texts]
     return [
         " " * (widest - cell_len(text)) + text if column.is_number else text + " " * (widest - cell_len(text))

@@ -41,6 +41,13 @@ PRIVATE_TABLE: dict[str, Any] = {
     },
     "privacy": {"enabled": True, "target_epsilon": 4.0},
 }
+PRIVATE_TEXTS: dict[str, Any] = PRIVATE | {
+    # Texts are learned by noisy steps. Without a validation split all records are counted for the other columns.
+    "training": PRIVATE["training"]
+    | {"validation_split": False, "early_stopping": {"enabled": False}, "save_best": False},
+}
+STEPS_OF_EPOCH = 6
+"""Of noisy steps on texts, at least: of fewer rows a step takes fewer."""
 LONGEST_KEY = 1000
 """Of YAML, a little less; longer ones are written with a question mark."""
 
@@ -48,14 +55,30 @@ TEMPLATES: dict[str, dict[str, Any]] = {"default": {}, "private": PRIVATE}
 
 
 def job_values(
-    name: str, data: Mapping[str, Any], template: str = "default", fields: Mapping[str, Any] | None = None
+    name: str,
+    data: Mapping[str, Any],
+    template: str = "default",
+    fields: Mapping[str, Any] | None = None,
+    rows: int | None = None,
 ) -> dict[str, Any]:
-    """The values of a template's job, as nested mappings; `fields`: of a table."""
+    """The values of a template's job, as nested mappings; `fields`: of a table, of so many `rows`."""
     chosen = TEMPLATES[template]
-    if template == "private" and fields is not None and all(field["kind"] != "text" for field in fields.values()):
-        chosen = PRIVATE_TABLE
+    if template == "private" and fields is not None:
+        has_texts = any(field["kind"] == "text" for field in fields.values())
+        chosen = _private_texts(rows) if has_texts else PRIVATE_TABLE
     values = {"name": name, "data": dict(data), **chosen}
     return values if fields is None else values | {"fields": dict(fields), "tokenizer": {"kind": "fields"}}
+
+
+def _private_texts(rows: int | None) -> dict[str, Any]:
+    """Those of a private table with texts: the batch is a power of two.
+
+    >>> [_private_texts(rows)["training"]["batch_size"] for rows in (24_421, 1_661, 5)]
+    [1024, 256, 1]
+    """
+    most = PRIVATE_TEXTS["training"]["batch_size"]
+    size = most if rows is None else min(most, 1 << (max(rows // STEPS_OF_EPOCH, 1).bit_length() - 1))
+    return PRIVATE_TEXTS | {"training": PRIVATE_TEXTS["training"] | {"batch_size": size}}
 
 
 def commented_yaml(values: Mapping[str, Any], notes: Mapping[str, str] | None = None) -> str:

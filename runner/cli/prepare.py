@@ -83,7 +83,7 @@ def init(
     values = job_values(name, data, template)
     if look is not None:
         fields = {each: entry.values for each, entry in look.fields.items()}
-        values = job_values(name, data, template, fields)
+        values = job_values(name, data, template, fields, look.all_rows)
         if template == "default":
             has_texts = any(entry["kind"] == "text" for entry in fields.values())
             values |= table_settings(look.all_rows, has_texts=has_texts)

@@ -57,7 +57,7 @@ class JobConfig(Section):
     def _fits_together(self) -> JobConfig:
         settings, stopping = self.training, self.training.early_stopping
         method = self._privacy_method()
-        default = not self.privacy.enabled or method == "marginals"
+        default = not self.privacy.enabled or (method == "marginals" and not self._has_texts)
         stops = default if stopping.enabled is None else stopping.enabled
         selects = default if settings.save_best is None else settings.save_best
         if (stops or selects) and not settings.validation_split and stopping.metric.startswith("val_"):
@@ -82,13 +82,22 @@ class JobConfig(Section):
 
     @property
     def trains_on_draws(self) -> bool:
-        """Whether noisy counts alone are taken of the records, and training sees what is drawn by them."""
+        """Whether noisy counts are taken of the records, and training sees what is drawn by them."""
         return self.privacy.enabled and self.privacy.method == "marginals"
 
     @property
+    def trains_texts_apart(self) -> bool:
+        """Whether steps with noise of their own follow on the draws: for texts, which noisy counts say nothing of."""
+        return self.trains_on_draws and self._has_texts
+
+    @property
     def takes_private_steps(self) -> bool:
-        """Whether every training step has noise of its own."""
-        return self.privacy.enabled and not self.trains_on_draws
+        """Whether there are training steps that look at records, each with noise of its own."""
+        return self.privacy.enabled and (not self.trains_on_draws or self.trains_texts_apart)
+
+    @property
+    def _has_texts(self) -> bool:
+        return any(field.kind == "text" for field in (self.fields or {}).values())
 
     @property
     def unit(self) -> str | None:
@@ -98,13 +107,14 @@ class JobConfig(Section):
     def _privacy_method(self) -> Literal["steps", "marginals"] | None:
         """That of the job; None where it is not private, or says nothing and is not a table."""
         privacy = self.privacy
-        has_text = self.fields is None or any(field.kind == "text" for field in self.fields.values())
+        kinds = {field.kind for field in (self.fields or {}).values()}
+        has_columns = bool(kinds - {"text", "id"})
         if not privacy.enabled or (privacy.method is None and self.fields is None):
             return privacy.method
         if privacy.method is None:
-            return "steps" if has_text or privacy.target_epsilon is None else "marginals"
+            return "steps" if not has_columns or privacy.target_epsilon is None else "marginals"
         if privacy.method == "marginals":
-            if has_text:
+            if not has_columns:
                 why = "fields" if self.fields is None else "fields of other kinds than text"
                 raise ValueError(f"privacy.method: marginals are of a table's columns and need {why}; take steps")
             if privacy.target_epsilon is None:
@@ -152,7 +162,19 @@ class JobConfig(Section):
             raise ValueError(
                 "privacy.canaries: a canary is a record, and privacy.unit protects persons; set one of the two"
             )
-        if self.privacy.canaries and self._privacy_method() == "marginals":
+        method = self._privacy_method()
+        if method == "marginals" and self._has_texts and (self.data.since or self.examples.field_order == "random"):
+            where = "data.since" if self.data.since else "examples.field_order: random"
+            raise ValueError(
+                f"{where}: a private table's texts are learned after the other columns, which stay as they are then; "
+                "leave it out, or set privacy.method to steps"
+            )
+        if self.privacy.columns_epsilon is not None and not (method == "marginals" and self._has_texts):
+            raise ValueError(
+                "privacy.columns_epsilon: it is for a table with texts and other columns, and method marginals; "
+                "leave it out"
+            )
+        if self.privacy.canaries and method == "marginals":
             raise ValueError(
                 "privacy.canaries: noisy counts are kept in model/, and made-up records would be in them; "
                 "set privacy.method to steps, or canaries to 0"

@@ -223,7 +223,7 @@ class PrivacyConfig(Section):
     )
     method: Literal["steps", "marginals"] | None = Field(
         default=None,
-        description="steps: noise in each; marginals: train on draws by noisy counts; null: these for a table",
+        description="steps: noise in each; marginals: noisy counts, draws, steps on texts; null: these for a table",
     )
     draws: int = Field(
         default=150_000, ge=1_000, le=2_000_000, description="method marginals: records to draw and train on"
@@ -249,7 +249,13 @@ class PrivacyConfig(Section):
         default=None,
         ge=1e-6,
         le=1e9,
-        description="of fields: what is looked up in the records costs this; null: 20% of target_epsilon, where any is",
+        description="of fields: what is looked up costs this; null: 20% of target_epsilon, or of columns_epsilon",
+    )
+    columns_epsilon: float | None = Field(
+        default=None,
+        ge=1e-6,
+        le=1e9,
+        description="of a table with texts: what all noisy counts cost; null: half of target_epsilon; the rest: steps",
     )
     canaries: int = Field(
         default=0,
@@ -295,6 +301,11 @@ class PrivacyConfig(Section):
         part, whole = self.schema_epsilon, self.target_epsilon
         if part is not None and whole is not None and part >= whole:
             raise ValueError(f"schema_epsilon {part:g} is a part of target_epsilon {whole:g}; give less than that")
+        columns = self.columns_epsilon
+        if columns is not None and whole is not None and columns >= whole:
+            raise ValueError(f"columns_epsilon {columns:g} is a part of target_epsilon {whole:g}; give less than that")
+        if columns is not None and part is not None and part >= columns:
+            raise ValueError(f"schema_epsilon {part:g} is a part of columns_epsilon {columns:g}; give less than that")
         if self.noise_multiplier == 0 and self.max_epsilon is not None:
             raise ValueError(f"noise_multiplier 0 gives no privacy: max_epsilon {self.max_epsilon:g} cannot be kept")
         return self

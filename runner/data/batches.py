@@ -170,6 +170,7 @@ def load_batch(
     *,
     skip_empty: bool = False,
     field_order: FieldOrder | None = None,
+    trained: NDArray[np.bool_] | None = None,
 ) -> Batch:
     """Replica `replica`'s share of a logical batch: rows `replica`, `replica + replicas`, ... of `positions`.
 
@@ -177,7 +178,8 @@ def load_batch(
     share has K rows for each. A share without a row gets one that is all padding, or K of them.
 
     `dropout_key` is two numbers below 2^64. With `skip_empty` a record without text, whose only target is the end, is
-    padding too: emptied, a record contributes nothing. With a `field_order` each record's fields change places.
+    padding too: emptied, a record contributes nothing. With a `field_order` each record's fields change places. With
+    `trained` (V,) positions whose target is another token have no weight: they are read, and not learned.
     """
     seq_length = examples.tokens.seq_length
 
@@ -200,6 +202,8 @@ def load_batch(
         lengths[is_empty(lengths, seq_length)] = 0
     weights = (np.arange(width) < lengths[:, None]).astype(np.float32)
     inputs = np.where(weights > 0, ids[:, :-1], 0).astype(np.int32)
+    if trained is not None:
+        weights *= trained[ids[:, 1:]]
     keys = share(dropout_keys(dropout_key, positions.size, seq_length))[:, :width]
     if not own.size:
         keys = np.zeros((ids.shape[0], width), np.uint32)

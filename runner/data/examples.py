@@ -75,7 +75,6 @@ class TokenSet:
     records: int
     null_rows: int
     cut_records: int
-    unknown_tokens: int
     shards: tuple[Shard, ...]
     stops: dict[str, int | None] | None = None
     """The files with records of the job and where `max_records` ends in one; None: all files, to their ends."""
@@ -88,8 +87,8 @@ class TokenSet:
 
     @classmethod
     def from_manifest(cls, folder: Folder, manifest: dict[str, Any]) -> TokenSet:
-        """Read back what `to_info` wrote."""
-        info = dict(manifest["info"])
+        """Read back what `to_info` wrote; earlier versions wrote `unknown_tokens`, too."""
+        info = {name: value for name, value in manifest["info"].items() if name != "unknown_tokens"}
         shards = tuple(Shard(**shard) for shard in info.pop("shards"))
         if "persons" in info:
             info["persons"] = tuple((records, persons) for records, persons in info["persons"])

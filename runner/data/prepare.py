@@ -64,6 +64,8 @@ def token_key(config: JobConfig, files: tuple[SourceFile, ...]) -> str:
         parts["examples"] = None
         if config.privacy.enabled:
             parts["private"] = True  # Others' tokens are made of exact counts.
+        if config.trains_texts_apart:
+            parts["texts"] = "last"
     version = max(file.version for file in files)
     if version > 1 and (config.data.columns is not None or config.data.max_records is not None):
         parts["reading"] = version  # Other jobs have the records that they had in version 1.
@@ -108,7 +110,15 @@ def survey_job(config: JobConfig, files: tuple[SourceFile, ...]) -> Survey:
     if config.fields is None:
         return survey_records(config.data, files, token_lengths(config), person)
     earlier, is_private = _earlier_schema(config), config.privacy.enabled
-    return survey_table(config.data, files, config.fields, earlier, is_private=is_private, person=person)
+    return survey_table(
+        config.data,
+        files,
+        config.fields,
+        earlier,
+        is_private=is_private,
+        texts_last=config.trains_texts_apart,
+        person=person,
+    )
 
 
 def token_lengths(config: JobConfig) -> TokenLengths:
@@ -178,7 +188,6 @@ def prepare_tokens(
         records=survey.records,
         null_rows=survey.found.null_rows,
         cut_records=sum(row["cut"] for row in done),
-        unknown_tokens=sum(row["unknown"] for row in done),
         shards=tuple(Shard(**shard) for shard in shards),
         stops=survey.stops if survey.empty_files or config.data.max_records is not None else None,
         slots=tokenizer.slots,
@@ -246,21 +255,18 @@ class _TokenizeUnit:
         packer = Packer(self.config.examples.packing, self.seq_length, tokenizer.end_id)
         schema = tokenizer.schema.arrow if isinstance(tokenizer, FieldTokenizer) else None
         written = ShardWriter(folder, tokenizer.vocab_size, unit.first_row)
-        unknown = 0
         marks: list[NDArray[np.uint8]] = []
         for records, _, persons in read_with_persons(self.config.data, unit, schema):
             if persons is not None:
                 marks.append(mark_persons(persons.filter(records.is_valid()), self.person_key))
             tokens, lengths = tokenizer.encode_batch(records.drop_null())
-            if tokenizer.unknown_id is not None:
-                unknown += int((tokens == tokenizer.unknown_id).sum())
             packer.add(tokens, lengths)
             if packer.pending_ids >= IDS_PER_SHARD:
                 written.add(packer.take(last=False), _joined(marks))
                 marks = []
         written.add(packer.take(), _joined(marks))
         shards = json.dumps([asdict(shard) for shard in written.shards])
-        return {"first_row": unit.first_row, "cut": written.cut, "unknown": unknown, "shards": shards}
+        return {"first_row": unit.first_row, "cut": written.cut, "shards": shards}
 
 
 def _joined(marks: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8] | None:

@@ -143,12 +143,14 @@ def survey_table(
     known: Schema | None = None,
     *,
     is_private: bool = False,
+    texts_last: bool = False,
     person: str | None = None,
 ) -> Survey:
     """Read every row of a table once: count by column, and find what `fields` leaves open.
 
     known: the schema of an earlier run, which these records must fit, too. is_private: nothing of the records may be in
-    the schema; there is none yet where `fields` leaves something open. person: the column that tells whose a row is.
+    the schema; there is none yet where `fields` leaves something open. texts_last: see `Schema.of`. person: the column
+    that tells whose a row is.
 
     Raises:
         DataError: naming the file, for a corrupt one, a missing column, one of another type or invalid UTF-8; naming
@@ -172,7 +174,7 @@ def survey_table(
         if any(undeclared(field) for field in fields.values()):
             check_lookups({name: fields[name] for name in schema.names}, schema)
         else:
-            known = Schema.of(fields, schema, declared(fields))
+            known = Schema.of(fields, schema, declared(fields), texts_last=texts_last)
     elif known is None:
         known = Schema.of(fields, schema, complete({name: fields[name] for name in schema.names}, columns))
     left_out = tuple(name for name in plan.left_out if name not in fields)

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from runner.errors import ConfigError, CorruptError
 from runner.model import kernels
@@ -238,6 +239,12 @@ class Network(keras.Model):
     def from_config_dict(cls, config: Mapping[str, Any], *, use_kernels: bool | None = None) -> Network:
         """The network that `config()` described, with its initial weights."""
         return cls(**config, use_kernels=use_kernels)
+
+    def masks_of(self, tokens: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+        """Of each of `trainable_variables`, in a shape that spreads over its own, which weights are of some tokens
+        (V,) alone: their embeddings and logits."""
+        by_name = {"embedding": tokens[:, np.newaxis], "dense/kernel": tokens[np.newaxis], "dense/bias": tokens}
+        return [by_name.get(name, np.zeros(1, bool)) for name in self._named_variables()]
 
     def weights_dict(self) -> dict[str, np.ndarray]:
         """A copy of every weight by its name: embedding, lstm_0/kernel, ..., dense/kernel, dense/bias."""

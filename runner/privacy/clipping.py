@@ -52,6 +52,7 @@ def clipped_sum(
     clip: float,
     scale: float,
     records_of_person: int = 1,
+    trained: tf.Tensor | None = None,
 ) -> ClippedSum:
     """Sum of the records' clipped gradients.
 
@@ -61,6 +62,9 @@ def clipped_sum(
 
     records_of_person: K, where rows are those of persons, K behind one another for each: then the gradient that is cut
     is that of all K together. B is a multiple of K.
+
+    trained (V,) bool: which tokens' embeddings and logits are trained, and nothing else, the gradient of which is 0
+    then; only positions whose target is one of them have a weight. None: the whole network is.
     """
 
     def time_major(x: tf.Tensor) -> tf.Tensor:
@@ -99,20 +103,27 @@ def clipped_sum(
     products: list[Product] = [output.regrouped(by_person)]
     for index, (x, h, kernel, cache) in reversed(list(enumerate(forwards, start=1))):
         delta = kernels.backward(cache, drop(dx, index))
+        dx = tf.reshape(tf.matmul(kernels.flatten_time(delta), kernel, transpose_b=True), tf.shape(x))
+        if trained is not None:
+            continue
         parts = [by_person(each) for each in (x, h, delta, tf.ones_like(weights))]
         products.append(Layer(*parts, lag=records_of_person))
-        dx = tf.reshape(tf.matmul(kernels.flatten_time(delta), kernel, transpose_b=True), tf.shape(x))
     tables, sizes = (ids,), (network.vocab_size,)
     if network.slots is not None and network.next_slot is not None:
         tables, sizes = (ids, tf.gather(network.slots_of_tokens(), targets)), (network.vocab_size, len(network.slots))
-    products.append(Table(tuple(map(by_person, tables)), by_person(drop(dx, 0)), sizes))
+    dx = drop(dx, 0)
+    if trained is not None:
+        dx *= tf.cast(tf.gather(trained, ids), dx.dtype)[:, :, tf.newaxis]
+    products.append(Table(tuple(map(by_person, tables)), by_person(dx), sizes))
 
     squares = tf.add_n([product.squares() for product in products])
     norms = tf.sqrt(tf.maximum(squares, 0))
     factors = tf.where(tf.math.is_finite(squares), tf.minimum(clip / tf.maximum(norms, 1e-30), 1), 0)
     products = _without_non_finite(products, squares)
-    gradients = [gradient for product in reversed(products) for gradient in product.weighted_sums(factors)]
-    return ClippedSum(gradients, sums, norms)
+    gradients = [product.weighted_sums(factors) for product in reversed(products)]
+    if trained is not None:
+        gradients.insert(1, [tf.zeros_like(weight) for lstm in network.lstms for weight in lstm.tensors()])
+    return ClippedSum([gradient for part in gradients for gradient in part], sums, norms)
 
 
 class _Output(NamedTuple):

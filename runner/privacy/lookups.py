@@ -43,6 +43,7 @@ from runner.data.texts import to_texts
 from runner.errors import DataError
 from runner.privacy.accountant import Release
 from runner.privacy.contributions import first_records
+from runner.privacy.marginals import counts_epsilon
 from runner.privacy.releases import Counts, plan_release
 
 SCHEMA = "schema"
@@ -98,7 +99,7 @@ def plan_schema(config: JobConfig, delta: float) -> tuple[Release, ...]:
     target = privacy.schema_epsilon
     if target is None:
         assert privacy.target_epsilon is not None
-        target = SHARE * privacy.target_epsilon
+        target = SHARE * (counts_epsilon(config) if config.trains_on_draws else privacy.target_epsilon)
     weights = {lookup.name: FINE_WEIGHT if lookup.key in ("decimals", "resolution") else 1.0 for lookup in lookups}
     open_sets = {lookup.name for lookup in lookups if lookup.key == "values"}
     return (

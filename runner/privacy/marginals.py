@@ -40,6 +40,9 @@ MOST_PAIRS = 150
 """Of more, a part is chosen. All 435 pairs of a table of 30 columns, half of them noise, gave .966 / .929 (accuracy of
 one and two columns' shares, Adult at epsilon 1.6), 51 chosen ones .973 / .946."""
 PAIRS_A_COLUMN = 3
+COLUMNS_SHARE = 0.5
+"""Of the target epsilon of a table with texts: what its schema and the noisy counts of its other columns cost together,
+where the job does not say. The steps on texts get the rest."""
 MOST_COLUMNS = 200
 """Of more, those after them in the job's order are counted alone, and drawn as if they depended on nothing."""
 EXPECTED_DISTANCE = math.sqrt(2 / math.pi)
@@ -114,22 +117,20 @@ def plan_marginals(
     Raises:
         PrivacyError: no noise within bounds does.
     """
-    privacy, layout = config.privacy, Layout.of(schema)
-    assert privacy.target_epsilon is not None
+    privacy, layout = config.privacy, Layout.of(schema.without_texts)
     names: dict[str, list[str]] = {COLUMNS: [*layout.names[1:]]}
     pairs = layout.pair_names
     if layout.counted_pairs < len(pairs):
         names[CHOICE], pairs = pairs, [f"chosen pair {number}" for number in range(1, layout.counted_pairs + 1)]
     if pairs:
         names[PAIRS] = pairs
-    (rest,) = plan_rest(config, delta, beside)
+    target = counts_epsilon(config)
+    (rest,) = plan_rest(config, delta, beside, target)
     of_columns = columns_share(len(names[COLUMNS]), rest.histograms[0].sigma, records)
     shares = {COLUMNS: of_columns, CHOICE: CHOICE_SHARE, PAIRS: 1 - of_columns - CHOICE_SHARE * (CHOICE in names)}
     weights = {f"{what}/{name}": shares[what] / len(all_) for what, all_ in names.items() for name in all_}
     spent: Spent = [(release, 1) for release in beside]
-    together = plan_release(
-        "marginals", weights, (), privacy.target_epsilon, delta, privacy.accountant, spent, privacy.sensitivity
-    )
+    together = plan_release("marginals", weights, (), target, delta, privacy.accountant, spent, privacy.sensitivity)
     planned = {each.name: each for each in together.histograms}
     return tuple(
         Release(what, tuple(replace(planned[f"{what}/{name}"], name=name) for name in all_))
@@ -152,17 +153,26 @@ def columns_share(columns: int, sigma: float, records: int) -> float:
     return min(LEAST_COLUMNS_SHARE * math.sqrt(max(noise / CLEAR, 1)), MOST_COLUMNS_SHARE)
 
 
-def plan_rest(config: JobConfig, delta: float, beside: tuple[Release, ...]) -> tuple[Release, ...]:
-    """As much as `plan_marginals` will take, in one histogram: for a job whose schema is not known yet."""
+def counts_epsilon(config: JobConfig) -> float:
+    """What a job's counts cost at most, with those of its schema: the target, or a part of it where steps follow."""
     privacy = config.privacy
     assert privacy.target_epsilon is not None
+    if not config.trains_texts_apart:
+        return privacy.target_epsilon
+    return COLUMNS_SHARE * privacy.target_epsilon if privacy.columns_epsilon is None else privacy.columns_epsilon
+
+
+def plan_rest(
+    config: JobConfig, delta: float, beside: tuple[Release, ...], target: float | None = None
+) -> tuple[Release, ...]:
+    """What brings a job to its target after what is `beside`, in one histogram: as much as its counts will take, and
+    the steps on texts, for a job whose schema is not known yet. target: another epsilon to come to."""
+    privacy = config.privacy
+    target = privacy.target_epsilon if target is None else target
+    assert target is not None
     spent: Spent = [(release, 1) for release in beside]
     all_of_it = {"all": 1.0}
-    return (
-        plan_release(
-            PAIRS, all_of_it, (), privacy.target_epsilon, delta, privacy.accountant, spent, privacy.sensitivity
-        ),
-    )
+    return (plan_release(PAIRS, all_of_it, (), target, delta, privacy.accountant, spent, privacy.sensitivity),)
 
 
 def count_marginals(

@@ -55,6 +55,9 @@ COVERED_DRAWS = (
     "what is made of them alone, with the number of records: the draws, the weights in model/, every checkpoint, "
     "history.csv, events/ and what trackers were told, whose figures are of draws, and generated records",
 )
+COVERED_COUNTS = (
+    "the noisy counts, in model/ too, and what is made of them alone: the draws, and columns/ with figures of draws"
+)
 NOT_COVERED_DRAWS = (
     "private/: the noisy counts as they were stored, and a key that is not used",
     "status.json, logs/ and files.json: names and sizes of the files of records, and how many records they have",
@@ -62,6 +65,7 @@ NOT_COVERED_DRAWS = (
     "tokenizer/ and the token cache, which hold or describe the records",
 )
 NO_SAMPLER = "none: no step looks at a record; every record is counted once in each histogram"
+COUNTED = "; beside that every record is counted once in each histogram"
 NOT_COVERED = (
     "history.csv, events/, status.json, logs/, checkpoints' state.json and what trackers were told: exact losses and "
     "accuracies of private records",
@@ -107,11 +111,9 @@ LIMITS = (
     "that is also in another file is counted there alone. Its entries are chained: a changed or missing one shows, but "
     "not that the newest were deleted.",
 )
-LIMITS_OF_DRAWS = (
-    LIMITS[0],
+LIMIT_OF_COUNTS = (
     "The noise of the counts is discrete, drawn exactly, from the operating system's generator. What is computed of "
-    "noisy counts later costs nothing.",
-    *LIMITS[2:],
+    "noisy counts later costs nothing."
 )
 CALLBACKS_LIMIT = (
     "Callbacks are known by their names: one whose code changes between a kill and a resume can make a repeated step "
@@ -187,26 +189,30 @@ def privacy_report(
         | (unit.counts_in_words() if unit else {})
         | {"end of the run": ending_in_words(config, ending, branches), "sweep": sweep},
         "covered": [
-            *(COVERED_DRAWS if config.trains_on_draws else COVERED),
+            *(COVERED if config.takes_private_steps else COVERED_DRAWS),
+            *([COVERED_COUNTS] if config.trains_texts_apart else []),
             *([COVERED_SCHEMA] if any(release.name == SCHEMA for release in state.releases) else []),
             *([COVERED_REPORT] if any(is_for_report(release) for release in state.releases) else []),
         ],
-        "not_covered": list(NOT_COVERED_DRAWS if config.trains_on_draws else NOT_COVERED),
+        "not_covered": list(NOT_COVERED if config.takes_private_steps else NOT_COVERED_DRAWS),
         "limits": _limits(config, unit),
         "software": {name: version(name) for name in SOFTWARE},
     }
 
 
 def _sampler(state: LedgerState) -> str:
-    if state.unit is None:
-        return NO_SAMPLER if state.mechanism is None else SAMPLER
-    return state.unit.counted_in_words() if state.mechanism is None else state.unit.sampler_in_words()
+    if state.mechanism is None:
+        return NO_SAMPLER if state.unit is None else state.unit.counted_in_words()
+    if state.unit is not None:
+        return state.unit.sampler_in_words()
+    return SAMPLER + (COUNTED if any(release.name == COLUMNS for release in state.releases) else "")
 
 
 def _limits(config: JobConfig, unit: PrivacyUnit | None) -> list[str]:
-    limits = LIMITS_OF_DRAWS if config.trains_on_draws else LIMITS
-    callbacks = [CALLBACKS_LIMIT] if config.training.callbacks and not config.trains_on_draws else []
-    return [LIMITS[0] if unit is None else unit.limit_in_words(), *limits[1:], *callbacks]
+    of_counts = [LIMIT_OF_COUNTS] if config.trains_on_draws else []
+    of_steps = [LIMITS[1]] if config.takes_private_steps else []
+    callbacks = [CALLBACKS_LIMIT] if config.training.callbacks and config.takes_private_steps else []
+    return [LIMITS[0] if unit is None else unit.limit_in_words(), *of_counts, *of_steps, *LIMITS[2:], *callbacks]
 
 
 def privacy_page(report: dict[str, Any]) -> str:
@@ -231,9 +237,12 @@ def privacy_page(report: dict[str, Any]) -> str:
         ("Neighbors", report["adjacency"]),
         ("Sampler", report["sampler"]),
     ]
+    counts = any(release["name"] == COLUMNS for release in report["releases"])
     if mechanism is None:
         rows.append(("Training", "on draws by the noisy counts below; no step looks at a record"))
     else:
+        if counts:
+            rows.append(("Columns that are not texts", "on draws by the noisy counts below"))
         expected = f"{mechanism['examples']:,}, {mechanism['batch_size']:,}"
         probability = probability_in_words(mechanism["sampling_probability"])
         noise = noise_in_words(mechanism["noise_multiplier"])
@@ -358,8 +367,13 @@ def _also_touched(config: JobConfig, releases: Sequence[Release] = ()) -> dict[s
         ),
         "early stopping": (f"on, by {metric}; epsilon does not cover when it ended" if stopping.enabled else "off"),
     }
-    if config.trains_on_draws:
+    if not config.takes_private_steps:
         found |= of_draws
+    if config.trains_texts_apart:
+        found["columns that are not texts"] = (
+            "learned of draws by the noisy counts alone: covered; a step reads them before a text, and its loss is of "
+            "the texts"
+        )
     if config.privacy.canaries:
         found["canaries"] = (
             f"{config.privacy.canaries:,} made-up records of random tokens joined the training, each there or an empty "
@@ -369,7 +383,7 @@ def _also_touched(config: JobConfig, releases: Sequence[Release] = ()) -> dict[s
         found["first weights"] = (
             f"those of run {config.data.since}; the records that it was trained on are covered by its statement"
         )
-    if (settings.callbacks or settings.epoch_callback) and not config.trains_on_draws:
+    if (settings.callbacks or settings.epoch_callback) and config.takes_private_steps:
         names = ", ".join([*settings.callbacks, *([settings.epoch_callback] if settings.epoch_callback else [])])
         found["callbacks"] = f"{names}: they see exact metrics, and epsilon does not cover what they do with them"
     return found

@@ -190,7 +190,7 @@ def _check_promise(directory: RunDirectory, config: JobConfig) -> None:
         why = "this run is of texts, whose figures have no bins that are public; a job with `fields` has"
     elif directory.read_config().sweep is not None:
         why = "this is a sweep, whose choice of a model epsilon does not cover; train a run with that setting"
-    elif not config.trains_on_draws and (settings.save_best or settings.early_stopping.enabled):
+    elif config.takes_private_steps and (settings.save_best or settings.early_stopping.enabled):
         why = "its model was chosen by exact losses of private records (save_best, early_stopping), not inside epsilon"
     elif directory.current_status().is_active:
         why = "this run is still training; wait for its end, or `runner stop` it"

@@ -124,10 +124,11 @@ def _evenly_spaced(positions: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _find_tokens(config: JobConfig, directory: RunDirectory) -> TokenSet:
-    """The token shards that the run was trained on; those of the records themselves where it was trained on draws."""
+    """The token shards that the run was trained on; those of the records themselves where it was trained on
+    draws alone."""
     checkpoint = newest_checkpoint(directory.folder.child("checkpoints"))
     key = checkpoint.state["tokens"] if checkpoint else token_key(config, source_files(config, directory))
-    if config.trains_on_draws:
+    if config.trains_on_draws and not config.takes_private_steps:
         key = key.rpartition("-")[0]
     cache = token_cache(config, patient=False)
     tokens = find_tokens(cache, key)

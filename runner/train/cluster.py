@@ -50,8 +50,11 @@ stop_requested = threading.Event()
 """Set in a worker's process by SIGTERM, as a node that is taken away sends it."""
 
 
-def fit_on_cluster(config: JobConfig, directory: RunDirectory, tokens_uri: str, *, local: bool) -> None:
-    """Run the workers until they end; a lost worker restarts all from the newest checkpoint.
+def fit_on_cluster(
+    config: JobConfig, directory: RunDirectory, tokens_uri: str, draws_uri: str | None, *, local: bool
+) -> None:
+    """Run the workers until they end; a lost worker restarts all from the newest checkpoint. The tokens, and those of
+    the draws before: see `WorkerTask`.
 
     Raises:
         OvertakenError: another attempt at the run has begun meanwhile, so this one has ended.
@@ -67,6 +70,7 @@ def fit_on_cluster(config: JobConfig, directory: RunDirectory, tokens_uri: str, 
         train_loop_config={
             "run_uri": directory.uri,
             "tokens_uri": tokens_uri,
+            "draws_uri": draws_uri,
             "term": directory.term,
             "threads": cores,
         },

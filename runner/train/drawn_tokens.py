@@ -40,7 +40,8 @@ RECORDS_A_SHARD = 1 << 17
 def draw_tokens(
     config: JobConfig, directory: RunDirectory, tokens: TokenSet, cache: Folder, progress: Callable[[str], None]
 ) -> TokenSet:
-    """The draws' tokens, which lie in the cache beside those of the real records.
+    """The draws' tokens, which lie in the cache beside those of the real records. They have none of texts, whose ids
+    come last.
 
     Raises:
         CorruptError: what is stored of the releases does not verify.
@@ -60,10 +61,11 @@ def draw_tokens(
         return count_marginals(examples, marginals, positions)
 
     progress("counting columns and pairs of columns, with noise")
+    columns = FieldTokenizer(tokenizer.schema.without_texts)
     measured = measure(
         directory.folder.private_child(PRIVATE_FOLDER),
         {release.name: release for release in RunLedger.open(directory.folder).state.releases},
-        Layout.of(tokenizer.schema),
+        Layout.of(columns.schema),
         plan.training_examples if tokens.persons is None else counted()[1].size,
         count,
     )
@@ -72,7 +74,7 @@ def draw_tokens(
     if (found := find_tokens(cache, key)) is not None:
         return found
     progress(f"drawing {config.privacy.draws:,} records by these counts")
-    ids = draw_ids(measured, tokenizer.automaton(), config.privacy.draws)
+    ids = draw_ids(measured, columns.automaton(), config.privacy.draws)
     folder = cache.child(key)
     packer = Packer("records", tokens.seq_length, tokens.end_id)
     written = ShardWriter(folder, tokens.vocab_size)
@@ -87,7 +89,6 @@ def draw_tokens(
         records=len(ids),
         null_rows=0,
         cut_records=0,
-        unknown_tokens=0,
         shards=tuple(written.shards),
         stops=None,
         persons=None,

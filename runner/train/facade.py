@@ -209,15 +209,19 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
                 publish(directory.folder.child("tokenizer"), read_published(tokens.folder))
                 if config.privacy.enabled:
                     open_ledger(config, directory, checked.key, checked.used, checked.budget)
+                draws = None
                 if config.trains_on_draws:
                     persons = replace(checked, tokens=tokens).persons
                     charge_marginals(config, directory, tokenizer_of(tokens).schema, tokens.units, persons)
-                    tokens = draw_tokens(config, directory, tokens, token_cache(config), directory.say)
+                    draws = draw_tokens(config, directory, tokens, token_cache(config), directory.say)
+                    if not config.trains_texts_apart:
+                        tokens, draws = draws, None
             directory.update_status(state="preparing", message="starting the workers")
+            places = (tokens.folder.uri, None if draws is None else draws.folder.uri)
             if here:
-                _train_here(config, directory, tokens, stop, log_file)
+                _train_here(config, directory, places, stop, log_file)
             else:
-                _train_on_cluster(config, directory, tokens, stop, local=local)
+                _train_on_cluster(config, directory, places, stop, local=local)
     return ended(directory)
 
 
@@ -347,9 +351,15 @@ def _check_enough_tokens(config: JobConfig, tokens: TokenSet) -> None:
 def _check_enough(config: JobConfig, count: int, what: str) -> None:
     """Raise DataError where no whole batch could be trained on, or validated with. Draws there are as many as asked."""
     settings = config.training
-    if config.trains_on_draws and not settings.validation_split:
+    if config.trains_on_draws and not (settings.validation_split or config.takes_private_steps):
         return
     needed = settings.batch_size * (2 if settings.validation_split else 1)
+    if count == 1 and settings.validation_split:
+        one = f"there is one of {what}" if config.fields is None or config.unit is not None else "the table has one row"
+        raise DataError(
+            f"{config.data.uri}: {one}, which cannot be for training and for validation; add more, or set "
+            "training.validation_split to false"
+        )
     if count < needed:
         why = "one batch to train on and one for validation" if settings.validation_split else "one batch"
         raise DataError(
@@ -359,21 +369,32 @@ def _check_enough(config: JobConfig, count: int, what: str) -> None:
 
 
 def _train_here(
-    config: JobConfig, directory: RunDirectory, tokens: TokenSet, stop: threading.Event, log_file: LogFile
+    config: JobConfig,
+    directory: RunDirectory,
+    places: tuple[str, str | None],
+    stop: threading.Event,
+    log_file: LogFile,
 ) -> None:
     from runner.train.worker import WorkerTask, run_worker
 
-    task = WorkerTask(directory.uri, tokens.folder.uri, directory.term, threads=config.resources.cpus_per_worker)
+    tokens_uri, draws_uri = places
+    threads = config.resources.cpus_per_worker
+    task = WorkerTask(directory.uri, tokens_uri, directory.term, threads=threads, draws_uri=draws_uri)
     run_worker(task, stop, log_file)
 
 
 def _train_on_cluster(
-    config: JobConfig, directory: RunDirectory, tokens: TokenSet, stop: threading.Event, *, local: bool
+    config: JobConfig,
+    directory: RunDirectory,
+    places: tuple[str, str | None],
+    stop: threading.Event,
+    *,
+    local: bool,
 ) -> None:
     from runner.train.cluster import fit_on_cluster
 
     with _stop_reaches(directory, stop):
-        fit_on_cluster(config, directory, tokens.folder.uri, local=local)
+        fit_on_cluster(config, directory, *places, local=local)
 
 
 @contextlib.contextmanager

@@ -54,6 +54,7 @@ class Feed:
     (V,), to train on a table's fields in any order: see `FieldOrder`. Training orders are those of the step, validation
     orders the same in every epoch. `branch`: what this worker takes for the branch of a private run.
     `records_of_person`: where the plan's positions are those of persons, how many records of each are in a batch.
+    `trained` (V,): where only some tokens are, those; `tokens` of a share counts no others.
     """
 
     examples: Examples
@@ -64,6 +65,7 @@ class Feed:
     fields: NDArray[np.int32] | None = None
     branch: str | None = None
     records_of_person: int | None = None
+    trained: NDArray[np.bool_] | None = None
 
     def training(self, epoch: int, first_step: int) -> Iterator[Share]:
         """The rest of an epoch, from a step on."""
@@ -114,6 +116,7 @@ class Feed:
                 dropout,
                 skip_empty=self._is_private,
                 field_order=None if self.fields is None else FieldOrder(self.fields, order),
+                trained=self.trained,
             )
             for replica in self.replicas
         ]
@@ -124,7 +127,10 @@ class Feed:
         lengths = self.examples.lengths[found]
         if self._is_private:
             lengths = lengths[~is_empty(lengths, self.examples.tokens.seq_length)]
-        return Share(step, pad_alike(batches, row_unit), int(lengths.sum()), found.size)
+        tokens = int(lengths.sum())
+        if self.trained is not None:
+            tokens = sum(int(self.trained[row[1:]].sum()) for row in self.examples.rows(found))
+        return Share(step, pad_alike(batches, row_unit), tokens, found.size)
 
     @property
     def _is_private(self) -> bool:

@@ -21,6 +21,7 @@ from runner.data.table import list_names
 from runner.privacy.accountant import epsilon, spent_by
 from runner.privacy.budget import Budget
 from runner.privacy.lookups import SCHEMA, lookups_of
+from runner.privacy.marginals import counts_epsilon
 from runner.privacy.unit import PrivacyUnit
 from runner.train.drawn_tokens import tokenizer_of
 from runner.train.facade import CheckedJob
@@ -58,12 +59,9 @@ def describe_check(checked: CheckedJob) -> dict[str, Any]:
         found["fields"] = describe(config.fields, schema, columns, _bought(checked))
     if checked.budget is not None:
         budget = checked.budget
-        if budget.mechanism is not None:
-            steps = {"noise_multiplier": budget.mechanism.noise_multiplier, "planned_steps": budget.charged_steps}
-        else:
-            steps = {"counted": _describe_counted(budget)}
         found |= {
-            **steps,
+            **({"counted": _describe_counted(budget)} if config.trains_on_draws else {}),
+            **_describe_steps(config, budget),
             "planned_epsilon": planned_epsilon(config, budget),
             "delta": budget.delta,
             **_describe_releases(config, budget),
@@ -158,6 +156,19 @@ def _describe_releases(config: JobConfig, budget: Budget) -> dict[str, Any]:
         "looked_up": [asdict(histogram) for release in releases for histogram in release.histograms],
         "schema_epsilon": epsilon(spent_by(releases), budget.delta, config.privacy.accountant),
     }
+
+
+def _describe_steps(config: JobConfig, budget: Budget) -> dict[str, Any]:
+    """The steps that look at records, and of a table with texts what is for them and what for the other columns."""
+    found: dict[str, Any] = {}
+    if config.trains_texts_apart:
+        found["split"] = (
+            f"counts of columns that are not texts take epsilon {counts_epsilon(config):g} of "
+            f"{config.privacy.target_epsilon:g}, and steps on texts the rest"
+        )
+    if budget.mechanism is not None:
+        found |= {"noise_multiplier": budget.mechanism.noise_multiplier, "planned_steps": budget.charged_steps}
+    return found
 
 
 def _describe_counted(budget: Budget) -> dict[str, Any]:

@@ -74,16 +74,14 @@ def check_privacy(
     check_no_time_limit(config)
     trained = training_records(config, records)
     looked_up = records if lookups_of(config) else 0
-    releases = plan_schema(config, plan_delta(config, trained, looked_up))
-    if config.trains_on_draws:
-        mechanism, delta = None, plan_delta(config, trained, looked_up)
-        if schema is None:
-            rest = plan_rest(config, delta, releases)
-        else:
-            rest = plan_marginals(config, schema, delta, counted_records(config, records, persons), releases)
-    else:
-        rest = ()
-        mechanism, delta = plan_mechanism(config, trained, releases, looked_up)
+    delta = plan_delta(config, trained, looked_up)
+    releases, rest, mechanism = plan_schema(config, delta), (), None
+    if config.trains_on_draws and schema is None:
+        rest = plan_rest(config, delta, releases)
+    elif config.trains_on_draws and schema is not None:
+        rest = plan_marginals(config, schema, delta, counted_records(config, records, persons), releases)
+    if config.takes_private_steps and (schema is not None or not config.trains_on_draws):
+        mechanism, delta = plan_mechanism(config, trained, (*releases, *rest), looked_up)
     fingerprints = _fingerprints(files)
     entries = SpendingLedger(open_folder(config.storage.uri, patient=False)).of_files(fingerprints).read()
     histories = spent_before(entries, fingerprints, unit=config.unit or "")
@@ -111,9 +109,9 @@ def planned_epsilon(config: JobConfig, budget: Budget) -> float:
 def charge_marginals(
     config: JobConfig, directory: RunDirectory, schema: Schema, records: int, persons: Mapping[int, int] | None = None
 ) -> None:
-    """Charge a run whose schema was bought for the counts that its draws are made by, where it is not yet; they take
-    the place of what was reserved for them before the schema was bought. records: how many have tokens, or how many
-    persons; `persons` says how many of them have how many.
+    """Charge a run whose schema was bought for the counts that its draws are made by, and for the steps that follow on
+    texts, where it is not yet; they take the place of what was reserved for them before the schema was bought. records:
+    how many have tokens, or how many persons; `persons` says how many of them have how many.
 
     Raises:
         PrivacyError: they cost more than was reserved, because the job's privacy is another now.
@@ -124,14 +122,19 @@ def charge_marginals(
         return
     counts = plan_marginals(config, schema, state.delta, counted_records(config, records, persons), state.releases)
     releases = (*state.releases, *(replace(release, place=state.place) for release in counts))
-    state = replace(state, releases=releases)
+    mechanism = None
+    if config.takes_private_steps:
+        mechanism, _ = plan_mechanism(config, training_records(config, records), releases, looked_up=records)
+    state = replace(state, releases=releases, mechanism=mechanism)
+    agreed: list[Budget] = []
 
     def decide(entries: Sequence[Entry]) -> Entry:
-        plan_budget(config, None, state.delta, _before(config, entries, state), releases=state.releases)
-        return _entry(config, state, 0)
+        before = _before(config, entries, state)
+        agreed.append(plan_budget(config, mechanism, state.delta, before, releases=releases))
+        return _entry(config, state, agreed[-1].charged_steps)
 
     _spending(config, state).charge(decide)
-    ledger.change(releases=releases)
+    ledger.change(releases=releases, mechanism=mechanism, **_limits(agreed[-1]))
 
 
 def open_ledger(
@@ -191,15 +194,7 @@ def open_ledger(
         if budget is not None:
             ledger.discard()
         raise
-    found = agreed[-1]
-    ledger.change(
-        limit=found.limit,
-        before=tuple(found.before),
-        histories=_different(found.histories),
-        allowed_steps=found.allowed_steps,
-        place=state.place,
-        releases=state.releases,
-    )
+    ledger.change(place=state.place, releases=state.releases, **_limits(agreed[-1]))
 
 
 def buy_schema(
@@ -393,6 +388,16 @@ def _before(config: JobConfig, entries: Sequence[Entry], state: LedgerState) -> 
     """What other runs, and other copies of this one, took of its files: see `spent_before`."""
     own = (state.run_id, state.place, state.steps_by_branch, state.releases)
     return spent_before(entries, state.files, *own, unit=config.unit or "")
+
+
+def _limits(budget: Budget) -> dict[str, Any]:
+    """What a run's ledger has of its budget."""
+    return {
+        "limit": budget.limit,
+        "before": tuple(budget.before),
+        "histories": _different(budget.histories),
+        "allowed_steps": budget.allowed_steps,
+    }
 
 
 def _different(histories: Sequence[Spent]) -> tuple[Any, ...]:

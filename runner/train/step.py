@@ -63,13 +63,17 @@ class TrainingStep:
         mechanism: Mechanism | None = None,
         seq_length: int = 1,
         records_of_person: int = 1,
+        trained: NDArray[np.bool_] | None = None,
     ) -> None:
         """`microbatch_size`: rows a replica holds at once; larger shares accumulate gradients. None: all.
 
         `local_replicas` are those of this worker. `mechanism`: what a private step releases; None: not private. A
         private record's loss is the sum over its positions divided by `seq_length`. `records_of_person`: how many rows
-        behind one another are clipped together; `microbatch_size` has whole persons, and at least one.
+        behind one another are clipped together; `microbatch_size` has whole persons, and at least one. `trained`: of a
+        private step, the tokens that are trained alone, see `clipped_sum`; None: the whole network is.
         """
+        self._trained = None if trained is None else tf.constant(trained)
+        self._masks = None if trained is None else network.masks_of(trained)
         self._mechanism = mechanism
         self._records_of_person = records_of_person
         self._seq_length = seq_length
@@ -178,6 +182,8 @@ class TrainingStep:
             released = tf.zeros(0)
             if self._grid is not None:
                 gradients = _privatized(gradients, noise, self._grid)
+                if self._masks is not None:  # No noise for weights that are not trained.
+                    gradients = [tf.where(mask, g, 0) for g, mask in zip(gradients, self._masks, strict=True)]
                 gradients = _once_agreed(gradients, digest, self._strategy.num_replicas_in_sync)
                 released = _digest(gradients)
             self._optimizer.apply(gradients, self._network.trainable_variables)
@@ -238,6 +244,7 @@ class TrainingStep:
             clip=self._mechanism.l2_norm_clip,
             scale=1 / self._seq_length,
             records_of_person=self._records_of_person,
+            trained=self._trained,
         )
         return clipped.gradients, clipped.sums
 

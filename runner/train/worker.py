@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -38,6 +38,7 @@ from runner.train.agreement import agree
 from runner.train.callbacks import import_object
 from runner.train.canary_scores import make_canaries, measure_run
 from runner.train.checkpoint import Checkpoint, newest_checkpoint
+from runner.train.columns import COLUMNS_FOLDER, columns_job, train_columns
 from runner.train.devices import (
     local_replicas,
     machine,
@@ -46,7 +47,7 @@ from runner.train.devices import (
     rounding_environment,
     set_up_devices,
 )
-from runner.train.drawn_tokens import log_shares
+from runner.train.drawn_tokens import log_shares, tokenizer_of
 from runner.train.feed import Feed
 from runner.train.heartbeat import Heartbeat, LogFile
 from runner.train.keras_callbacks import make_callbacks
@@ -64,7 +65,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """A worker's place in a run. `term`: of the attempt that it works for; `threads`: cores to use, None for all."""
+    """A worker's place in a run. `term`: of the attempt that it works for; `threads`: cores to use, None for all.
+    `draws_uri`: of the draws that a private table's columns are learned from, where it has texts, too."""
 
     run_uri: str
     tokens_uri: str
@@ -72,6 +74,7 @@ class WorkerTask:
     rank: int = 0
     workers: int = 1
     threads: int | None = None
+    draws_uri: str | None = None
 
 
 def run_worker(task: WorkerTask, stop: threading.Event, log_file: LogFile | None = None) -> Ending:
@@ -121,7 +124,11 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         )
     together = records_of_person(config)
     replicas, mine = strategy.num_replicas_in_sync, local_replicas(strategy, task.rank, task.workers)
-    if checkpoint is None and (weights := first_weights(config, directory)) is not None:
+    if checkpoint is None and config.trains_texts_apart:
+        if (weights := _learn_columns(config, task, directory, heartbeat, network, strategy)) is None:
+            return _end_before_texts(config, directory, heartbeat, is_chief=is_chief)
+        network.load_weights_dict(weights)
+    elif checkpoint is None and (weights := first_weights(config, directory)) is not None:
         network.load_weights_dict(weights)
     identity: dict[str, Any] = {"tokens": tokens.key}
     if config.takes_private_steps:
@@ -160,7 +167,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     if ledger is not None and config.privacy.canaries:
         coins = toss_coins(ledger.key, config.privacy.canaries)
         examples = WithCanaries(examples, make_canaries(config, tokens), coins)
-    fields = None
+    fields, trained = None, tokenizer_of(tokens).text_tokens() if config.trains_texts_apart else None
     if network.next_slot is not None and tokens.slots is not None:
         fields = tokens.slots.fields_of_tokens()
     loop = TrainingLoop(
@@ -176,8 +183,9 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
             mechanism=ledger.state.mechanism if ledger else None,
             seq_length=tokens.seq_length,
             records_of_person=together or 1,
+            trained=trained,
         ),
-        feed=Feed(examples, plan, mine, replicas, noise, fields, branch, together),
+        feed=Feed(examples, plan, mine, replicas, noise, fields, branch, together, trained),
         directory=directory,
         heartbeat=heartbeat,
         callbacks=callbacks,
@@ -187,15 +195,17 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         is_chief=is_chief,
         identity=identity,
         ledger=ledger,
-        released=RunLedger.open(directory.folder).state if config.trains_on_draws else None,
+        released=None if ledger or not config.trains_on_draws else RunLedger.open(directory.folder).state,
     )
     if checkpoint is not None:
         loop.restore(checkpoint)
-    elif config.trains_on_draws:
+    elif config.trains_on_draws and not config.trains_texts_apart:
         # What is frequent is known before the first step: this saves a third of the steps.
         network.load_weights_dict(network.weights_dict() | {"dense/bias": log_shares(loop.feed.examples)})
     if not is_chief:
         return loop.run()
+    if task.draws_uri is not None:  # Its files are those of the model: with what is known of the columns.
+        tokens = replace(tokens, folder=open_folder(task.draws_uri))
     begun_at = loop.progress.total_steps
     loop.tracker = tracker = Tracker(config, directory, directory.current_status().created)
     heartbeat.report("training", "compiling the first step")
@@ -222,6 +232,47 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     tracker.end("KILLED" if ending == "stopped" else "FINISHED")
     log.info("%s after %d steps", message, loop.progress.total_steps)
     return ending
+
+
+def _learn_columns(
+    config: JobConfig,
+    task: WorkerTask,
+    directory: RunDirectory,
+    heartbeat: Heartbeat,
+    network: Network,
+    strategy: tf.distribute.Strategy,
+) -> Mapping[str, Any] | None:
+    """The weights that steps on texts begin with; None where the run was stopped before it had them."""
+    assert task.draws_uri is not None
+    job, place = columns_job(config), RunDirectory(directory.folder.child(COLUMNS_FOLDER))
+    folder = open_folder(task.draws_uri)
+    draws = TokenSet.from_manifest(folder, read_manifest(folder))
+    checkpoint = newest_checkpoint(place.folder.child("checkpoints"))
+    said = {
+        "checkpoint": checkpoint and checkpoint.step,
+        "microbatch_size": choose_microbatch(job, draws, strategy.num_replicas_in_sync),
+    }
+    decided = agree(strategy, task.rank, task.workers, said, partial(_decide, job, place, checkpoint))
+    return train_columns(
+        job,
+        place,
+        heartbeat,
+        network=network,
+        strategy=strategy,
+        draws=draws,
+        mine=local_replicas(strategy, task.rank, task.workers),
+        microbatch_size=decided["microbatch_size"],
+        checkpoint=checkpoint,
+        is_chief=task.rank == 0,
+    )
+
+
+def _end_before_texts(config: JobConfig, directory: RunDirectory, heartbeat: Heartbeat, *, is_chief: bool) -> Ending:
+    """Of a run that was stopped before its first step on texts: it is charged for its counts, and leaves no model."""
+    if is_chief:
+        settle(config, directory, "stopped")
+        heartbeat.finish("stopped", "stopped")
+    return "stopped"
 
 
 def _decide(

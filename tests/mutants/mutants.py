@@ -434,6 +434,7 @@ for module in (
     "looked_up",
     "persons",
     "persons_in_tables",
+    "private_texts",
     "shareable",
     "streams",
     "tables",

@@ -95,7 +95,7 @@ def test_workers_on_different_machines_are_in_one_branch(
     def seen(rank: int) -> str:
         return str(tmp_path / f"seen-{rank}.json")
 
-    def fit(config: Any, directory: Any, tokens_uri: str, *, local: bool) -> None:
+    def fit(config: Any, directory: Any, tokens_uri: str, _draws_uri: None, *, local: bool) -> None:
         addresses = [f"localhost:{free_port()}" for _ in range(2)]
         places = (directory.uri, tokens_uri, directory.term)
         workers = [

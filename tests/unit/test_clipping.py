@@ -112,7 +112,7 @@ def reference_gradients(network: Network, records: Records, scale: float = 1 / S
 
     found = []
     for row in range(len(records.ids)):
-        length = int(records.weights[row].sum())
+        length = int(np.max(np.flatnonzero(records.weights[row]) + 1, initial=0))
         ids, targets, keys = (a[row : row + 1, : max(length, 1)] for a in (records.ids, records.targets, records.keys))
         with tf.GradientTape() as tape:
             x = embedding(ids)
@@ -125,7 +125,7 @@ def reference_gradients(network: Network, records: Records, scale: float = 1 / S
             if network.slots is not None:
                 logits += np.where(slots == slots[targets][..., None], 0, -1e30)
             losses = tf.cast(loss_of(targets, logits), dtype)
-            loss = tf.reduce_sum(losses) * scale * (1 if length else 0)
+            loss = tf.reduce_sum(losses * records.weights[row : row + 1, : max(length, 1)]) * scale
         gradients = tape.gradient(loss, [variable.value for variable in variables])
         found.append(flat([tf.convert_to_tensor(gradient) for gradient in gradients]))
     return np.stack(found)

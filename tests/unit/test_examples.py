@@ -73,7 +73,6 @@ def token_set(folder: Folder, shards: list[Rows], *, vocab_size: int = 300, seq_
         records=sum(map(len, shards)),
         null_rows=0,
         cut_records=0,
-        unknown_tokens=0,
         shards=tuple(described),
     )
     publish(folder, {}, tokens.to_info())

@@ -28,6 +28,7 @@ from runner.data.schema.refusals import count_missing
 from runner.data.survey import survey_table
 from runner.data.texts import to_texts
 from runner.errors import DataError
+from runner.train.facade import _check_enough
 from tests.unit.test_found import COLUMNS
 from tests.unit.test_proposal import summaries
 
@@ -172,3 +173,11 @@ def test_a_refused_value_of_any_type_is_shown() -> None:
     schema = Schema.of({"x": CategoryField(kind="category", values=("a",))}, pa.schema([("x", pa.string_view())]))
     with pytest.raises(DataError, match="such as 'b'"):
         schema.codecs[0].encode(pa.array(["a", "b"], pa.string_view()))
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_a_table_of_one_row_is_said_to_be_one(batch_size: int) -> None:
+    job = {"name": "one", "data": {"uri": "r/"}, "fields": {"a": {"kind": "boolean"}}}
+    config = parse_job(job | {"training": {"batch_size": batch_size}}, environment={})
+    with pytest.raises(DataError, match=r"r/: the table has one row, which cannot be for training and for validation;"):
+        _check_enough(config, 1, "records")

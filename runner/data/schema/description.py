@@ -22,6 +22,7 @@ from runner.data.schema.number import NumberCodec
 from runner.data.schema.refusals import count_missing
 from runner.data.schema.schema import Schema, make_codec
 from runner.data.schema.text import TextCodec
+from runner.screen import Column, side_by_side
 
 MOST_SHOWN = 48
 """Characters of a field's values."""
@@ -63,16 +64,19 @@ def _declared(fields: Mapping[str, FieldConfig], summaries: Mapping[str, ColumnS
 
 def in_lines(described: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The same as a table."""
-    head = ("column", "kind", "tokens", "values", "schema", "records")
-    rows: list[tuple[str, ...]] = [head]
-    for field in described:
-        counts = [f"{field[key]:,} {words}" for key, words in COUNTS.items() if field.get(key)]
-        tokens = _summed(field.get("tokens", ()))
-        rows.append((field["column"], field["kind"], tokens, field.get("values", ""), field["is"], ", ".join(counts)))
-    rows = [tuple("".join(c if c.isprintable() else ascii(c)[1:-1] for c in cell) for cell in row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    columns = {
+        "column": [field["column"] for field in described],
+        "kind": [field["kind"] for field in described],
+        "tokens": [_summed(field.get("tokens", ())) for field in described],
+        "values": [field.get("values", "") for field in described],
+        "schema": [field["is"] for field in described],
+        "records": [
+            ", ".join(f"{field[key]:,} {words}" for key, words in COUNTS.items() if field.get(key))
+            for field in described
+        ],
+    }
+    table = side_by_side([Column(name, values) for name, values in columns.items()], most=None)
+    yield from (f"  {line}" for line in table.split("\n"))
 
 
 def _summed(sizes: Sequence[int]) -> str:

@@ -103,10 +103,10 @@ class FieldTokenizer(Tokenizer):
         by_slot = np.full((count, len(self._sizes)), UNUSED, np.int32)
         by_slot[row, slot] = local
         numbers = np.arange(count) if rows is None else np.asarray(rows, np.int64)
-        columns: list[pa.Array] = []
-        names = self.schema.arrow.names
+        columns: dict[str, pa.Array] = {}
+        out = self.schema.arrow
         for codec in self.schema.codecs:
-            if codec.name not in names:
+            if codec.name not in out.names:
                 continue
             tokens: Tokens | None = None
             first = self._first_slot[codec.name]
@@ -115,8 +115,14 @@ class FieldTokenizer(Tokenizer):
                 tokens = _side_by_side(local[inside], row[inside], count)
             elif codec.slots:
                 tokens = by_slot[:, first : first + len(codec.slots)]
-            columns.append(codec.decode(tokens, numbers, seed))
-        return pa.StructArray.from_arrays(columns, fields=list(self.schema.arrow))
+            columns[codec.name] = codec.decode(tokens, numbers, seed)
+        return pa.StructArray.from_arrays([columns[name] for name in out.names], fields=list(out))
+
+    def text_tokens(self) -> NDArray[np.bool_]:
+        """(V,): which ids are of texts."""
+        is_text = [isinstance(codec, TextCodec) for codec in self.schema.codecs]
+        assert self.slots is not None
+        return np.array([*is_text, False])[self.slots.fields_of_tokens()]  # The end's field is -1.
 
     def automaton(self) -> Automaton:
         """Which ids may follow: the fields in the schema's order, each a part, then the end."""

@@ -84,17 +84,24 @@ class Found(Protocol):
 
 @dataclass(frozen=True)
 class Schema:
-    """`codecs`: the fields in the job's order. `nullable`: of each, whether the column's type has nulls."""
+    """`codecs`: the fields in the order of their tokens, usually the job's. `nullable`: of each, whether the column's
+    type has nulls. `order`: the names in the order of the columns that come out; None: that of the tokens."""
 
     codecs: tuple[Codec, ...]
     nullable: tuple[bool, ...]
+    order: tuple[str, ...] | None = None
 
     @classmethod
     def of(
-        cls, fields: Mapping[str, FieldConfig], columns: pa.Schema, found: Mapping[str, Found] | None = None
+        cls,
+        fields: Mapping[str, FieldConfig],
+        columns: pa.Schema,
+        found: Mapping[str, Found] | None = None,
+        *,
+        texts_last: bool = False,
     ) -> Schema:
         """columns: the types of the fields, those of ids that are left out may miss. found: by field, what the job
-        leaves open.
+        leaves open. texts_last: the tokens of texts come behind those of all other fields.
 
         Raises:
             DataError: a field is not in the columns, is of a type that its kind does not take, or is left open.
@@ -115,24 +122,36 @@ class Schema:
                 f"fields: {len(codecs)} columns have {tokens:,} tokens at {states:,} places, too many for the tables "
                 "of what may follow; take fewer bins, shorter texts or fewer columns"
             )
-        return cls(tuple(codecs), tuple(nullable))
+        if not texts_last:
+            return cls(tuple(codecs), tuple(nullable))
+        pairs = sorted(zip(codecs, nullable, strict=True), key=lambda pair: isinstance(pair[0], TextCodec))
+        return cls(*zip(*pairs, strict=True), order=tuple(fields))
+
+    @property
+    def without_texts(self) -> Schema:
+        """The other fields alone: where texts come last, with the same tokens."""
+        kept = [
+            (codec, nullable)
+            for codec, nullable in zip(self.codecs, self.nullable, strict=True)
+            if not isinstance(codec, TextCodec)
+        ]
+        return Schema(*zip(*kept, strict=True))
 
     @property
     def arrow(self) -> pa.Schema:
         """The columns that come out: all but ids that are left out."""
-        return pa.schema(
-            [
-                pa.field(codec.name, codec.type, nullable)
-                for codec, nullable in zip(self.codecs, self.nullable, strict=True)
-                if not (isinstance(codec, IdCodec) and codec.made is None)
-            ]
-        )
+        columns = {
+            codec.name: pa.field(codec.name, codec.type, nullable)
+            for codec, nullable in zip(self.codecs, self.nullable, strict=True)
+            if not (isinstance(codec, IdCodec) and codec.made is None)
+        }
+        return pa.schema([columns[name] for name in self.order or columns if name in columns])
 
     @property
     def learned(self) -> pa.Schema:
-        """The columns that have tokens."""
-        names = {codec.name for codec in self.codecs if codec.slots}
-        return pa.schema([field for field in self.arrow if field.name in names])
+        """The columns that have tokens, in the order of these."""
+        columns = self.arrow
+        return pa.schema([columns.field(codec.name) for codec in self.codecs if codec.slots])
 
     def count_strange(self, records: pa.StructArray) -> dict[str, int]:
         """By learned field, how many values the schema does not have: clipped ones and rare ones are among them."""
@@ -148,6 +167,7 @@ class Schema:
         return {
             "columns": base64.b64encode(pa.schema(columns).serialize()).decode(),
             "fields": [codec.to_plain() for codec in self.codecs],
+            **({} if self.order is None else {"order": self.order}),
         }
 
     def rewritten(self, rows: pa.StructArray) -> pa.StructArray:
@@ -164,7 +184,8 @@ class Schema:
             CODECS[field["kind"]].from_plain(field, column.type)
             for field, column in zip(plain["fields"], columns, strict=True)
         ]
-        return cls(tuple(codecs), tuple(column.nullable for column in columns))
+        order = tuple(plain["order"]) if "order" in plain else None
+        return cls(tuple(codecs), tuple(column.nullable for column in columns), order)
 
 
 def columns_of(records: pa.StructArray) -> dict[str, pa.Array]:
