@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from runner.config import JobConfig
-from runner.data.batches import BatchPlan, PoissonPlan
+from runner.data.batches import plan_batches
 from runner.data.canaries import WithCanaries
 from runner.data.examples import Examples, TokenSet
 from runner.data.survey import columns_read
@@ -106,7 +106,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     folder = open_folder(task.tokens_uri)
     tokens = TokenSet.from_manifest(folder, read_manifest(folder))
     settings = config.training
-    planned_steps = settings.epochs * make_plan(config, tokens).training_steps
+    planned_steps = settings.epochs * plan_batches(config, tokens.units).training_steps
     with strategy.scope():
         network = build_network(config, tokens)
         optimizer = build_optimizer(settings.optimizer, planned_steps)
@@ -136,7 +136,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     decided = agree(strategy, task.rank, task.workers, mine_alone, decide)
     identity["microbatch_size"] = decided["microbatch_size"]
     ledger, noise, branch = None, None, None
-    plan = make_plan(config, tokens)
+    plan = plan_batches(config, tokens.units)
     if config.takes_private_steps:
         if tf.config.get_visible_devices("GPU"):  # A repeated step must release the same numbers.
             tf.config.experimental.enable_op_determinism()
@@ -147,7 +147,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         if is_chief:
             keep_steps_outside(config, ledger)
         identity["branch"] = ledger.branch
-        plan = make_plan(config, tokens, ledger.branch_key.for_sampling(ledger.branch))
+        plan = plan_batches(config, tokens.units, ledger.branch_key.for_sampling(ledger.branch))
         ledger.check_sampler(plan)
         branch = f"{ledger.branch} {chosen.nonce} {chosen.conditions}"
         if mine[0] == 0:
@@ -288,15 +288,6 @@ def _cut_epochs(checkpoint: Checkpoint | None, ledger: RunLedger) -> list[tuple[
     assert ledger.state.mechanism is not None
     rows = checkpoint.state["progress"]["rows"] if checkpoint else []
     return [(row["epoch"], row["steps"]) for row in rows if row["steps"] != ledger.state.mechanism.steps_per_epoch]
-
-
-def make_plan(config: JobConfig, tokens: TokenSet, key: tuple[int, int] = (0, 0)) -> BatchPlan:
-    """The job's batches: of examples, or of persons where private steps draw these. `key`: of a private run's draws."""
-    settings = config.training
-    order = (settings.batch_size, settings.seed, settings.validation_split, config.privacy.canaries)
-    if not config.takes_private_steps:
-        return BatchPlan(tokens.examples, *order)
-    return PoissonPlan(tokens.units, *order, key=key)
 
 
 def records_of_person(config: JobConfig) -> int | None:
