@@ -4,7 +4,12 @@ SHELL := /bin/bash
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := .venv/bin
 
-.PHONY: help install demo kubernetes-tools cluster test test-docs test-s3 test-slow test-browser test-hosts test-image test-kubernetes test-pods audit lint types docs bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-quality bench-sweep bench-report bench-generate bench-start clean
+# Each computes the same on any device; tests/gpu says which one that is.
+GPU_TESTS := tests/gpu tests/unit/test_kernels.py tests/unit/test_network.py tests/unit/test_gradients.py \
+	tests/unit/test_clipping.py tests/unit/test_clipping_persons.py tests/unit/test_grams.py tests/unit/test_dropout.py \
+	tests/unit/test_sampling.py
+
+.PHONY: help install demo kubernetes-tools cluster test test-docs test-s3 test-slow test-browser test-hosts test-image test-kubernetes test-pods test-gpu audit lint types docs bench-gpu bench-train bench-private bench-peers bench-loop bench-tokenize bench-utility bench-quality bench-sweep bench-report bench-generate bench-start clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -32,7 +37,7 @@ cluster: install  ## Start a Kubernetes cluster with KubeRay on loopback, until 
 	$(RUN)/python -m tests.kubernetes.cluster
 
 test: install  ## The quick tests
-	$(RUN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder tests/ray tests/unit
+	$(RUN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder tests/ray tests/unit tests/gpu
 
 test-docs: install  ## The commands of README.md and docs/, and public files from import to report (needs Go and radosgw)
 	$(RUN)/python -m pytest tests/docs
@@ -63,6 +68,9 @@ audit: install  ## Check the privacy promises: mutants that must be caught, and 
 	$(RUN)/python -m pytest tests/audit --ignore tests/audit/test_one_step.py
 	$(RUN)/python -m pytest --capture=no tests/audit/test_one_step.py
 
+test-gpu: install  ## What a GPU must compute as a CPU does (needs an NVIDIA GPU and the extra gpu)
+	RUNNER_TEST_DEVICE=GPU $(RUN)/python -m pytest $(GPU_TESTS)
+
 lint: install  ## Check style and format
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
@@ -72,6 +80,9 @@ types: install  ## Check types
 
 docs: install  ## Write the reference pages that come from the code
 	$(RUN)/python docs/write_reference.py
+
+bench-gpu: install  ## Steps and generation on a GPU, against torch and Keras (needs the extra gpu)
+	$(RUN)/python benchmarks/bench_gpu.py
 
 bench-train: install  ## The training step against Keras's LSTM and the reference kernels
 	$(RUN)/python benchmarks/bench_train.py

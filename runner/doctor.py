@@ -29,6 +29,7 @@ def examine(runs_uri: str, address: str | None) -> list[Check]:
         "memory": _memory,
         "ray": lambda: _version("ray"),
         "tensorflow": _tensorflow,
+        "gpus": _gpus,
         "sentencepiece": lambda: _version("sentencepiece"),
         "pyarrow": lambda: _version("pyarrow"),
         "storage": lambda: _storage(runs_uri),
@@ -69,6 +70,18 @@ def _tensorflow() -> str:
     gpus = tf.config.list_physical_devices("GPU")
     trains_on = f"{len(gpus)} GPU(s)" if gpus else "no GPU: trains on the CPU"
     return f"{found}, {trains_on}{_compiling(Path(str(tf.__file__)))}"
+
+
+def _gpus() -> str:
+    from runner.train.gpus import describe_gpus
+
+    if not (found := describe_gpus()):
+        return "none that NVIDIA's driver tells of; with one, install runner[gpu]"
+    import tensorflow as tf
+
+    built = tf.sysconfig.get_build_info()
+    wants = f"TensorFlow is built for CUDA {built.get('cuda_version')} and cuDNN {built.get('cudnn_version')}"
+    return "; ".join([*found, wants])
 
 
 def _compiling(module: Path) -> str:

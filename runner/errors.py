@@ -93,6 +93,14 @@ class ResourceError(RunnerError):
     may_pass = True
 
 
+class OutOfMemoryError(ResourceError):
+    """A device had no room for a step. `rows`: of a replica's examples that it was to hold at once."""
+
+    def __init__(self, message: str, rows: int) -> None:
+        super().__init__(message)
+        self.rows = rows
+
+
 class StorageError(RunnerError):
     """Storage cannot be reached, read or written."""
 

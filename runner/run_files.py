@@ -25,7 +25,7 @@ _MODEL = r"weights\.safetensors|model\.json|privacy\.json|privacy\.md|tables\.(j
 _TOKENIZER = r"tokenizer\.json|sentencepiece\.model"
 
 RUN_FILES = Layout(
-    r"job\.yaml|status\.json|writer|stop",
+    r"job\.yaml|status\.json|writer|stop|microbatch",
     r"(columns/)?history\.csv|files\.json|privacy\.json|privacy\.md|(report|shareable)\.html|sweep\.(csv|json)",
     r"logs/\d{8}T\d{6}-(driver|worker-\d+)\.log",
     rf"tokenizer/({_TOKENIZER}|manifest\.json)",

@@ -10,7 +10,7 @@ from importlib.metadata import version
 import click
 
 from runner.cli.judge import audit, report
-from runner.cli.prepare import doctor, epsilon, import_, init, schema, validate
+from runner.cli.prepare import doctor, epsilon, import_, init, plan, schema, validate
 from runner.cli.start import generate, resume, submit
 from runner.cli.watch import list_, logs, status, stop
 
@@ -42,6 +42,7 @@ for _verb in (
     epsilon,
     audit,
     validate,
+    plan,
     doctor,
     schema,
 ):

@@ -212,6 +212,38 @@ def validate(job: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("job", type=click.Path(path_type=Path))
+@click.option("--steps", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Steps to time.")
+@click.option("--price-per-hour", type=click.FloatRange(0, 1e9), help="What a worker costs an hour, in any currency.")
+@set_option
+@common_options
+def plan(job: Path, steps: int, price_per_hour: float | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Estimate what a job takes: memory, steps, hours and money, without starting it.
+
+    Reads the records as `validate` does, and times some steps of the job's network here, on the job's first
+    records. Run it on a machine like those that will train. Preparing the records is not in it, nor that several
+    workers add up their sums; early stopping may end the run before. A sweep's trials are taken to be as long as
+    the job itself.
+
+    \b
+    Example:
+      runner plan job.yaml --price-per-hour 2.50
+    """
+    from runner.config import load_job
+    from runner.driver import check
+    from runner.run_directory import JOB_FOLDER_VARIABLE
+    from runner.sweep.space import trial_count
+    from runner.train.cost import check_cost, describe_cost, estimate_cost, in_lines
+
+    os.environ[JOB_FOLDER_VARIABLE] = str(job.resolve().parent)
+    config = load_job(job, overrides)
+    trials = 1 if config.sweep is None else trial_count(config.sweep)
+    found = describe_cost(estimate_cost(check(config), steps), trials, price_per_hour)
+    answer(as_json, found, "\n".join(in_lines(found)))
+    check_cost(found, config.resources.max_cost)
+
+
+@click.command()
 @common_options
 def schema(as_json: bool) -> None:
     """Print the JSON Schema of a job file.

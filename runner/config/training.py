@@ -323,6 +323,9 @@ class ResourcesConfig(Section):
         default="auto", description="auto, mirrored (one worker) or multi_worker"
     )
     max_failures: int = Field(default=3, ge=0, le=1000, description="restarts after a lost worker before giving up")
+    max_cost: float | None = Field(
+        default=None, gt=0, le=1e12, description="`runner plan` refuses a job that would cost more; null: no limit"
+    )
 
     @model_validator(mode="after")
     def _mirrored_is_one_worker(self) -> ResourcesConfig:

@@ -2,7 +2,7 @@
 
 Positions are permuted once with the seed and cut into batches; every 5th of these, from the first, is for
 validation and never trained on. The others' positions are shuffled anew each epoch and cut again, or, for a private
-run, drawn anew for each step (`PoissonPlan`).
+run, drawn anew for each step (`PoissonPlan`). `plan_batches` makes the plan of a job, for all who ask for a part of it.
 
     >>> plan = BatchPlan(examples=100, batch_size=10, seed=0, validation_split=True)
     >>> plan.validation_steps, plan.training_steps
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from runner.config import JobConfig
     from runner.data.examples import Examples
 
 VALIDATION_EVERY = 5
@@ -47,6 +48,16 @@ class BatchPlan:
     """Positions behind all examples that are trained on, too: see `runner.data.canaries`."""
 
     sampler: ClassVar[str] = "shuffle"
+
+    @property
+    def trained(self) -> NDArray[np.int64]:
+        """Positions of all examples that are trained on."""
+        return self._split[0]
+
+    @property
+    def held_out(self) -> NDArray[np.int64]:
+        """Positions of all validation examples."""
+        return self._split[1]
 
     @property
     def training_examples(self) -> int:
@@ -132,6 +143,14 @@ class PoissonPlan(BatchPlan):
         generator = np.random.Generator(bits)
         count = generator.binomial(size, self.sampling_probability)
         return np.sort(generator.choice(size, count, replace=False, shuffle=False))
+
+
+def plan_batches(config: JobConfig, units: int, key: tuple[int, int] = (0, 0)) -> BatchPlan:
+    """The job's batches. `units`: examples, or persons where these are protected. `key`: of a private run's draws; the
+    split, and what follows from it, does not depend on it."""
+    settings = config.training
+    order = (units, settings.batch_size, settings.seed, settings.validation_split, config.privacy.canaries)
+    return PoissonPlan(*order, key=key) if config.takes_private_steps else BatchPlan(*order)
 
 
 def step_digest(branch: str, step: int, positions: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from runner.config import JobConfig
-from runner.data.batches import BatchPlan
+from runner.data.batches import plan_batches
 from runner.data.files import SourceFile
 from runner.data.persons import Persons, mark_persons
 from runner.data.prepare import is_made_from
@@ -126,12 +126,9 @@ def texts_of(records: Records) -> Sequence[str]:
 def holdout_mask(config: JobConfig, records: int, persons: Persons | None = None) -> NDArray[np.bool_]:
     """(records,): which records the run keeps for validation; none where records are not examples. persons: whose they
     are, where all records of one are on the same side."""
-    settings = config.training
     mask = np.zeros(records if persons is None else persons.count, bool)
     if config.examples.packing == "records":
-        plan = BatchPlan(mask.size, settings.batch_size, settings.seed, settings.validation_split)
-        for step in range(plan.validation_steps):
-            mask[plan.validation_positions(step)] = True
+        mask[plan_batches(config, mask.size).held_out] = True
     return mask if persons is None else mask[persons.numbers]
 
 

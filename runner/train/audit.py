@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from runner.config import JobConfig
-from runner.data.batches import BatchPlan, is_empty, load_batch
+from runner.data.batches import is_empty, load_batch, plan_batches
 from runner.data.examples import Examples, TokenSet
 from runner.data.prepare import find_tokens, token_key
 from runner.errors import DataError
@@ -73,13 +73,10 @@ def split_positions(config: JobConfig, examples: Examples) -> tuple[NDArray[np.i
     A private run trains on nothing of a record without text: such records are left out. Of each person, where these are
     protected, the first record stands for all.
     """
-    settings = config.training
-    plan = BatchPlan(examples.tokens.units, settings.batch_size, settings.seed, settings.validation_split)
-    trained = [plan.training_positions(0, step) for step in range(plan.training_steps)]
-    unseen = [plan.validation_positions(step) for step in range(plan.validation_steps)]
+    units = examples.tokens.units
+    plan = plan_batches(config, units)
 
-    def with_text(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-        positions = np.concatenate(parts)
+    def with_text(positions: NDArray[np.int64]) -> NDArray[np.int64]:
         if examples.persons is not None:
             positions = examples.persons.first(positions, 1)[:, 0]
         positions = np.sort(positions)
@@ -87,7 +84,7 @@ def split_positions(config: JobConfig, examples: Examples) -> tuple[NDArray[np.i
             return positions
         return positions[~is_empty(examples.lengths[positions], examples.tokens.seq_length)]
 
-    return with_text(trained), with_text(unseen)
+    return with_text(plan.trained[plan.trained < units]), with_text(plan.held_out)  # Without canaries.
 
 
 def mean_losses(network: Network, examples: Examples, positions: NDArray[np.int64]) -> NDArray[np.float32]:

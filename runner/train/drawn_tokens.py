@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.config import JobConfig
-from runner.data.batches import BatchPlan
+from runner.data.batches import plan_batches
 from runner.data.examples import Examples, TokenSet
 from runner.data.packing import Packer
 from runner.data.prepare import ShardWriter, find_tokens
@@ -46,15 +46,13 @@ def draw_tokens(
     Raises:
         CorruptError: what is stored of the releases does not verify.
     """
-    settings = config.training
-    plan = BatchPlan(tokens.units, settings.batch_size, settings.seed, settings.validation_split)
+    plan = plan_batches(config, tokens.units)
     tokenizer = tokenizer_of(tokens)
 
     @functools.cache  # A run asks up to three times; one whose counts are all stored does not.
     def counted() -> tuple[Examples, NDArray[np.int64]]:
-        units = np.concatenate([plan.training_positions(0, step) for step in range(plan.training_steps)])
         examples = Examples(tokens, config.data.cache_gib)
-        return examples, first_positions(examples, units, config.privacy.max_records_per_unit)
+        return examples, first_positions(examples, plan.trained, config.privacy.max_records_per_unit)
 
     def count(marginals: Mapping[str, Sequence[Axis]]) -> dict[str, Counts]:
         examples, positions = counted()

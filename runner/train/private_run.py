@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from runner.config import JobConfig
-from runner.data.batches import BatchPlan
+from runner.data.batches import plan_batches
 from runner.data.files import SourceFile
 from runner.data.prepare import bought_key
 from runner.data.schema import Schema
@@ -44,16 +44,9 @@ from runner.train.series import chain_of_run
 log = logging.getLogger(__name__)
 
 
-def training_records(config: JobConfig, records: int) -> int:
-    """How many of the records are trained on, canaries among them: an example is a record."""
-    settings = config.training
-    order = (records, settings.batch_size, settings.seed, settings.validation_split, config.privacy.canaries)
-    return BatchPlan(*order).training_examples
-
-
 def counted_records(config: JobConfig, units: int, persons: Mapping[int, int] | None) -> int:
     """How many records the draws of a run are made by, about. units, persons: see `check_privacy`."""
-    trained = training_records(config, units)
+    trained = plan_batches(config, units).training_examples
     return trained if persons is None else max(1, counted_of(persons, config.privacy.sensitivity) * trained // units)
 
 
@@ -72,7 +65,7 @@ def check_privacy(
         CorruptError: the ledger over runs does not verify.
     """
     check_no_time_limit(config)
-    trained = training_records(config, records)
+    trained = plan_batches(config, records).training_examples
     looked_up = records if lookups_of(config) else 0
     delta = plan_delta(config, trained, looked_up)
     releases, rest, mechanism = plan_schema(config, delta), (), None
@@ -124,7 +117,7 @@ def charge_marginals(
     releases = (*state.releases, *(replace(release, place=state.place) for release in counts))
     mechanism = None
     if config.takes_private_steps:
-        mechanism, _ = plan_mechanism(config, training_records(config, records), releases, looked_up=records)
+        mechanism, _ = plan_mechanism(config, plan_batches(config, records).training_examples, releases, looked_up=records)
     state = replace(state, releases=releases, mechanism=mechanism)
     agreed: list[Budget] = []
 

@@ -23,7 +23,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from runner.data.batches import Batch
-from runner.errors import JobFailedError
+from runner.errors import JobFailedError, OutOfMemoryError
 from runner.model.gradients import with_own_gradients
 from runner.model.network import Network
 from runner.privacy.accountant import Mechanism
@@ -123,6 +123,10 @@ class TrainingStep:
         (digests,) = self._distribute({"digest": [digest] * len(shares)})
         try:
             found = self._train(inputs, targets, weights, keys, scale, votes, noises, digests).numpy().tolist()
+        except tf.errors.ResourceExhaustedError as error:
+            rows = max(len(share.inputs) for share in shares)
+            rows = min(rows, self._microbatch_size or rows)
+            raise OutOfMemoryError(f"out of memory in a step that holds {rows} examples at once", rows) from error
         except tf.errors.InvalidArgumentError as error:
             if DISAGREE in str(error):
                 raise JobFailedError(f"{DISAGREE}: nothing was updated; report this bug") from error

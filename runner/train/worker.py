@@ -19,12 +19,19 @@ import numpy as np
 import tensorflow as tf
 
 from runner.config import JobConfig
-from runner.data.batches import BatchPlan, PoissonPlan
+from runner.data.batches import plan_batches
 from runner.data.canaries import WithCanaries
 from runner.data.examples import Examples, TokenSet
 from runner.data.survey import columns_read
 from runner.data.tokenizers.saved import from_files
-from runner.errors import DataError, OvertakenError, RepeatedOtherwiseError, RunnerError, StorageError
+from runner.errors import (
+    DataError,
+    OutOfMemoryError,
+    OvertakenError,
+    RepeatedOtherwiseError,
+    RunnerError,
+    StorageError,
+)
 from runner.model.artifact import save_model
 from runner.model.network import Network
 from runner.privacy.endings import FAILED
@@ -49,6 +56,7 @@ from runner.train.devices import (
 )
 from runner.train.drawn_tokens import log_shares, tokenizer_of
 from runner.train.feed import Feed
+from runner.train.gpus import free_gpu_memory
 from runner.train.heartbeat import Heartbeat, LogFile
 from runner.train.keras_callbacks import make_callbacks
 from runner.train.loop import TrainingLoop
@@ -59,6 +67,9 @@ from runner.train.series import first_weights
 from runner.train.step import TrainingStep, activation_bytes, microbatch_that_fits
 from runner.train.table_shares import known_tables
 from runner.train.tracking import Tracker
+
+MOST_AT_ONCE = "microbatch"
+"""A file of the run: how many examples a replica holds at once since a step was out of memory."""
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +99,9 @@ def run_worker(task: WorkerTask, stop: threading.Event, log_file: LogFile | None
             while True:
                 try:
                     return _train(task, directory, heartbeat)
-                except RepeatedOtherwiseError as error:
+                except (RepeatedOtherwiseError, OutOfMemoryError) as error:
+                    if isinstance(error, OutOfMemoryError):
+                        _hold_less(directory, error)
                     if task.workers > 1:  # Ray starts them all again.
                         raise
                     log.warning("%s", error)
@@ -109,7 +122,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     folder = open_folder(task.tokens_uri)
     tokens = TokenSet.from_manifest(folder, read_manifest(folder))
     settings = config.training
-    planned_steps = settings.epochs * make_plan(config, tokens).training_steps
+    planned_steps = settings.epochs * plan_batches(config, tokens.units).training_steps
     with strategy.scope():
         network = build_network(config, tokens)
         optimizer = build_optimizer(settings.optimizer, planned_steps)
@@ -136,14 +149,14 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         identity["first_weights"] = before
     mine_alone = {
         "checkpoint": checkpoint and [checkpoint.state.get("branch"), checkpoint.step],
-        "microbatch_size": choose_microbatch(config, tokens, replicas),
+        "microbatch_size": choose_microbatch(config, tokens, replicas, read_most_at_once(directory)),
         "conditions": _conditions(config, identity, replicas, task, planned_steps),
     }
     decide = partial(_decide, config, directory, checkpoint)
     decided = agree(strategy, task.rank, task.workers, mine_alone, decide)
     identity["microbatch_size"] = decided["microbatch_size"]
     ledger, noise, branch = None, None, None
-    plan = make_plan(config, tokens)
+    plan = plan_batches(config, tokens.units)
     if config.takes_private_steps:
         if tf.config.get_visible_devices("GPU"):  # A repeated step must release the same numbers.
             tf.config.experimental.enable_op_determinism()
@@ -154,7 +167,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         if is_chief:
             keep_steps_outside(config, ledger)
         identity["branch"] = ledger.branch
-        plan = make_plan(config, tokens, ledger.branch_key.for_sampling(ledger.branch))
+        plan = plan_batches(config, tokens.units, ledger.branch_key.for_sampling(ledger.branch))
         ledger.check_sampler(plan)
         branch = f"{ledger.branch} {chosen.nonce} {chosen.conditions}"
         if mine[0] == 0:
@@ -212,7 +225,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
     try:
         ending = loop.run()
         _leave_results(directory, config, tokens, loop, ending)
-    except RepeatedOtherwiseError:
+    except (RepeatedOtherwiseError, OutOfMemoryError):
         tracker.end("KILLED")
         raise
     except RunnerError as error:
@@ -286,7 +299,11 @@ def _decide(
     if any(each["checkpoint"] != everyone[0]["checkpoint"] for each in everyone):
         raise StorageError(f"{directory.uri}: the workers see different checkpoints; resume the run again")
     sizes = [each["microbatch_size"] for each in everyone if each["microbatch_size"] is not None]
-    decided = {"microbatch_size": checkpoint.state["microbatch_size"] if checkpoint else min(sizes, default=None)}
+    if checkpoint is not None:
+        sizes = [
+            size for size in (checkpoint.state["microbatch_size"], read_most_at_once(directory)) if size is not None
+        ]
+    decided: dict[str, Any] = {"microbatch_size": min(sizes, default=None)}
     if not config.takes_private_steps:
         return decided
     ledger = RunLedger.open(directory.folder, writes=True)
@@ -341,15 +358,6 @@ def _cut_epochs(checkpoint: Checkpoint | None, ledger: RunLedger) -> list[tuple[
     return [(row["epoch"], row["steps"]) for row in rows if row["steps"] != ledger.state.mechanism.steps_per_epoch]
 
 
-def make_plan(config: JobConfig, tokens: TokenSet, key: tuple[int, int] = (0, 0)) -> BatchPlan:
-    """The job's batches: of examples, or of persons where private steps draw these. `key`: of a private run's draws."""
-    settings = config.training
-    order = (settings.batch_size, settings.seed, settings.validation_split, config.privacy.canaries)
-    if not config.takes_private_steps:
-        return BatchPlan(tokens.examples, *order)
-    return PoissonPlan(tokens.units, *order, key=key)
-
-
 def records_of_person(config: JobConfig) -> int | None:
     """Of a job whose steps draw persons: how many records of each are in a batch; None where they draw records."""
     return config.privacy.max_records_per_unit if config.takes_private_steps else None
@@ -371,19 +379,41 @@ def build_network(config: JobConfig, tokens: TokenSet) -> Network:
     )
 
 
-def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int) -> int | None:
-    """The job's `microbatch_size`, or one whose activations fit this machine's memory.
-
-    A GPU's own memory is not asked: TensorFlow does not tell it. Set `microbatch_size` where it is smaller.
-    """
+def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int, most: int | None = None) -> int | None:
+    """The job's `microbatch_size`, or one whose activations fit the memory of this machine, or of its GPUs; no more
+    than `most`."""
     if config.training.microbatch_size is not None:
-        return config.training.microbatch_size
+        return min(config.training.microbatch_size, most or config.training.microbatch_size)
     model = config.model
-    memory = memory_bytes() // (1 if tf.config.list_logical_devices("GPU") else replicas)
+    memory = memory_bytes() // replicas
+    if tf.config.list_logical_devices("GPU"):
+        memory = free_gpu_memory() or memory_bytes()
     logits = tokens.vocab_size if tokens.slots is None else max(tokens.slots.sizes)
     together = records_of_person(config) or 1
     row = activation_bytes(logits, model.embedding_dim, model.rnn_units, model.layers, tokens.seq_length, together)
-    return microbatch_that_fits(-(-config.training.batch_size // replicas) * together, row, memory)
+    fitting = microbatch_that_fits(-(-config.training.batch_size // replicas) * together, row, memory)
+    return fitting if most is None else min(fitting or most, most)
+
+
+def read_most_at_once(directory: RunDirectory) -> int | None:
+    """How many examples a replica holds at once since a step was out of memory; None where none was."""
+    text = directory.folder.read_if_exists(MOST_AT_ONCE)
+    return None if text is None else int(text)
+
+
+def _hold_less(directory: RunDirectory, error: OutOfMemoryError) -> None:
+    """Note, once in a run, that a replica holds half as many examples at once from here on: batches stay as they are.
+
+    Raises:
+        OutOfMemoryError: it was half already, or a single one.
+    """
+    before, half = read_most_at_once(directory), error.rows // 2
+    if half == 0 or (before is not None and error.rows <= before):
+        less = f"set training.microbatch_size below {error.rows}, or " if half else ""
+        error.args = (f"{error}; {less}make the model or examples.seq_length smaller",)
+        raise error
+    directory.folder.write(MOST_AT_ONCE, str(half).encode())
+    error.args = (f"{error}; going on from the last checkpoint with {half}",)
 
 
 def _leave_results(

@@ -2,9 +2,10 @@
 
 python -m tests.mutants.run [name ...]
 
-First the promise tests must pass as things are. Then every mutant gets a process of its own with the tests that should
-notice it. It counts as killed when a test failed by an assertion, or by a refusal of `runner` itself, and the faulty
-code was executed. Exit code 1 unless all are killed.
+First the promise tests must pass as things are: all of them, or those of the files that the named mutants' tests are
+in. Then every mutant gets a process of its own with the tests that should notice it. It counts as killed when a test
+failed by an assertion, or by a refusal of `runner` itself, and the faulty code was executed. Exit code 1 unless all are
+killed.
 
 The processes are forks of this one, which has imported the libraries, and nothing of `runner`: TensorFlow and Ray take
 longer to import than most of the tests.
@@ -18,7 +19,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -176,9 +177,15 @@ def judge(job: Job, outcome: Outcome) -> Verdict:
     return Verdict(True, test)
 
 
-def check_unharmed(folder: Path) -> bool:
-    """Whether all promise tests pass as things are; prints what they say."""
-    files = sorted((ROOT / PROMISES).glob("test_*.py"), key=lambda file: -file.stat().st_size)
+def files_of(names: Sequence[str]) -> list[Path]:
+    """The promise tests that the mutants' are among; all of them where none is named. The largest come first."""
+    named = {test.partition("::")[0] for name in names for test in MUTANTS[name].tests}
+    found = [file for file in (ROOT / PROMISES).glob("test_*.py") if file.name in named or not names]
+    return sorted(found, key=lambda file: -file.stat().st_size)
+
+
+def check_unharmed(files: Sequence[Path], folder: Path) -> bool:
+    """Whether the tests in these files pass as things are; prints what they say."""
     passed = True
     for job, outcome in run_all(Job(file.stem, (str(file),), folder / file.stem) for file in files):
         lines = job.output.read_text().strip().splitlines()
@@ -191,12 +198,13 @@ def check_unharmed(folder: Path) -> bool:
 
 def main() -> int:
     """Print a table, the score by kind and a summary line; the exit code."""
-    names = sys.argv[1:] or list(MUTANTS)
+    chosen = sys.argv[1:]
+    names = chosen or list(MUTANTS)
     os.chdir(ROOT)
     with TemporaryDirectory() as folder:
         place = Path(folder)
         import_libraries(place / "compiled")
-        if not check_unharmed(place / "unharmed"):
+        if not check_unharmed(files_of(chosen), place / "unharmed"):
             print("the promise tests fail without any mutant")
             return 1
         killed, all_of = Counter[str](), Counter(map(kind_of, names))

@@ -21,6 +21,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from runner.data.batches import plan_batches
 from runner.errors import DataError, JobFailedError, PrivacyError
 from runner.privacy.accountant import Histogram, Release, epsilon
 from runner.privacy.budget import SpendingLedger, plan_delta
@@ -281,6 +282,6 @@ def test_20_delta_is_below_one_in_all_records_that_are_looked_at(people: Path, t
     job = table_job("risky", people, tmp_path, delta=0.9 / TRAINED)
     job["training"] |= {"validation_split": True, "batch_size": 400}
     config = config_of(job)
-    assert private_run.training_records(config, ROWS) == TRAINED
+    assert plan_batches(config, ROWS).training_examples == TRAINED
     assert plan_delta(config, TRAINED) == 0.9 / TRAINED
     assert "for 2000 records that are looked at" in refusal(lambda: private_run.check_privacy(config, ROWS, ()))

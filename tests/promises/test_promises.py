@@ -19,6 +19,7 @@ import pytest
 from dp_accounting import pld, rdp
 from numpy.typing import NDArray
 
+from runner.data import batches
 from runner.data.batches import BatchPlan, PoissonPlan
 from runner.data.examples import Examples
 from runner.errors import ConfigError, PrivacyError
@@ -88,7 +89,7 @@ def test_01_another_sampler_is_refused_before_anything_is_trained(
     def shuffled(*order: Any, key: tuple[int, int]) -> BatchPlan:
         return BatchPlan(*order)
 
-    monkeypatch.setattr(worker, "PoissonPlan", shuffled)
+    monkeypatch.setattr(batches, "PoissonPlan", shuffled)
     with pytest.raises(PrivacyError, match="nothing was trained"):
         start(private_job("shuffled", records, tmp_path))
     assert releases() == []

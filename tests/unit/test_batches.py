@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
+from runner.config import parse_job
 from runner.data.batches import (
     VALIDATION_EVERY,
     Batch,
@@ -19,6 +20,7 @@ from runner.data.batches import (
     PoissonPlan,
     dropout_keys,
     load_batch,
+    plan_batches,
     step_digest,
     trimmed_length,
 )
@@ -45,6 +47,7 @@ def validation_of(plan: BatchPlan) -> list[int]:
 def test_an_epoch_trains_every_training_example_exactly_once(plan: BatchPlan, epoch: int) -> None:
     trained, validated = epoch_of(plan, epoch), validation_of(plan)
     assert sorted(trained + validated) == list(range(plan.examples))
+    assert (sorted(plan.trained), plan.held_out.tolist()) == (sorted(trained), validated)
 
 
 @given(PLANS)
@@ -108,6 +111,28 @@ def test_the_order_is_the_same_in_every_process_and_version() -> None:
 
 
 # Poisson sampling; `test_poisson.py` has the rest
+
+
+@pytest.mark.parametrize(
+    ("privacy", "kind"),
+    [
+        ({}, BatchPlan),
+        ({"enabled": True, "noise_multiplier": 1.0}, PoissonPlan),
+        ({"enabled": True, "noise_multiplier": 1.0, "canaries": 7}, PoissonPlan),
+    ],
+)
+def test_the_plan_of_a_job_has_its_settings_and_draws_as_its_privacy_says(privacy: dict[str, Any], kind: type) -> None:
+    training = {"batch_size": 6, "seed": 5, "validation_split": True}
+    document = {"name": "a", "data": {"uri": "r"}, "tokenizer": {"kind": "byte"}, "training": training}
+    plan = plan_batches(parse_job(document | {"privacy": privacy}, environment={}), 100, (3, 4))
+    plain = BatchPlan(100, 6, 5, validation_split=True)
+    canaries = privacy.get("canaries", 0)
+    assert type(plan) is kind
+    assert plan.held_out.tolist() == plain.held_out.tolist()
+    assert plan.trained.tolist() == [*plain.trained, *range(100, 100 + canaries)]
+    if isinstance(plan, PoissonPlan):
+        drawn_so = PoissonPlan(100, 6, 5, validation_split=True, canaries=canaries, key=(3, 4))
+        assert plan.training_positions(1, 2).tolist() == drawn_so.training_positions(1, 2).tolist()
 
 
 def poisson(

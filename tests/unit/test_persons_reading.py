@@ -161,6 +161,14 @@ def test_the_audit_attacks_one_record_of_each_person_on_the_side_where_all_are(t
     assert set(sides[0]).isdisjoint(sides[1])
 
 
+def test_the_audit_attacks_no_canary(tmp_path: Path) -> None:
+    write(tmp_path / "records" / "a.parquet", pa.table({"text": [f"record {row}" for row in range(40)]}))
+    privacy = {"unit": None, "max_records_per_unit": None, "canaries": 5}
+    config = job(tmp_path / "records", privacy=privacy, training={"batch_size": 8})
+    trained, unseen = split_positions(config, examples_of(config, tmp_path / "tokens"))
+    assert sorted([*trained, *unseen]) == list(range(40))
+
+
 FIELDS = {"text": {"kind": "text", "tokenizer": "byte"}, "age": {"kind": "integer", "range": [0, 99]}}
 
 

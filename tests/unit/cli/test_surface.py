@@ -30,6 +30,7 @@ SURFACE = {
     "--records-per-person --json --debug",
     "audit": "RUN --runs --json --debug",
     "validate": "JOB --set --json --debug",
+    "plan": "JOB --steps --price-per-hour --set --json --debug",
     "doctor": "--address --runs --json --debug",
     "schema": "--json --debug",
 }
