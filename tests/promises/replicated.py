@@ -1,9 +1,10 @@
 """A private step on several replicas: what it releases, and how far one record moves it.
 
-python -m tests.promises.replicated 2
+python -m tests.promises.replicated records 2
 
 A process for each number of replicas: virtual devices are set before TensorFlow starts, and its collectives keep
-the first group's size.
+the first group's size. All batches have one shape, since TensorFlow traces a step anew for each, which takes longer
+than all steps together.
 """
 
 from __future__ import annotations
@@ -77,9 +78,9 @@ def random_rows(rows: int = BATCH, seed: int = 3) -> Rows:
 
 
 def opposing_rows() -> Rows:
-    """Token 0 twelve times and token 1 six times: with `tuned_to_two_tokens`, gradients g and -g / 2, four of each."""
-    targets = np.array([[0] * WIDTH, [1] * (WIDTH // 2) + [0] * (WIDTH // 2)] * 4, np.int32)
-    lengths = np.array([WIDTH, WIDTH // 2] * 4)
+    """Token 0 twelve times and token 1 six times: with `tuned_to_two_tokens`, gradients g and -g / 2, five of each."""
+    targets = np.array([[0] * WIDTH, [1] * (WIDTH // 2) + [0] * (WIDTH // 2)] * (BATCH // 2), np.int32)
+    lengths = np.array([WIDTH, WIDTH // 2] * (BATCH // 2))
     return Rows(np.zeros_like(targets), targets, (np.arange(WIDTH) < lengths[:, None]).astype(np.float32))
 
 
@@ -152,13 +153,17 @@ class Replicated:
         return told, max(float(np.abs(self.weights[name] - after[name]).max()) for name in self.weights)
 
 
-def measure_persons(replicas: int, microbatch_size: int | None, records: int = 2) -> dict[str, Any]:
+def measure_persons(replicas: int, microbatch_sizes: Sequence[int | None] = (1,)) -> dict[str, Any]:
     """The noiseless sum, and how far each person moves the sum of opposing records, of which each has two."""
+    return {str(size): _measure_persons(replicas, size) for size in microbatch_sizes}
+
+
+def _measure_persons(replicas: int, microbatch_size: int | None, records: int = 2) -> dict[str, Any]:
     step = Replicated(replicas, microbatch_size, records)
     noiseless = step.release(random_rows())
     step.tune_to_two_tokens()
     opposing = opposing_rows()
-    # All of a person's records point the same way, so that a clip for each of them would let double through.
+    # Of all persons but one both records point the same way: a clip for each of them would let double through.
     order = np.argsort(np.tile([0, 1], len(opposing.ids) // 2), kind="stable")
     rows = Rows(*(a[order] for a in (opposing.ids, opposing.targets, opposing.weights)))
     whole = step.release(rows)
@@ -167,10 +172,9 @@ def measure_persons(replicas: int, microbatch_size: int | None, records: int = 2
     return {"sum": noiseless.tolist(), "moves": moves}
 
 
-def measure(replicas: int, microbatch_sizes: Sequence[int | None] = (None, 2)) -> dict[str, Any]:
+def measure_records(replicas: int, microbatch_sizes: Sequence[int | None] = (None, 2)) -> dict[str, Any]:
     """The noiseless sum, the noise in a noisy one, and how far each of the opposing records moves the sum."""
     found: dict[str, Any] = {}
-    persons = {str(size): measure_persons(replicas, size) for size in ((None, 1) if replicas == 1 else (1,))}
     for size in microbatch_sizes:
         step = Replicated(replicas, size)
         noiseless = step.release(random_rows())
@@ -184,21 +188,26 @@ def measure(replicas: int, microbatch_sizes: Sequence[int | None] = (None, 2)) -
             "noise": (noisy - noiseless).tolist(),
             "moves": moves,
         }
-        if size == microbatch_sizes[-1] and replicas > 1:  # The last: a step that failed may be the process's end.
-            told, moved = step.disagree(random_rows())
-            found[str(size)] |= {"disagreement": told, "moved": moved}
-    for each in found.values():
-        each["persons"] = persons
     return found
 
 
+def measure_disagreement(replicas: int) -> dict[str, Any]:
+    step = Replicated(replicas, 2)
+    step.release(random_rows())
+    told, moved = step.disagree(random_rows())
+    return {"told": told, "moved": moved}
+
+
+MEASURES = {"records": measure_records, "persons": measure_persons, "disagreement": measure_disagreement}
+
+
 @cache
-def measured(replicas: int) -> dict[str, Any]:
-    """`measure`, in this process for one replica and in another for more."""
+def measured(what: str, replicas: int) -> dict[str, Any]:
+    """One of the `MEASURES`, in this process for one replica and in another for more."""
     if replicas == 1:
-        return measure(1, (None, 1, 3))
+        return measure_records(1, (None, 1, 3)) if what == "records" else measure_persons(1, (None, 1))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.promises.replicated", str(replicas)],
+        [sys.executable, "-m", "tests.promises.replicated", what, str(replicas)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -214,7 +223,7 @@ def measured(replicas: int) -> dict[str, Any]:
 if __name__ == "__main__":
     from tests.mutants.mutants import apply_from_environment
 
-    wanted = int(sys.argv[1])
+    measure, wanted = MEASURES[sys.argv[1]], int(sys.argv[2])
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * wanted
     )

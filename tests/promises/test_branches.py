@@ -72,8 +72,8 @@ def test_a_step_that_gives_something_else_when_it_is_taken_again_has_noise_of_it
 
 
 def test_replicas_that_take_different_batches_make_no_update() -> None:
-    *_, found = measured(2).values()
-    assert "the workers do not agree on the batch" in found["disagreement"]
+    found = measured("disagreement", 2)
+    assert "the workers do not agree on the batch" in found["told"]
     assert found["moved"] == 0
 
 

@@ -182,7 +182,7 @@ def test_03_a_record_touches_only_the_steps_that_it_is_in() -> None:
 
 @pytest.mark.parametrize("replicas", [1, 2, 4])
 def test_04_emptying_a_record_moves_the_sum_by_at_most_the_clip(replicas: int) -> None:
-    for found in measured(replicas).values():
+    for found in measured("records", replicas).values():
         assert max(found["moves"]) <= replicated.CLIP * (1 + 1e-4)
         assert max(found["moves"]) >= replicated.CLIP * (1 - 1e-4), "the records are hard enough to reach it"
 
@@ -192,8 +192,8 @@ def test_04_emptying_a_record_moves_the_sum_by_at_most_the_clip(replicas: int) -
 
 @pytest.mark.parametrize("replicas", [1, 2, 4])
 def test_05_any_number_of_replicas_makes_the_same_sum_and_the_same_noise(replicas: int) -> None:
-    expected = np.array(measured(1)["None"]["sum"])
-    for found in measured(replicas).values():
+    expected = np.array(measured("records", 1)["None"]["sum"])
+    for found in measured("records", replicas).values():
         assert np.abs(found["sum"] - expected).max() < 1e-5 * max(1, np.abs(expected).max())
         noise = np.array(found["noise"])
         allowed = 4 / math.sqrt(2 * noise.size)
