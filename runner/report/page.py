@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from runner.privacy.figures import epsilon_in_words
-from runner.privacy.report import claim_in_words
+from runner.privacy.statement_page import claim_in_words
 from runner.report.compare import Comparison, Quality
 from runner.report.fidelity import Accuracy
 from runner.report.found import Found

@@ -29,9 +29,9 @@ from runner.privacy.figures import delta_in_words, epsilon_in_words
 from runner.privacy.ledger import PRIVATE_FOLDER, LedgerState, RunLedger
 from runner.privacy.marginals import COLUMNS
 from runner.privacy.releases import Counts, drawn_at, read_released, released_once
-from runner.privacy.report import claim_in_words
 from runner.privacy.shareable import Columns, plan_report, release_name
 from runner.privacy.statement import read_statement
+from runner.privacy.statement_page import claim_in_words
 from runner.report.facade import check_page, read_schema
 from runner.report.noisy_fidelity import NoisyAccuracy, mean_accuracy, measure_accuracy
 from runner.report.page import percent, render

@@ -117,7 +117,8 @@ def charge_marginals(
     releases = (*state.releases, *(replace(release, place=state.place) for release in counts))
     mechanism = None
     if config.takes_private_steps:
-        mechanism, _ = plan_mechanism(config, plan_batches(config, records).training_examples, releases, looked_up=records)
+        trained = plan_batches(config, records).training_examples
+        mechanism, _ = plan_mechanism(config, trained, releases, looked_up=records)
     state = replace(state, releases=releases, mechanism=mechanism)
     agreed: list[Budget] = []
 

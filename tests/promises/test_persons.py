@@ -25,7 +25,7 @@ from runner.data.files import list_files
 from runner.data.persons import Persons
 from runner.privacy.accountant import Mechanism, default_delta, epsilon
 from runner.privacy.budget import SpendingLedger
-from runner.privacy.report import privacy_page
+from runner.privacy.statement_page import privacy_page
 from runner.storage import open_folder
 from runner.train import worker
 from runner.train.feed import Feed

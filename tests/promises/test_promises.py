@@ -25,7 +25,7 @@ from runner.data.examples import Examples
 from runner.errors import ConfigError, PrivacyError
 from runner.privacy.accountant import Mechanism, check_delta, epsilon
 from runner.privacy.budget import SpendingLedger, plan_mechanism
-from runner.privacy.report import privacy_page
+from runner.privacy.statement_page import privacy_page
 from runner.storage import open_folder
 from runner.submit.launch import Launch
 from runner.submit.start import start_run

@@ -17,7 +17,7 @@ from runner.privacy.figures import (
     probability_in_words,
 )
 from runner.privacy.planning import describe_plan, plan_epsilon
-from runner.privacy.report import claim_in_words
+from runner.privacy.statement_page import claim_in_words
 from runner.run_directory import Status
 from runner.submit.follow import describe
 

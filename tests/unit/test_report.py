@@ -16,7 +16,8 @@ from runner.privacy.chain import chain_of
 from runner.privacy.figures import epsilon_in_words
 from runner.privacy.group_privacy import epsilon_of_group
 from runner.privacy.ledger import Branch, LedgerState
-from runner.privacy.report import privacy_page, privacy_report, to_files
+from runner.privacy.report import privacy_report, to_files
+from runner.privacy.statement_page import privacy_page
 
 MECHANISM = Mechanism(examples=400, batch_size=20, noise_multiplier=2.0, l2_norm_clip=0.5)
 OTHER = Mechanism(examples=400, batch_size=40, noise_multiplier=3.0)
