@@ -29,6 +29,9 @@ from runner.model.network import Network
 from runner.model.objective import scale_rows, softmax, split_by_slot
 from runner.privacy.products import Layer, Product, Slotted, Table, width
 
+SUMS = "float32, by products of Gram matrices that are scaled afterwards"
+"""Goes into the conditions of a run: its sums are rounded as this code does it."""
+
 
 class ClippedSum(NamedTuple):
     """Of a physical batch of B records, or persons.

@@ -17,36 +17,52 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+RECORDS_AT_ONCE = 8
+"""A thread takes so many, whose matrices stay in its cache while they are added up."""
 
-def gram_matrices(x: tf.Tensor) -> tf.Tensor:
-    """x x^T of each record: (T, B, n) -> (B, T, T)."""
+
+def gram_matrices(x: tf.Tensor, before: tf.Tensor | None = None, lag: int = 1) -> tf.Tensor:
+    """x x^T of each record: (T, B, n) -> (B, T, T).
+
+    `before` (T, B, m): plus y y^T, with y the rows of `before` that are `lag` positions back, and zeros where none are.
+    """
+    operands = [x] if before is None else [x, before, lag]
     if tf.config.list_logical_devices("GPU"):
-        return by_tensorflow(x)
-    grams = tf.numpy_function(by_blas, [x], x.dtype, stateful=False)
+        return by_tensorflow(*operands)
+    grams = tf.numpy_function(by_blas, operands, x.dtype, stateful=False)
     return tf.ensure_shape(grams, (x.shape[1], x.shape[0], x.shape[0]))
 
 
-def by_tensorflow(x: tf.Tensor) -> tf.Tensor:
-    return tf.einsum("tbn,sbn->bts", x, x)
+def by_tensorflow(x: tf.Tensor, before: tf.Tensor | None = None, lag: int = 1) -> tf.Tensor:
+    grams = tf.einsum("tbn,sbn->bts", x, x)
+    if before is None:
+        return grams
+    return grams + tf.pad(by_tensorflow(before[:-lag]), [[0, 0], [lag, 0], [lag, 0]])
 
 
-def by_blas(x: NDArray[Any]) -> NDArray[Any]:
+def by_blas(x: NDArray[Any], before: NDArray[Any] | None = None, lag: int = 1) -> NDArray[Any]:
     steps, rows, _ = x.shape
-    records = x.swapaxes(0, 1)
     grams = np.empty((rows, steps, steps), x.dtype)
-    threads, count = _threads()
 
-    def fill(part: slice) -> None:
+    def fill(start: int) -> None:
+        part = slice(start, start + RECORDS_AT_ONCE)
         with np.errstate(all="ignore"):  # what is not finite is for the caller
-            np.matmul(records[part], records[part].swapaxes(1, 2), out=grams[part])
+            _multiply(x[:, part], grams[part])
+            if before is not None:
+                grams[part, lag:, lag:] += _multiply(before[:-lag, part])
 
-    list(threads.map(fill, [slice(rows * i // count, rows * (i + 1) // count) for i in range(count)]))
+    list(_threads().map(fill, range(0, rows, RECORDS_AT_ONCE)))
     return grams
 
 
+def _multiply(x: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """By a view of each record where it lies."""
+    records = x.swapaxes(0, 1)
+    return np.matmul(records, records.swapaxes(1, 2), out=out)
+
+
 @cache
-def _threads() -> tuple[ThreadPoolExecutor, int]:
-    """As many as TensorFlow has, and their number. BLAS's own are laid off: they would wait for each other."""
+def _threads() -> ThreadPoolExecutor:
+    """As many as TensorFlow has. BLAS's own are laid off: they would wait for each other."""
     threadpool_limits(1, "blas")
-    count = tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1
-    return ThreadPoolExecutor(count, "gram"), count
+    return ThreadPoolExecutor(tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count(), "gram")

@@ -57,13 +57,8 @@ class Layer(NamedTuple):
         return m * n <= tf.shape(self.delta)[0] * (m + n)
 
     def grams(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Of what is multiplied, and of the gradients of the products: (B, T, T) each."""
-        inputs = gram_matrices(self.inputs) + 1
-        if self.h is not None:
-            lag = self.lag
-            inputs += tf.pad(gram_matrices(self.h)[:, :-lag, :-lag], [[0, 0], [lag, 0], [lag, 0]])
-        scale = tf.transpose(self.scale)
-        deltas = gram_matrices(self.delta) * scale[:, :, tf.newaxis] * scale[:, tf.newaxis]
+        """Of what is multiplied, and of `delta`: (B, T, T) each."""
+        inputs, deltas = gram_matrices(self.inputs, self.h, self.lag) + 1, gram_matrices(self.delta)
         return inputs, deltas if self.slots is None else tf.where(_same(self.slots), deltas, 0)
 
     def square(self, b: tf.Tensor) -> tf.Tensor:
@@ -112,6 +107,10 @@ class Table(NamedTuple):
     def of_records(self, kept: tf.Tensor) -> Table:
         """With zeros for the records that are not kept (B)."""
         return self._make(_of_records(x, kept) for x in self)
+
+    @property
+    def scale(self) -> tf.Tensor:
+        return tf.ones(tf.shape(self.delta)[:2], self.delta.dtype)
 
     def is_narrow(self) -> tf.Tensor:
         return tf.constant(False)
@@ -218,8 +217,9 @@ def squared_norms(product: Layer | Table) -> tf.Tensor:
 
     def by_grams() -> tuple[tf.Tensor, tf.Tensor]:
         inputs, deltas = product.grams()
-        squares = tf.reduce_sum(inputs * deltas, axis=(1, 2))
-        lengths = tf.sqrt(tf.linalg.diag_part(inputs) * tf.linalg.diag_part(deltas))  # |p_t|
+        products, scale = inputs * deltas, tf.transpose(product.scale)
+        squares = tf.reduce_sum(tf.linalg.matvec(products, scale) * scale, axis=1)
+        lengths = tf.sqrt(tf.linalg.diag_part(products)) * scale  # |p_t|
         bound = CANCELLATION * tf.cast(steps, squares.dtype) * squares
         return squares, tf.reduce_sum(lengths, axis=1) ** 2 > bound
 

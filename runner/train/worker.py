@@ -34,6 +34,7 @@ from runner.errors import (
 )
 from runner.model.artifact import save_model
 from runner.model.network import Network
+from runner.privacy.clipping import SUMS
 from runner.privacy.endings import FAILED
 from runner.privacy.grid import grid_of
 from runner.privacy.ledger import RunLedger
@@ -346,6 +347,7 @@ def _conditions(
         "machine": machine(),
         "environment": rounding_environment(),
         "noise": GENERATOR,
+        "sums": SUMS,
         "versions": {name: version(name) for name in ("runner", "tensorflow", "keras", "numpy")},
     }
 

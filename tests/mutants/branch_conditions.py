@@ -39,6 +39,7 @@ CONDITIONS = (
     "threads",
     "machine",
     "noise",
+    "sums",
     "environment",
     "versions.runner",
     "versions.tensorflow",

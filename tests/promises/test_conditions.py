@@ -112,9 +112,9 @@ def under_another(path: str) -> dict[str, Any]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("OMP_WAIT_POLICY", "passive")
             return conditions(config)
-    if path == "noise":
+    if path in ("noise", "sums"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(worker, "GENERATOR", "another")
+            patch.setattr(worker, {"noise": "GENERATOR", "sums": "SUMS"}[path], "another")
             return conditions(config)
     if path == "machine":
         with pytest.MonkeyPatch.context() as patch:

@@ -30,13 +30,25 @@ def test_both_ways_give_the_dot_products_of_every_record(
         assert np.abs(found - expected).max(initial=0) <= tolerance * max(1, width)
 
 
+@pytest.mark.parametrize("lag", [1, 3])
+@pytest.mark.parametrize(("steps", "rows"), [(1, 2), (3, 9), (20, 17)])
+def test_what_was_before_is_added_where_it_is_read(steps: int, rows: int, lag: int) -> None:
+    x, before = draw(steps, rows, 4, np.float64), draw(steps, rows, 7, np.float64)
+    moved = np.concatenate([np.zeros_like(before[:lag]), before])[:steps]
+    expected = np.einsum("tbn,sbn->bts", x, x) + np.einsum("tbn,sbn->bts", moved, moved)
+    tensors = tf.constant(x), tf.constant(before)
+    for found in (grams.by_blas(x, before, lag), grams.by_tensorflow(*tensors, lag)):
+        assert np.allclose(found, expected, atol=1e-12)
+    assert np.allclose(grams.gram_matrices(*tensors, lag), expected, atol=1e-12)
+
+
 def test_the_number_of_threads_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     x = draw(100, 13, 257, np.float32)
-    expected = grams.by_blas(x).tobytes()
+    expected = grams.by_blas(x, x[..., :30]).tobytes()
     for count in (1, 3, 20):
         with ThreadPoolExecutor(count) as threads:
-            monkeypatch.setattr(grams, "_threads", lambda threads=threads, count=count: (threads, count))
-            assert grams.by_blas(x).tobytes() == expected
+            monkeypatch.setattr(grams, "_threads", lambda threads=threads: threads)
+            assert grams.by_blas(x, x[..., :30]).tobytes() == expected
 
 
 def test_one_trace_takes_batches_of_any_shape() -> None:
