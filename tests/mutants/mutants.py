@@ -429,6 +429,7 @@ for module in (
     "draws",
     "figures",
     "looked_up",
+    "neighbours",
     "shareable",
     "streams",
     "tables",

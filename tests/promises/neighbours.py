@@ -1,4 +1,6 @@
-"""Private runs on neighbours, with the same randomness: `python -m tests.promises.neighbours REPLICAS` prints what differs.
+"""Private runs on neighbours, with the same randomness.
+
+python -m tests.promises.neighbours REPLICAS      # what differs
 
 A process for each number of replicas above one: see `tests.promises.replicated`.
 """
@@ -15,8 +17,9 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,12 +31,15 @@ import tensorflow as tf
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.errors import RunnerError
 from runner.privacy.grid import FLOAT_MARGIN, FLOAT_MARGIN_OF_RECORD
+from runner.run_directory import RunDirectory
+from runner.storage import open_folder
 from runner.submit.launch import Launch
-from runner.submit.start import start_run
+from runner.submit.start import resume_run, start_run
 from runner.sweep.privacy import sweep_statement
 from runner.sweep.space import draw_values, sweep_of, trial_job
 from runner.sweep.table import best_trial, read_trials
-from runner.train import step, worker
+from runner.train import agreement, step, worker
+from tests.promises import observers
 from tests.promises.private_runs import config_of, private_job, report_of, resume, start, without_ray
 from tests.promises.recording import Recording, Release, record
 from tests.runs import ROOT
@@ -66,7 +72,7 @@ class Scene:
             shutil.rmtree(folder, ignore_errors=True)
         data.mkdir(parents=True)
         self.write(data, emptied)
-        with record(runs, frozen) as found:
+        with record(runs, frozen) as found, watched_worker() as chief:
             try:
                 directories = list(self.play(data, runs))
             except RunnerError as error:
@@ -74,6 +80,8 @@ class Scene:
                 return found
         found.outcomes += [f"{run.name}: {report_of(run)}" for run in directories]
         found.problems = [*_reused_noise(found), *_uncounted(found, directories), *_named_files(found, data)]
+        if chief.task is not None and chief.task.workers == 1 and self.play is killed:
+            found.problems += _another_worker(found, chief)
         found.problems += [f"others may read {path}" for path in _open_secrets(runs)]
         return found
 
@@ -167,6 +175,53 @@ def _named_files(found: Recording, data: Path) -> Iterator[str]:
                     yield f"{name} has a plain digest of {file.name}"
 
 
+@dataclass
+class Chief:
+    """The latest first worker: its task, and what it decided for all."""
+
+    task: worker.WorkerTask | None = None
+    decided: str = ""
+
+
+@contextlib.contextmanager
+def watched_worker() -> Iterator[Chief]:
+    chief, train, gather = Chief(), worker._train, agreement.gather
+
+    def training(task: Any, *rest: Any) -> Any:
+        chief.task = task
+        return train(task, *rest)
+
+    def gathering(strategy: Any, rank: int, workers: int, text: str) -> list[str]:
+        chief.decided = text
+        return gather(strategy, rank, workers, text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "_train", training)
+        patch.setattr(agreement, "gather", gathering)
+        yield chief
+
+
+def _another_worker(found: Recording, chief: Chief) -> list[str]:
+    """A second worker, on another machine, is told what the first one decided: which batches it takes."""
+    digests: list[bytes] = []
+
+    def run(loop: Any) -> str:
+        digests.extend(share.digest.tobytes() for share in loop.feed.training(0, 0))
+        return "all epochs done"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agreement, "gather", lambda *_arguments: [chief.decided] * 2)
+        patch.setattr(worker, "make_strategy", lambda _resources: tf.distribute.get_strategy())
+        patch.setattr(worker, "local_replicas", lambda *_arguments: range(1))
+        patch.setattr(worker, "machine", lambda: ["another processor"])
+        patch.setattr(worker.TrainingLoop, "run", run)
+        assert chief.task is not None
+        task = replace(chief.task, rank=1, workers=2)
+        heartbeat: Any = SimpleNamespace(report=lambda *_arguments, **_options: None)
+        worker._train(task, RunDirectory(open_folder(task.run_uri)), heartbeat)
+    return [] if digests == found.digests[: len(digests)] else ["a second worker takes other batches than the first"]
+
+
 def _open_secrets(runs: Path) -> list[str]:
     files = [*runs.glob("*/private/*"), *runs.glob("*/private")]
     return [path.name for path in files if path.stat().st_mode & 0o077]
@@ -249,13 +304,8 @@ def series(data: Path, runs: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_WAIT_POLICY", "passive")
         _round_otherwise(patch, 1e-3)
-        from tests.promises import observers
-
         observers.forget(die=2)
         with contextlib.suppress(RunnerError):
-            from runner.run_directory import RunDirectory
-            from runner.submit.start import resume_run
-
             resume_run(RunDirectory.find(str(after)), (), Launch(quiet=True))
         first_weights = worker.first_weights
 
@@ -285,7 +335,11 @@ def write_rows(folder: Path, emptied: int | None, rows: int = RECORDS) -> None:
     draw = np.random.default_rng(3)
     jobs = draw.choice(["clerk", "cook"], rows).tolist()
     jobs[LAST] = "emperor"
-    columns = {"sex": draw.choice(["f", "m"], rows).tolist(), "job": jobs, "wage": draw.integers(0, 5000, rows).tolist()}
+    columns = {
+        "sex": draw.choice(["f", "m"], rows).tolist(),
+        "job": jobs,
+        "wage": draw.integers(0, 5000, rows).tolist(),
+    }
     for column in columns.values():
         if emptied is not None:
             column[emptied] = None

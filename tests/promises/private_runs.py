@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from runner.config import JobConfig, parse_job
-from runner.data.examples import Examples, TokenSet
 from runner.data import prepare
+from runner.data.examples import Examples, TokenSet
 from runner.data.files import list_files
 from runner.data.prepare import prepare_tokens, token_key
 from runner.data.survey import survey_records

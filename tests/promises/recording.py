@@ -1,4 +1,4 @@
-"""A recording of private runs, and their replay on a neighbour, after Re:cord-play (Cebere et al. 2026, arXiv:2602.17454).
+"""A recording of private runs and its replay on a neighbour: Re:cord-play (Cebere et al. 2026, arXiv:2602.17454).
 
     with record(runs) as first: ...                     # on the records
     with record(runs, frozen=first) as second: ...      # the same calls, on records of which one is emptied
@@ -50,8 +50,15 @@ SECRET = re.compile(r"(.*/)?(private|secret|\.cache)/.*")
 """Files that may tell which files of records there were."""
 
 PACKAGE = f"{ROOT / 'runner'}/"
-WAITS = ("submit/follow.py", "submit/local.py")
-"""Modules that wait for the end of a run."""
+FREE = re.compile(
+    r"submit/(follow|local)\.py:.*|train/feed\.py:(put|fill|_ahead)"  # They wait for another thread.
+    r"|train/devices\.py:rounding_environment|train/facade\.py:make_tokens"  # By the environment; what the log says of long records.
+    r"|privacy/(wide|discrete)_gaussian\.py:.*"  # They draw noise, and know of nothing else.
+    r"|data/.*|privacy/lookups\.py:count_lookups"  # They read records.
+    r"|privacy/releases\.py:(_noisy|<genexpr>)"  # By how many values occur, before noise: what comes out is compared.
+    r"|privacy/grams\.py:.*"  # By the shape of a batch, which decides how long a step takes.
+)
+"""Functions, by module and name, whose lines are not compared, and why."""
 BY_TIME_THREADS = ("heartbeat", "signs-of-life", "stop-watch", "warm-up", "import-ray-train")
 
 
@@ -86,6 +93,8 @@ class Recording:
     steps: dict[int, list[Step]] = field(default_factory=lambda: defaultdict(list))
     """By replica."""
     positions: list[tuple[int, ...]] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
+    """Of each step: the records of its batch, and what it goes by."""
     releases: list[Release] = field(default_factory=list)
     lines: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     """How often each line of `runner` was come to: thread, module, line."""
@@ -108,6 +117,7 @@ class Recording:
 def record(runs: Path, frozen: Recording | None = None) -> Iterator[Recording]:
     """Record what runs under a folder do; `frozen`: what comes out of primitives instead of what went in and noise."""
     found = Recording()
+    noise.draw_noise(bytes(32), 0, 1e6, 1)  # It keeps tables, which the first would make.
     _forget_results()
     with pytest.MonkeyPatch.context() as patch, _same_environment():
         _fix_randomness(patch)
@@ -122,7 +132,7 @@ def record(runs: Path, frozen: Recording | None = None) -> Iterator[Recording]:
 def _forget_results() -> None:
     """What functions keep for the next call with the same arguments."""
     for name, module in list(sys.modules.items()):
-        if name.startswith("runner."):
+        if name.startswith("runner.") and not name.endswith(("noise", "gaussian", "grams")):
             for each in list(vars(module).values()):
                 if isinstance(each, _lru_cache_wrapper):
                     each.cache_clear()
@@ -154,13 +164,23 @@ def _fix_randomness(patch: pytest.MonkeyPatch) -> None:
 
 def _fix_clock(patch: pytest.MonkeyPatch, found: Recording) -> None:
     """A clock by which a step takes as long as its batch is large: as in truth, and the same for the same batches."""
-    train = step.TrainingStep.train
+    train, step_digest = step.TrainingStep.train, feed.step_digest
+    batches: dict[bytes, tuple[int, ...]] = {}
+
+    def named(branch: str, total_step: int, positions: Any) -> Any:
+        digest = step_digest(branch, total_step, positions)
+        batches[digest.tobytes()] = tuple(positions.tolist())
+        return digest
 
     def timed(self: Any, shares: Any, *arguments: Any, **options: Any) -> Any:
         found.clock += sum(share.targets.size for share in shares) / 100
+        if options["digest"] is not None:
+            found.digests.append(options["digest"].tobytes())
+            found.positions.append(batches[found.digests[-1]])
         return train(self, shares, *arguments, **options)
 
     patch.setattr(step.TrainingStep, "train", timed)
+    patch.setattr(feed, "step_digest", named)
     clock = SimpleNamespace(time=lambda: 1e9, monotonic=lambda: found.clock, perf_counter=lambda: found.clock)
     patch.setattr(loop, "time", clock)
     patch.setattr(private_run, "time", clock)
@@ -170,7 +190,7 @@ def _fix_clock(patch: pytest.MonkeyPatch, found: Recording) -> None:
 
 
 def _watch_steps(patch: pytest.MonkeyPatch, found: Recording, frozen: Recording | None) -> None:
-    privatized, load = step._privatized, feed.load_batch
+    privatized = step._privatized
 
     def watched(gradients: Any, noise: Any, grid: Any) -> list[Any]:
         released = privatized(gradients, noise, grid)
@@ -186,13 +206,7 @@ def _watch_steps(patch: pytest.MonkeyPatch, found: Recording, frozen: Recording 
         parts = tf.split(flat, [part.shape.num_elements() for part in released])
         return [tf.reshape(part, like.shape) for part, like in zip(parts, released, strict=True)]
 
-    def loading(examples: Any, positions: Any, replica: int, *rest: Any, **options: Any) -> Any:
-        if any(rest[1]) and replica == 0:
-            found.positions.append(tuple(positions.tolist()))
-        return load(examples, positions, replica, *rest, **options)
-
     patch.setattr(step, "_privatized", watched)
-    patch.setattr(feed, "load_batch", loading)
 
 
 def _flat(parts: Any) -> tf.Tensor:
@@ -223,7 +237,7 @@ def _watch_writes(patch: pytest.MonkeyPatch, found: Recording, runs: Path) -> No
                 if how != "delete" and not SECRET.fullmatch(relative):
                     found.plain.append((relative, data))
                 if not BY_TIME.fullmatch(relative):
-                    content = "" if NOT_COVERED.fullmatch(relative) else hashlib.md5(_masked(data)).hexdigest()  # noqa: S324
+                    content = "" if NOT_COVERED.fullmatch(relative) else hashlib.md5(_masked(data)).hexdigest()
                     found.writes[how, re.sub(r"[0-9a-f]{32,}(-[0-9a-f]+)?", "KEY", relative), content] += 1
             return done
 
@@ -263,7 +277,7 @@ def _of_call(frame: FrameType, _event: str, _argument: Any) -> Any:
     if not file.startswith(PACKAGE) or not frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # Functions alone.
         return None
     name, module = threading.current_thread().name, file.removeprefix(PACKAGE)
-    if name.startswith(BY_TIME_THREADS) or module in WAITS:
+    if name.startswith(BY_TIME_THREADS) or FREE.fullmatch(f"{module}:{frame.f_code.co_name}"):
         return None
     thread = re.split("[-_]", name)[0]
 
