@@ -52,7 +52,7 @@ SECRET = re.compile(r"(.*/)?(private|secret|\.cache)/.*")
 PACKAGE = f"{ROOT / 'runner'}/"
 FREE = re.compile(
     r"submit/(follow|local)\.py:.*|train/feed\.py:(put|fill|_ahead)"  # They wait for another thread.
-    r"|train/devices\.py:(rounding_environment|<dictcomp>)|train/facade\.py:make_tokens"  # By the environment; for the log.
+    r"|train/devices\.py:(rounding_environment|<dictcomp>)|train/facade\.py:make_tokens"  # Environment; log.
     r"|privacy/(wide|discrete)_gaussian\.py:.*"  # They draw noise, and know of nothing else.
     r"|data/.*|privacy/lookups\.py:count_lookups"  # They read records.
     r"|privacy/releases\.py:(_noisy|<genexpr>)"  # By how many values occur, before noise: what comes out is compared.
