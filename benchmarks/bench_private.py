@@ -4,8 +4,10 @@
 
 Both run plain SGD on the same batch in one process, in turns; figures are medians. The private step clips every
 record, and its noise is drawn as in a run: in a thread, while the step before computes. Peak memory is that of two
-processes, one for each side. With --slots (see bench_train.py) a third side is the private step of a network that is
-told of no slots. The last line is one JSON object.
+processes, one for each side. `cpu_ratio` is of the least processor time of a step, all threads together: on a machine
+that does other work too it says more than `ratio`. `blas`: the kernels of the BLAS in use, which computes the Gram
+matrices. `forced`: the variables that choose kernels. With --slots (see bench_train.py) a third side is the private
+step of a network that is told of no slots. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -34,11 +37,13 @@ from bench_train import (
     project_step,
     without_slots,
 )
+from threadpoolctl import threadpool_info
 
 from runner.data.batches import Batch
 from runner.privacy.accountant import Mechanism
 from runner.privacy.grid import grid_of
 from runner.privacy.noise import RunKey, draw_noise
+from runner.train.devices import rounding_environment
 from runner.train.step import TrainingStep
 
 MEMORY_STEPS = 5
@@ -72,6 +77,27 @@ SIDES = {"private": private_step, "plain": project_step}
 SIDES_OF_TABLES = SIDES | {"one_softmax": one_softmax_step}
 
 
+def with_processor_time(step: Step, seconds: list[float]) -> Step:
+    """The step, which adds to `seconds` the processor time of each of its timed turns."""
+
+    def run(turn: int) -> float:
+        start = time.process_time()
+        loss = step(turn)
+        if turn >= 0:
+            seconds.append(time.process_time() - start)
+        return loss
+
+    return run
+
+
+def blas_kernels() -> list[str]:
+    """The processors that the loaded BLAS libraries have chosen their kernels for."""
+    found = threadpool_info()
+    return sorted(
+        {f"{each['internal_api']} {each.get('architecture')}" for each in found if each["user_api"] == "blas"}
+    )
+
+
 def peak_mib(side: str) -> float:
     """Peak memory of a process that runs one side alone."""
     command = [sys.executable, __file__, *sys.argv[1:], "--alone", side]
@@ -90,7 +116,10 @@ def main() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     memory = {side: peak_mib(side) for side in sides}
-    times = measure({side: make(sizes, batch) for side, make in sides.items()}, sizes.rounds)
+    processor: dict[str, list[float]] = {side: [] for side in sides}
+    steps = {side: with_processor_time(make(sizes, batch), processor[side]) for side, make in sides.items()}
+    times = measure(steps, sizes.rounds)
+    least = {side: min(values) for side, values in processor.items()}
     medians = {side: statistics.median(values) * 1e3 for side, values in times.items()}
     pairs = [private / plain for private, plain in zip(times["private"], times["plain"], strict=True)]
     result = {
@@ -98,6 +127,8 @@ def main() -> None:
         "plain_ms": round(medians["plain"], 1),
         "ratio": round(statistics.median(pairs), 3),
         "min_ms": {side: round(min(values) * 1e3, 1) for side, values in times.items()},
+        "min_cpu_ms": {side: round(seconds * 1e3, 1) for side, seconds in least.items()},
+        "cpu_ratio": round(least["private"] / least["plain"], 3),
         "private_peak_mib": round(memory["private"]),
         "plain_peak_mib": round(memory["plain"]),
         "memory_ratio": round(memory["private"] / memory["plain"], 3),
@@ -110,6 +141,8 @@ def main() -> None:
             "one_softmax_peak_mib": round(memory["one_softmax"]),
         }
     shown = {name: value for name, value in vars(sizes).items() if name != "alone"}
+    forced = {name: value for name, value in rounding_environment().items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    result |= {"blas": blas_kernels(), "forced": forced}
     print(json.dumps({**result, **shown, "cpus": os.cpu_count(), "load": os.getloadavg()[0]}))
 
 

@@ -18,6 +18,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def epsilon_of_records(statement: dict[str, Any], records: int) -> float:
 def epsilon_of_group(taken: Spent, delta: float, records: int) -> float:
     """By PLD. A step is a mixture of Gaussians: of the records j are in its batch, and the sum changes by j clips."""
     among = range(records + 1)
-    noises = [each["sigma"] for what, _ in taken for each in what.get("histograms", [])]
+    noises = [noise_multiplier(each) for what, _ in taken for each in what.get("histograms", [])]
     noises += [what["noise_multiplier"] for what, _ in taken if "histograms" not in what]
     width = max(2 * (10 * records / noise + records**2 / (2 * noise**2)) for noise in noises)
     exact = max(width / 100_000, 1e-3)  # of an interval of losses, rounded up to 1, 2 or 5 times a power of ten
@@ -88,18 +89,8 @@ def epsilon_of_group(taken: Spent, delta: float, records: int) -> float:
     composed = pld.identity(interval)
     for what, count in taken:
         for histogram in what.get("histograms", []):
-            delta -= (
-                max(
-                    records / shared * threshold_delta(histogram | {"threshold": histogram["threshold"] - shared + 1})
-                    for shared in range(1, records + 1)
-                )
-                if histogram["threshold"] is not None
-                else 0.0
-            )
-            part = pld.from_discrete_gaussian_mechanism(
-                histogram["sigma"], records, value_discretization_interval=interval, use_connect_dots=True
-            )
-            composed = composed.compose(part)
+            delta -= threshold_delta(histogram, records)
+            composed = composed.compose(histogram_losses(histogram, records, interval))
         if "histograms" not in what:
             q = what["batch_size"] / what["examples"]
             probabilities = [math.comb(records, j) * q**j * (1 - q) ** (records - j) for j in among]
@@ -112,7 +103,7 @@ def epsilon_of_group(taken: Spent, delta: float, records: int) -> float:
 
 def epsilon(spent: Spent, delta: float, accountant: str) -> float:
     """The epsilon of all together: steps are Gaussian mechanisms on a Poisson sample, and of a release's histograms
-    each is a discrete Gaussian mechanism of sensitivity 1, whose thresholds are paid from delta."""
+    each is a mechanism of its own (`histogram_losses`), whose thresholds are paid from delta."""
     delta -= sum(threshold_delta(histogram) for what, _ in spent for histogram in what.get("histograms", []))
     if delta <= 0:
         return math.inf
@@ -138,13 +129,31 @@ def losses(what: dict[str, Any], count: int) -> Iterator[tuple[pld.PrivacyLossDi
             ),
             count,
         )
-    for sigma, histograms in Counter(each["sigma"] for each in what.get("histograms", [])).items():
-        yield (
-            pld.from_discrete_gaussian_mechanism(
-                sigma, value_discretization_interval=LOSS_INTERVAL, use_connect_dots=True
-            ),
-            histograms,
+    alike = Counter((each["sigma"], sensitivity(each)) for each in what.get("histograms", []))
+    for (sigma, most), histograms in alike.items():
+        yield histogram_losses({"sigma": sigma, "sensitivity": most}, 1, LOSS_INTERVAL), histograms
+
+
+def sensitivity(histogram: dict[str, Any]) -> int:
+    """How many records of one person are counted at most, where a person is what is protected; of a record, 1."""
+    return histogram.get("sensitivity", 1)
+
+
+def noise_multiplier(histogram: dict[str, Any]) -> float:
+    """Of continuous noise. Integers with this noise are that one's results, worked on, where the variance is less."""
+    most = sensitivity(histogram)
+    return histogram["sigma"] if most == 1 else math.sqrt(histogram["sigma"] ** 2 - 1.5**2) / most
+
+
+def histogram_losses(histogram: dict[str, Any], units: int, interval: float) -> pld.PrivacyLossDistribution:
+    """Of so many records or persons together."""
+    if sensitivity(histogram) > 1:
+        return pld.from_gaussian_mechanism(
+            noise_multiplier(histogram) / units, value_discretization_interval=interval, use_connect_dots=True
         )
+    return pld.from_discrete_gaussian_mechanism(
+        histogram["sigma"], units, value_discretization_interval=interval, use_connect_dots=True
+    )
 
 
 def rdp_epsilon(spent: Spent, delta: float) -> float:
@@ -152,21 +161,28 @@ def rdp_epsilon(spent: Spent, delta: float) -> float:
     made = rdp.RdpAccountant(neighboring_relation=ZERO_OUT)
     for what, count in spent:
         for histogram in what.get("histograms", []):
-            made.compose(dp_accounting.GaussianDpEvent(histogram["sigma"]))
+            made.compose(dp_accounting.GaussianDpEvent(noise_multiplier(histogram)))
         if "histograms" not in what:
             gaussian = dp_accounting.GaussianDpEvent(what["noise_multiplier"])
             made.compose(dp_accounting.PoissonSampledDpEvent(what["batch_size"] / what["examples"], gaussian), count)
     return float(made.get_epsilon(delta))
 
 
-def threshold_delta(histogram: dict[str, Any]) -> float:
-    """The probability that noise takes a count of 1 to the threshold; 0 where all cells are released."""
+def threshold_delta(histogram: dict[str, Any], units: int = 1) -> float:
+    """The most that the probability can be that noise takes to the threshold what nobody else has: of so many records
+    some may share a value. 0 where all cells are released."""
     if histogram["threshold"] is None:
         return 0.0
-    sigma, least = histogram["sigma"], histogram["threshold"] - 1
-    reach = math.ceil(15 * sigma) + least
+    sigma, records = histogram["sigma"], units * sensitivity(histogram)
+    reach = math.ceil(15 * sigma) + histogram["threshold"]
     weights = [math.exp(-0.5 * (x / sigma) ** 2) for x in range(reach + 1)]
-    return math.fsum(weights[least:]) / (2 * math.fsum(weights) - 1)
+    tails = list(accumulate(reversed(weights)))  # From the far end: exact where little is left.
+    whole = 2 * math.fsum(weights) - 1
+
+    def reached(least: int) -> float:
+        return 1.0 if least < 1 else tails[reach - least] / whole
+
+    return max(records / shared * reached(histogram["threshold"] - shared) for shared in range(1, records + 1))
 
 
 def agrees(stated: float | str, found: float) -> bool:

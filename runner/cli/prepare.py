@@ -264,6 +264,7 @@ def epsilon(
     """Plan a privacy budget: what a noise costs, or which noise a budget needs.
 
     Reads no records. -n counts the records that are trained on: with training.validation_split that is 4/5 of all.
+    For a job with privacy.unit, -n and --batch-size count the values of that column, such as customers.
     --release is for noisy counts, as privacy.json lists them: of a schema that was looked up, or of a run on draws,
     which takes no steps. THRESHOLD: the noisy count from which a value that occurs is released.
 

@@ -10,7 +10,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from runner.config.section import Section, differ
 
@@ -87,6 +87,12 @@ class FieldSection(Section):
     """What the fields of all kinds have."""
 
     nullable: bool | None = Field(default=None, description="whether it may be null; null: as found in the records")
+
+    @field_validator("outside", mode="before", check_fields=False)
+    @classmethod
+    def _null_needs_no_quotes(cls, outside: Any) -> Any:
+        """`outside: null`, as YAML reads it."""
+        return "null" if outside is None else outside
 
     @model_validator(mode="after")
     def _null_is_a_value(self) -> FieldSection:

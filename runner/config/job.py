@@ -90,6 +90,11 @@ class JobConfig(Section):
         """Whether every training step has noise of its own."""
         return self.privacy.enabled and not self.trains_on_draws
 
+    @property
+    def unit(self) -> str | None:
+        """The column that tells whose a record is, where privacy is for all records of a person; else None."""
+        return self.privacy.unit if self.privacy.enabled else None
+
     def _privacy_method(self) -> Literal["steps", "marginals"] | None:
         """That of the job; None where it is not private, or says nothing and is not a table."""
         privacy = self.privacy
@@ -143,6 +148,15 @@ class JobConfig(Section):
 
     def _check_private(self) -> None:
         """What a privacy claim rules out."""
+        if self.privacy.canaries and self.privacy.unit is not None:
+            raise ValueError(
+                "privacy.canaries: a canary is a record, and privacy.unit protects persons; set one of the two"
+            )
+        if self.privacy.canaries and self._privacy_method() == "marginals":
+            raise ValueError(
+                "privacy.canaries: noisy counts are kept in model/, and made-up records would be in them; "
+                "set privacy.method to steps, or canaries to 0"
+            )
         if self.examples.packing != "records":
             raise ValueError(
                 f"privacy.enabled needs examples.packing records, not {self.examples.packing}: "
@@ -151,6 +165,11 @@ class JobConfig(Section):
         if self.examples.seq_length < 2:
             raise ValueError(
                 "privacy.enabled needs examples.seq_length of 2 or more: an emptied record must show as one"
+            )
+        if self.privacy.unit is not None and self.data.since is not None:
+            raise ValueError(
+                f"privacy.unit: one {self.privacy.unit} may have records in this run and in those before it, and pay "
+                "for each; leave out data.since, and train on all files together"
             )
         if self.fields is not None:
             left = [(name, key) for name, field in self.fields.items() for key in undeclared(field)]

@@ -169,7 +169,10 @@ class TrainingConfig(Section):
 
     epochs: int = Field(default=15, ge=1, le=1_000_000, description="passes over the training examples")
     batch_size: int = Field(
-        default=64, ge=1, le=1_048_576, description="examples of one optimizer step, over all workers"
+        default=64,
+        ge=1,
+        le=1_048_576,
+        description="examples of one optimizer step, over all workers; with privacy.unit so many of its values",
     )
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="how weights are updated")
     validation_split: bool = Field(default=True, description="keep every 5th batch for validation, never trained on")
@@ -208,6 +211,16 @@ class PrivacyConfig(Section):
     """Differential privacy."""
 
     enabled: bool = Field(default=False, description="train with differential privacy")
+    unit: ColumnName | None = Field(
+        default=None,
+        description="protect all records with the same value of this column together, such as a customer's; null: each",
+    )
+    max_records_per_unit: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="with unit: how many records of one value are looked at together; more are left out",
+    )
     method: Literal["steps", "marginals"] | None = Field(
         default=None,
         description="steps: noise in each; marginals: train on draws by noisy counts; null: these for a table",
@@ -224,7 +237,9 @@ class PrivacyConfig(Section):
         default=None, ge=1e-6, le=1e9, description="find the noise that ends at this epsilon; never pass it"
     )
     # Sums of clipped float32 gradients neither vanish nor overflow in between.
-    l2_norm_clip: float = Field(default=1.0, ge=1e-12, le=1e12, description="largest norm of one record's gradient")
+    l2_norm_clip: float = Field(
+        default=1.0, ge=1e-12, le=1e12, description="largest norm of the gradient of a record, or of a unit's"
+    )
     delta: float | None = Field(default=None, gt=0, lt=1, description="null: 1/n^1.1, rounded down to one digit")
     accountant: Literal["pld", "rdp"] = Field(default="pld", description="how epsilon is computed: pld or rdp")
     max_epsilon: float | None = Field(
@@ -236,10 +251,21 @@ class PrivacyConfig(Section):
         le=1e9,
         description="of fields: what is looked up in the records costs this; null: 20% of target_epsilon, where any is",
     )
+    canaries: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="made-up records to train on, each by a secret coin, to measure what the run leaks; 0: none",
+    )
     vocabulary: Literal["public", "private"] | None = Field(
         default=None,
         description="public: tokenizer.uri was made without these records; private: accept a vocabulary made from them",
     )
+
+    @property
+    def sensitivity(self) -> int:
+        """The most records of one unit in a count of records: by how much emptying them changes it."""
+        return self.max_records_per_unit or 1
 
     @field_validator("noise_multiplier")
     @classmethod
@@ -247,6 +273,16 @@ class PrivacyConfig(Section):
         if noise is not None and 0 < noise < LEAST_NOISE:
             raise ValueError(f"{noise:g} is next to no noise; give at least {LEAST_NOISE:g}, or 0 for none")
         return noise
+
+    @model_validator(mode="after")
+    def _unit_and_its_bound(self) -> PrivacyConfig:
+        if self.unit is not None and self.max_records_per_unit is None:
+            raise ValueError(f"unit {self.unit} needs max_records_per_unit: how many records of one value may count")
+        if self.unit is None and self.max_records_per_unit is not None:
+            raise ValueError("max_records_per_unit needs unit, the column that tells whose a record is")
+        if self.enabled and self.unit is not None and self.noise_multiplier == 0:
+            raise ValueError(f"noise_multiplier 0 protects no {self.unit}; give noise, or leave out unit")
+        return self
 
     @model_validator(mode="after")
     def _noise_or_target(self) -> PrivacyConfig:

@@ -14,10 +14,11 @@ run, drawn anew for each step (`PoissonPlan`).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,8 @@ class BatchPlan:
     batch_size: int
     seed: int
     validation_split: bool
+    canaries: int = 0
+    """Positions behind all examples that are trained on, too: see `runner.data.canaries`."""
 
     sampler: ClassVar[str] = "shuffle"
 
@@ -72,10 +75,10 @@ class BatchPlan:
     def _split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(training, validation) positions."""
         order = np.random.Generator(np.random.Philox(key=[self.seed, 0])).permutation(self.examples)
-        if not self.validation_split:
-            return order, order[:0]
         for_validation = (np.arange(self.examples) // self.batch_size) % VALIDATION_EVERY == 0
-        return order[~for_validation], order[for_validation]
+        for_validation &= self.validation_split
+        canaries = self.examples + np.arange(self.canaries)
+        return np.append(order[~for_validation], canaries), order[for_validation]
 
     @lru_cache(maxsize=2)  # noqa: B019 - one plan lives as long as its run
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
@@ -170,28 +173,36 @@ def load_batch(
 ) -> Batch:
     """Replica `replica`'s share of a logical batch: rows `replica`, `replica + replicas`, ... of `positions`.
 
-    A share without a row gets one that is all padding. `dropout_key` is two numbers below 2^64. With `skip_empty` a
-    record without text, whose only target is the end, is padding too: emptied, a record contributes nothing. With a
-    `field_order` each record's fields change places.
+    `positions` (P,), or (P, K) of up to K examples of each of P persons, -1 for none: these stay together, and the
+    share has K rows for each. A share without a row gets one that is all padding, or K of them.
+
+    `dropout_key` is two numbers below 2^64. With `skip_empty` a record without text, whose only target is the end, is
+    padding too: emptied, a record contributes nothing. With a `field_order` each record's fields change places.
     """
     seq_length = examples.tokens.seq_length
-    rows = examples.rows(positions[replica::replicas])
+
+    def share(of_all: NDArray[Any]) -> NDArray[Any]:
+        """What this replica has of one value (or row of values) for each of the positions."""
+        return of_all.reshape(*positions.shape, *of_all.shape[1:])[replica::replicas].reshape(-1, *of_all.shape[1:])
+
+    own = share(positions.reshape(-1))
+    rows = examples.rows(own[own >= 0])
     longest = max((row.size - 1 for row in rows), default=1)
     width = trimmed_length(longest, seq_length)
-    ids = np.zeros((max(len(rows), 1), width + 1), np.int32)
+    ids = np.zeros((own.size or math.prod(positions.shape[1:]), width + 1), np.int32)
     lengths = np.zeros(ids.shape[0], np.int32)
-    for index, row in enumerate(rows):
+    for index, row in zip(np.flatnonzero(own >= 0).tolist(), rows, strict=True):
         ids[index, : row.size] = row
         lengths[index] = row.size - 1
-    if field_order is not None and rows:
-        ids = shuffle_fields(ids, field_order.fields, field_order.draw(positions.size)[replica::replicas])
+    if field_order is not None and own.size:
+        ids = shuffle_fields(ids, field_order.fields, share(field_order.draw(positions.size)))
     if skip_empty:
         lengths[is_empty(lengths, seq_length)] = 0
     weights = (np.arange(width) < lengths[:, None]).astype(np.float32)
     inputs = np.where(weights > 0, ids[:, :-1], 0).astype(np.int32)
-    keys = dropout_keys(dropout_key, positions.size, seq_length)[replica::replicas, :width]
-    if not rows:
-        keys = np.zeros((1, width), np.uint32)
+    keys = share(dropout_keys(dropout_key, positions.size, seq_length))[:, :width]
+    if not own.size:
+        keys = np.zeros((ids.shape[0], width), np.uint32)
     return Batch(inputs, ids[:, 1:], weights, np.ascontiguousarray(keys))
 
 

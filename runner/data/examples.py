@@ -1,8 +1,8 @@
 """Token shards: examples by position, from a memory-mapped local copy or by ranges from storage.
 
 A shard is two files: `<name>.ids`, the ids of its examples behind one another (uint16 or int32, little-endian),
-and `<name>.lengths`, each example's number of targets (int32; it has one id more). Positions count examples over
-the shards in order.
+and `<name>.lengths`, each example's number of targets (int32; it has one id more). Where it matters whose an example
+is, a third, `<name>.persons`, has a mark of 16 bytes for each. Positions count examples over the shards in order.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.data.persons import MARK_BYTES, Persons
 from runner.data.schema.slots import Slots
 from runner.data.tokenizers.base import token_dtype
 from runner.errors import CorruptError, ObjectNotFoundError
@@ -42,6 +43,23 @@ class Shard:
     ids_bytes: int
     ids_sha256: str
     lengths_sha256: str
+    persons_sha256: str | None = None
+
+    @property
+    def files(self) -> dict[str, int]:
+        """The size of each of its files in storage."""
+        ids, lengths = shard_file_names(self.name)
+        sizes = {ids: self.ids_bytes, lengths: 4 * self.examples}
+        return (
+            sizes if self.persons_sha256 is None else sizes | {persons_file_name(self.name): MARK_BYTES * self.examples}
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for JSON; without persons as before there were any."""
+        plain = asdict(self)
+        if self.persons_sha256 is None:
+            del plain["persons_sha256"]
+        return plain
 
 
 @dataclass(frozen=True)
@@ -63,12 +81,18 @@ class TokenSet:
     """The files with records of the job and where `max_records` ends in one; None: all files, to their ends."""
     slots: Slots | None = None
     """Of a table's tokens; None: texts."""
+    persons: tuple[tuple[int, int], ...] | None = None
+    """Ascending, a number of records and how many persons have so many; None: it is not told whose examples are."""
+    nobodys: int = 0
+    """Rows that nobody has, where it is told."""
 
     @classmethod
     def from_manifest(cls, folder: Folder, manifest: dict[str, Any]) -> TokenSet:
         """Read back what `to_info` wrote."""
         info = dict(manifest["info"])
         shards = tuple(Shard(**shard) for shard in info.pop("shards"))
+        if "persons" in info:
+            info["persons"] = tuple((records, persons) for records, persons in info["persons"])
         if "slots" in info:
             info["slots"] = Slots(**{name: tuple(values) for name, values in info["slots"].items()})
         return cls(folder=folder, shards=shards, **info)
@@ -83,12 +107,19 @@ class TokenSet:
             del plain["slots"]
         else:
             plain["slots"] = asdict(self.slots)
-        return plain | {"shards": [asdict(shard) for shard in self.shards]}
+        if self.persons is None:
+            del plain["persons"], plain["nobodys"]
+        return plain | {"shards": [shard.to_plain() for shard in self.shards]}
 
     @property
     def examples(self) -> int:
         """Number of examples."""
         return sum(shard.examples for shard in self.shards)
+
+    @property
+    def units(self) -> int:
+        """What privacy is for and batches are made of: persons, where it is told whose examples are, else examples."""
+        return self.examples if self.persons is None else sum(persons for _, persons in self.persons)
 
     @property
     def targets(self) -> int:
@@ -98,7 +129,7 @@ class TokenSet:
     @property
     def bytes(self) -> int:
         """Size of the shards in storage."""
-        return sum(shard.ids_bytes + 4 * shard.examples for shard in self.shards)
+        return sum(sum(shard.files.values()) for shard in self.shards)
 
 
 def shard_file_names(name: str) -> tuple[str, str]:
@@ -106,8 +137,14 @@ def shard_file_names(name: str) -> tuple[str, str]:
     return f"{name}.ids", f"{name}.lengths"
 
 
+def persons_file_name(name: str) -> str:
+    """The name of the file that tells whose a shard's examples are."""
+    return f"{name}.persons"
+
+
 class Examples:
-    """Examples by position. `lengths` (n,) int32 holds every example's number of targets."""
+    """Examples by position. `lengths` (n,) int32 holds every example's number of targets; `persons` whose it is, None
+    where that is not told."""
 
     def __init__(self, tokens: TokenSet, cache_gib: float) -> None:
         """Open the shards: memory-mapped when they fit `cache_gib`, by ranges otherwise.
@@ -121,6 +158,7 @@ class Examples:
         folder = _local_copy(tokens) if self.is_mapped else None
         self._mapped = [self._map(folder, shard) for shard in tokens.shards] if folder else None
         self.lengths = self._read_lengths(folder or tokens.folder)
+        self.persons = None if tokens.persons is None else Persons.of(self._read_marks(folder or tokens.folder))
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -184,6 +222,15 @@ class Examples:
             parts.append(np.frombuffer(_read(folder, name, shard.lengths_sha256), "<i4"))
         return np.concatenate(parts)
 
+    def _read_marks(self, folder: Folder) -> NDArray[np.uint8]:
+        """(n, 16)."""
+        parts: list[NDArray[np.uint8]] = []
+        for shard in self.tokens.shards:
+            assert shard.persons_sha256 is not None
+            content = _read(folder, persons_file_name(shard.name), shard.persons_sha256)
+            parts.append(np.frombuffer(content, np.uint8).reshape(-1, MARK_BYTES))
+        return np.concatenate(parts)
+
 
 @dataclass(frozen=True)
 class Span:
@@ -215,11 +262,9 @@ def _local_copy(tokens: TokenSet) -> LocalFolder:
     assert isinstance(target, LocalFolder)
 
     def fetch(shard: Shard) -> None:
-        ids, lengths = shard_file_names(shard.name)
-        for name, size, digest in (
-            (ids, shard.ids_bytes, shard.ids_sha256),
-            (lengths, 4 * shard.examples, shard.lengths_sha256),
-        ):
+        digests = (shard.ids_sha256, shard.lengths_sha256, shard.persons_sha256)
+        for (name, size), digest in zip(shard.files.items(), digests, strict=False):
+            assert digest is not None
             if target.size(name) == size and _digest(target, name) == digest:
                 continue
             if target is source:

@@ -68,6 +68,8 @@ def look_at(data: DataConfig, columns: Sequence[str] | None = None, *, private: 
     plan = plan_table(data, files, columns)
     if "" in plan.schema.names:
         raise DataError(f"{data.uri}: a column has no name; give it one in the files, or list the others by --columns")
+    if not plan.schema.names and plan.left_out:
+        raise DataError(f"{data.uri}: all columns are lists or structs: {list_names(plan.left_out)}; store them flat")
     if columns is None and len(plan.schema) <= 1 and all(is_text(column.type) for column in plan.schema):
         return None
     all_rows = sum(unit.stop - unit.start for unit in plan.units)

@@ -13,19 +13,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from runner.config import JobConfig
-from runner.data.examples import Shard, TokenSet, shard_file_names
+from runner.data.examples import Shard, TokenSet, persons_file_name, shard_file_names
 from runner.data.files import SourceFile
 from runner.data.packing import Packed, Packer
-from runner.data.records import read_unit
+from runner.data.persons import mark_persons
+from runner.data.records import read_unit, read_with_persons
 from runner.data.schema import Schema
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.survey import Survey, survey_records, survey_table
@@ -67,6 +69,8 @@ def token_key(config: JobConfig, files: tuple[SourceFile, ...]) -> str:
         parts["reading"] = version  # Other jobs have the records that they had in version 1.
     if starts := {file.name: file.start for file in files if file.start}:
         parts["starts"] = starts
+    if config.unit is not None:
+        parts["unit"] = config.unit
     if config.data.since is not None:
         parts["tokenizer of"] = read_manifest(_earlier_tokenizer(config))["files"]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -91,7 +95,7 @@ def find_tokens(cache: Folder, key: str) -> TokenSet | None:
         return None
     sizes = {entry.name: entry.size for entry in folder.list()}
     for shard in tokens.shards:
-        for name, size in zip(shard_file_names(shard.name), (shard.ids_bytes, shard.examples * 4), strict=True):
+        for name, size in shard.files.items():
             if sizes.get(name) != size:
                 log.warning("%s/%s is missing or cut: the records are tokenized again", folder.uri, name)
                 return None
@@ -100,9 +104,11 @@ def find_tokens(cache: Folder, key: str) -> TokenSet | None:
 
 def survey_job(config: JobConfig, files: tuple[SourceFile, ...]) -> Survey:
     """Read the job's records once; errors as for `survey_records` and `survey_table`."""
+    person = config.unit
     if config.fields is None:
-        return survey_records(config.data, files, token_lengths(config))
-    return survey_table(config.data, files, config.fields, _earlier_schema(config), is_private=config.privacy.enabled)
+        return survey_records(config.data, files, token_lengths(config), person)
+    earlier, is_private = _earlier_schema(config), config.privacy.enabled
+    return survey_table(config.data, files, config.fields, earlier, is_private=is_private, person=person)
 
 
 def token_lengths(config: JobConfig) -> TokenLengths:
@@ -132,9 +138,16 @@ def check_vocabulary(config: JobConfig, survey: Survey) -> None:
 
 
 def prepare_tokens(
-    config: JobConfig, survey: Survey, cache: Folder, key: str, progress: Callable[[str], None]
+    config: JobConfig,
+    survey: Survey,
+    cache: Folder,
+    key: str,
+    progress: Callable[[str], None],
+    person_key: bytes = b"",
 ) -> TokenSet:
     """Tokenize all records into `cache/key` and return what is there; `progress` hears each step in words.
+
+    person_key: the secret of the marks that tell whose a record is, where the job asks for that.
 
     Raises:
         TokenizerError: the vocabulary is too small for the records.
@@ -148,7 +161,7 @@ def prepare_tokens(
     seq_length = config.examples.seq_length
     if isinstance(tokenizer, FieldTokenizer):
         seq_length = tokenizer.record_tokens + 1
-    tokenize = _TokenizeUnit(config, seq_length, folder.uri, tokenizer_files)
+    tokenize = _TokenizeUnit(config, seq_length, folder.uri, tokenizer_files, person_key)
     done: list[dict[str, Any]] = []
     with _plain_errors():
         for row in _dataset(survey.units).map(tokenize).iter_rows():
@@ -169,6 +182,8 @@ def prepare_tokens(
         shards=tuple(Shard(**shard) for shard in shards),
         stops=survey.stops if survey.empty_files or config.data.max_records is not None else None,
         slots=tokenizer.slots,
+        persons=None if survey.persons is None else tuple(survey.persons.items()),
+        nobodys=survey.found.nobodys,
     )
     publish(folder, tokenizer_files, tokens.to_info())
     return tokens
@@ -184,8 +199,8 @@ class ShardWriter:
     shards: list[Shard] = field(default_factory=list[Shard])
     cut: int = 0
 
-    def add(self, packed: Packed) -> None:
-        """Write a shard of these examples, if there are any."""
+    def add(self, packed: Packed, marks: NDArray[np.uint8] | None = None) -> None:
+        """Write a shard of these examples, if there are any, and whose each of them is."""
         if not packed.lengths.size:
             return
         self.cut += packed.cut
@@ -193,6 +208,11 @@ class ShardWriter:
         ids, lengths = packed.ids.astype(token_dtype(self.vocab_size)).tobytes(), packed.lengths.astype("<i4").tobytes()
         for file, content in zip(shard_file_names(name), (ids, lengths), strict=True):
             self.folder.write(file, content)
+        persons = None
+        if marks is not None:
+            assert len(marks) == packed.lengths.size
+            persons = marks.tobytes()
+            self.folder.write(persons_file_name(name), persons)
         self.shards.append(
             Shard(
                 name=name,
@@ -201,18 +221,20 @@ class ShardWriter:
                 ids_bytes=len(ids),
                 ids_sha256=hashlib.sha256(ids).hexdigest(),
                 lengths_sha256=hashlib.sha256(lengths).hexdigest(),
+                persons_sha256=None if persons is None else hashlib.sha256(persons).hexdigest(),
             )
         )
 
 
+@dataclass(frozen=True)
 class _TokenizeUnit:
     """Tokenizes, packs and writes one unit; a Ray worker makes its own copy from plain values."""
 
-    def __init__(self, config: JobConfig, seq_length: int, folder_uri: str, tokenizer_files: dict[str, bytes]) -> None:
-        self.config = config
-        self.seq_length = seq_length
-        self.folder_uri = folder_uri
-        self.tokenizer_files = tokenizer_files
+    config: JobConfig
+    seq_length: int
+    folder_uri: str
+    tokenizer_files: dict[str, bytes]
+    person_key: bytes
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         with _carried_errors():
@@ -225,16 +247,24 @@ class _TokenizeUnit:
         schema = tokenizer.schema.arrow if isinstance(tokenizer, FieldTokenizer) else None
         written = ShardWriter(folder, tokenizer.vocab_size, unit.first_row)
         unknown = 0
-        for records in read_unit(self.config.data, unit, schema):
+        marks: list[NDArray[np.uint8]] = []
+        for records, _, persons in read_with_persons(self.config.data, unit, schema):
+            if persons is not None:
+                marks.append(mark_persons(persons.filter(records.is_valid()), self.person_key))
             tokens, lengths = tokenizer.encode_batch(records.drop_null())
             if tokenizer.unknown_id is not None:
                 unknown += int((tokens == tokenizer.unknown_id).sum())
             packer.add(tokens, lengths)
             if packer.pending_ids >= IDS_PER_SHARD:
-                written.add(packer.take(last=False))
-        written.add(packer.take())
+                written.add(packer.take(last=False), _joined(marks))
+                marks = []
+        written.add(packer.take(), _joined(marks))
         shards = json.dumps([asdict(shard) for shard in written.shards])
         return {"first_row": unit.first_row, "cut": written.cut, "unknown": unknown, "shards": shards}
+
+
+def _joined(marks: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8] | None:
+    return np.concatenate(marks) if marks else None
 
 
 class _SampleUnit:

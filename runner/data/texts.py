@@ -67,7 +67,7 @@ def is_text(kind: pa.DataType) -> bool:
         return True
     if isinstance(kind, pa.BaseExtensionType):
         return is_text(kind.storage_type)
-    return _is_string(kind) or _is_bytes(kind) or types.is_null(kind)
+    return is_string(kind) or _is_bytes(kind) or types.is_null(kind)
 
 
 def join_fields(fields: Sequence[pa.Array], delimiter: str) -> pa.Array:
@@ -209,7 +209,8 @@ def _plain(number: str | Decimal) -> str:
     return format(Decimal(number), "f")
 
 
-def _is_string(kind: pa.DataType) -> bool:
+def is_string(kind: pa.DataType) -> bool:
+    """Whether it is one of Arrow's types of strings."""
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
@@ -227,7 +228,7 @@ RULES: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array], pa.Array]
     (lambda kind: isinstance(kind, pa.Bool8Type), lambda column: _cast(column.storage.cast(pa.bool_()))),
     (lambda kind: isinstance(kind, pa.BaseExtensionType), lambda column: to_texts(column.storage)),
     (types.is_dictionary, lambda column: to_texts(column.dictionary).take(column.indices)),
-    (_is_string, _cast),
+    (is_string, _cast),
     (_is_bytes, _bytes),
     (types.is_floating, _floats),
     (types.is_decimal, _decimals),

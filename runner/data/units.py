@@ -20,6 +20,7 @@ from pyarrow import types
 
 from runner.config import DataConfig
 from runner.data.files import READING_VERSION, SourceFile, in_parallel, partition_columns
+from runner.data.persons import person_family
 from runner.errors import DataError, RunnerError, StorageError
 from runner.storage import arrow_filesystem
 
@@ -38,13 +39,17 @@ Looked = TypeVar("Looked")
 
 @dataclass(frozen=True)
 class Unit:
-    """Rows `start` to `stop` of a file; `first_row` counts over all files in order. `version`: see `SourceFile`."""
+    """Rows `start` to `stop` of a file; `first_row` counts over all files in order. `version`: see `SourceFile`.
+
+    `person`: the column that tells whose a record is; rows without a value there are no records. None: all are.
+    """
 
     file: str
     start: int
     stop: int
     first_row: int
     version: int = READING_VERSION
+    person: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a Ray Data row."""
@@ -60,29 +65,40 @@ class TablePlan:
     left_out: tuple[str, ...]
 
 
-def plan_units(data: DataConfig, files: tuple[SourceFile, ...]) -> tuple[Unit, ...]:
-    """Cut the files into units by their footers alone; checks each file's columns on the way.
+def plan_units(data: DataConfig, files: tuple[SourceFile, ...], person: str | None = None) -> tuple[Unit, ...]:
+    """Cut the files into units by their footers alone; checks each file's columns on the way, `person` among them.
 
     Small row groups are read together and large ones in parts, at most `ROWS_PER_UNIT` rows a unit. Files without rows
     have no unit, and may be without columns. Only reading tells which unit holds the last of `max_records`.
     """
-    counts = _read_footers(data, files, text_columns(data), lambda _, parquet: parquet.metadata.num_rows)
-    return _cut(data, files, [count or 0 for count in counts])
+    if person is None:
+        counts = _read_footers(data, files, text_columns(data), lambda _, parquet: parquet.metadata.num_rows)
+        return _cut(data, files, [count or 0 for count in counts])
+    footers = _read_footers(data, files, [*text_columns(data), person], _Footer.of)
+    _check_persons(data, files, footers, person)
+    return _cut(data, files, [footer.rows if footer else 0 for footer in footers], person)
 
 
-def plan_table(data: DataConfig, files: tuple[SourceFile, ...], columns: Sequence[str] | None = None) -> TablePlan:
+def plan_table(
+    data: DataConfig,
+    files: tuple[SourceFile, ...],
+    columns: Sequence[str] | None = None,
+    person: str | None = None,
+) -> TablePlan:
     """Cut the files of a table into units, and find the one type that each of its columns has in all files.
 
     A column that holds nothing but nulls in a file counts as one of any type, where the footer says so. Texts of all
     widths are one type, and so are dictionaries of the same values; columns that come from folders are texts.
 
-    columns: those of the records; None for all that a field can hold.
+    columns: those of the records; None for all that a field can hold. person: the column that tells whose a row is.
 
     Raises:
         DataError: naming the file that lacks a column, has it twice, holds lists or structs in it, or has it of another
             type than a file before.
     """
-    footers = _read_footers(data, files, columns, _Footer.of)
+    asked = columns if columns is None or person is None else [*columns, person]
+    footers = _read_footers(data, files, asked, _Footer.of)
+    _check_persons(data, files, footers, person)
     there = dict.fromkeys(name for footer in footers if footer for name in footer.kinds)
     if columns is None:
         nested = {name for footer in footers if footer for name, kind in footer.kinds.items() if types.is_nested(kind)}
@@ -113,8 +129,8 @@ def plan_table(data: DataConfig, files: tuple[SourceFile, ...], columns: Sequenc
     # Nulls in all files keep the type that all give them.
     kinds = nulls | kinds
     schema = pa.schema([pa.field(name, kinds.get(name, pa.null()), name not in required) for name in columns])
-    units = _cut(data, files, [footer.rows if footer else 0 for footer in footers])
-    return TablePlan(units, schema, tuple(name for name in there if name not in schema.names))
+    units = _cut(data, files, [footer.rows if footer else 0 for footer in footers], person)
+    return TablePlan(units, schema, tuple(name for name in there if name not in schema.names and name != person))
 
 
 @dataclass(frozen=True)
@@ -187,7 +203,32 @@ def _is_string(kind: pa.DataType) -> bool:
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
-def _cut(data: DataConfig, files: tuple[SourceFile, ...], counts: Sequence[int]) -> tuple[Unit, ...]:
+def _check_persons(
+    data: DataConfig, files: tuple[SourceFile, ...], footers: Sequence[_Footer | None], person: str | None
+) -> None:
+    """Whether the values that tell whose a record is can be compared over all files.
+
+    Raises:
+        DataError: naming a file that has lists or structs there, or another type than a file before.
+    """
+    first: pa.DataType | None = None
+    for file, footer in zip(files, footers, strict=True):
+        if footer is None or person is None:
+            continue
+        kind = footer.kinds[person]
+        place = f"{where(data, file.name)}: column {person} is {kind}"
+        if types.is_nested(kind):
+            raise DataError(f"{place}, which tells no privacy.unit; name a column of single values")
+        if person_family(kind) is None:
+            continue
+        if first is not None and person_family(first) != person_family(kind):
+            raise DataError(f"{place}, but {first} in files before it; privacy.unit needs one type in all")
+        first = first or kind
+
+
+def _cut(
+    data: DataConfig, files: tuple[SourceFile, ...], counts: Sequence[int], person: str | None = None
+) -> tuple[Unit, ...]:
     units: list[Unit] = []
     first_row = 0
     for file, count in zip(files, counts, strict=True):
@@ -195,7 +236,7 @@ def _cut(data: DataConfig, files: tuple[SourceFile, ...], counts: Sequence[int])
             count = min(count, data.max_records - first_row)
         for start in range(file.start, count, ROWS_PER_UNIT):
             stop = min(start + ROWS_PER_UNIT, count)
-            units.append(Unit(file.name, start, stop, first_row + start - file.start, file.version))
+            units.append(Unit(file.name, start, stop, first_row + start - file.start, file.version, person))
         first_row += max(count - file.start, 0)
     return tuple(units)
 

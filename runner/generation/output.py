@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
+from runner.data.schema.codec import decoded_type
+from runner.data.schema.units import is_number
 from runner.data.texts import to_texts
 from runner.errors import ConfigError
 from runner.generation.records import Generated
@@ -121,8 +123,8 @@ def table_in_words(table: pa.Table) -> str:
     if not sys.stdout.isatty():
         return to_csv(table).decode().removesuffix("\n")
     columns = [
-        Column(name, ["" if value is None else value for value in values], is_number=_is_number(column.type))
-        for name, column, values in zip(table.column_names, table.columns, _texts(table), strict=True)
+        Column(field.name, ["" if value is None else value for value in values], is_number(decoded_type(field.type)))
+        for field, values in zip(table.schema, _texts(table), strict=True)
     ]
     return side_by_side(columns, shutil.get_terminal_size().columns)
 
@@ -143,16 +145,8 @@ def _csv_field(value: str | None, *, quoted: bool) -> str:
 def _json_value(text: str | None, kind: pa.DataType) -> str:
     if text is None:
         return "null"
-    return text if _is_number(kind) or types.is_boolean(_plain_type(kind)) else _json_text(text)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    kind = _plain_type(kind)
-    return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
-
-
-def _plain_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if types.is_dictionary(kind) else kind
+    kind = decoded_type(kind)
+    return text if is_number(kind) or types.is_boolean(kind) else _json_text(text)
 
 
 def _json_text(text: str) -> str:

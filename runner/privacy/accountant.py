@@ -21,6 +21,13 @@ sigma would (Canonne, Kamath, Steinke 2020, theorems 4 and 14).
     >>> release = Release("schema", (Histogram("age", 15.0), Histogram("income", 15.0)))
     >>> round(epsilon([(release, 1)], delta=1e-6), 3), round(epsilon([(mechanism, 3906), (release, 1)], delta=1e-6), 3)
     (0.373, 2.044)
+
+Where up to K records of one person are in a histogram, they change it by a vector whose norm is at most K: all of them
+in one cell. Noise of sigma costs what continuous Gaussian noise of sqrt(sigma^2 - 1.5^2) / K does at sensitivity 1. For
+it is that noise, worked on: with Y normal of variance sigma^2 - s^2, and Z an integer drawn about it with probability
+proportional to exp(-(Z - Y)^2 / (2 s^2)), Z is a discrete Gaussian of sigma, up to a factor that for s = 1.5 is below
+1 + 2^-62 (`runner.privacy.wide_gaussian` has the steps). That is 2^-61 K of epsilon for a histogram, below what the
+accountants' floating point can show. So it does not matter which cells the records share out between them.
 """
 
 from __future__ import annotations
@@ -32,12 +39,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runner.errors import PrivacyError
+from runner.privacy.discrete_gaussian import discrete_gaussian_tail
 
 Accountant = Literal["pld", "rdp"]
 LARGEST_NOISE_MULTIPLIER = 1e4
@@ -48,6 +55,8 @@ LOSS_INTERVAL = 1e-4
 """Privacy losses are rounded to multiples of it, so that the bound holds."""
 NOISE_STEP = 1e-4
 """Noise multipliers that are found here are multiples of this, rounded up."""
+ROUNDING = 1.5
+"""Of the noise on counts of several records: the standard deviation of a part that makes a whole number of it."""
 
 
 @dataclass(frozen=True)
@@ -90,23 +99,53 @@ class Histogram:
     """Counts of records with discrete Gaussian noise of `sigma` records. A record is in at most one of its cells.
 
     `threshold`: where the cells are the values that occur, the noisy count from which a cell is released; None where
-    the cells are public.
+    the cells are public. `sensitivity`: the most records of one unit of privacy that are counted, 1 of single records.
     """
 
     name: str
     sigma: float
     threshold: int | None = None
+    sensitivity: int = 1
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise PrivacyError(f"the histogram of {self.name!r} needs noise above 0")
+        if not self.sigma > (0 if self.sensitivity == 1 else ROUNDING):
+            raise PrivacyError(f"the histogram of {self.name!r} needs more noise than {self.sigma:g}")
+        if self.sensitivity < 1:
+            raise PrivacyError(f"the histogram of {self.name!r} has a sensitivity of {self.sensitivity}")
+
+    @property
+    def noise(self) -> Noise:
+        """What a privacy loss follows from."""
+        return Noise(self.sigma, self.sensitivity)
 
     @property
     def threshold_delta(self) -> float:
-        """The probability that a value that only one record has is released: that noise makes its 1 the threshold."""
+        """The probability that a value that only one unit has is released: that noise makes its count the threshold."""
+        return self.threshold_delta_of(1)
+
+    def threshold_delta_of(self, units: int) -> float:
+        """The most that the probability can be that a value that only these units have is released.
+
+        Of their records m may share a value, whose count noise has then to raise by threshold - m; k records have k / m
+        such values. The probability of any is at most the sum, and for shares of different sizes no larger.
+        """
         if self.threshold is None:
             return 0.0
-        return discrete_gaussian_tail(self.sigma, self.threshold - 1)
+        records = self.sensitivity * units
+        shared = np.arange(1, records + 1)
+        return float(np.max(records / shared * discrete_gaussian_tail(self.sigma, self.threshold - shared)))
+
+
+class Noise(NamedTuple):
+    """Discrete Gaussian noise of `sigma` on counts in which one unit has up to `sensitivity` records."""
+
+    sigma: float
+    sensitivity: int
+
+    def multiplier(self, units: int = 1) -> float:
+        """Over the sensitivity to so many units: of the continuous Gaussian noise that costs as much at least."""
+        spread = 0.0 if self.sensitivity == 1 else ROUNDING
+        return math.sqrt(self.sigma**2 - spread**2) / (self.sensitivity * units)
 
 
 @dataclass(frozen=True)
@@ -131,30 +170,14 @@ class Release:
         return {"name": self.name, "histograms": [asdict(histogram) for histogram in self.histograms]}
 
     @property
-    def sigmas(self) -> Counter[float]:
+    def noises(self) -> Counter[Noise]:
         """How many histograms have each noise."""
-        return Counter(histogram.sigma for histogram in self.histograms)
+        return Counter(histogram.noise for histogram in self.histograms)
 
     @property
     def threshold_delta(self) -> float:
-        """The probability that any of a record's values that no other record has is released."""
+        """The probability that any of a unit's values that no other unit has is released."""
         return math.fsum(histogram.threshold_delta for histogram in self.histograms)
-
-
-def discrete_gaussian_tail(sigma: float, least: int) -> float:
-    """The probability that discrete Gaussian noise is `least` or more; 1 stands for all of `least` below 1.
-
-    >>> round(discrete_gaussian_tail(1.0, 1), 6), discrete_gaussian_tail(100.0, 500) < 3e-7
-    (0.300529, True)
-    """
-    tails = discrete_gaussian_tails(sigma)
-    return 1.0 if least < 1 else float(tails[least - 1]) if least <= len(tails) else 0.0
-
-
-def discrete_gaussian_tails(sigma: float) -> NDArray[np.float64]:
-    """The probabilities that noise is at least 1, 2, ...; beyond the last it is less than 1e-31."""
-    weights = np.exp(-0.5 * (np.arange(1, math.ceil(12 * sigma) + 2) / sigma) ** 2)
-    return np.cumsum(weights[::-1])[::-1] / (1 + 2 * weights.sum())
 
 
 Spent = Sequence[tuple[Mechanism | Release, int]]
@@ -338,19 +361,23 @@ def _privacy_losses(taken: Spent) -> Iterator[Any]:
     """The privacy loss distributions that compose to that of all this."""
     for what, count in taken:
         if isinstance(what, Release):
-            for sigma, histograms in sorted(what.sigmas.items()):
-                yield _one_histogram(sigma).self_compose(histograms * count)
+            for noise, histograms in sorted(what.noises.items()):
+                yield one_histogram(noise).self_compose(histograms * count)
         else:
             yield _one_step(what.sampling_probability, what.noise_multiplier).self_compose(count)
 
 
 @lru_cache(maxsize=64)
-def _one_histogram(sigma: float) -> Any:
-    """The privacy loss distribution of one histogram: one of its cells changes by 1."""
+def one_histogram(noise: Noise, units: int = 1, interval: float = LOSS_INTERVAL) -> Any:
+    """The privacy loss distribution of one histogram: of single records one cell changes, by their number."""
     from dp_accounting.pld import privacy_loss_distribution
 
+    if noise.sensitivity > 1:
+        return privacy_loss_distribution.from_gaussian_mechanism(
+            noise.multiplier(units), value_discretization_interval=interval, use_connect_dots=True
+        )
     return privacy_loss_distribution.from_discrete_gaussian_mechanism(
-        sigma, sensitivity=1, value_discretization_interval=LOSS_INTERVAL, use_connect_dots=True
+        noise.sigma, sensitivity=units, value_discretization_interval=interval, use_connect_dots=True
     )
 
 
@@ -376,8 +403,8 @@ def _rdp_epsilon(spent: Spent, delta: float) -> float:
     accountant = rdp.RdpAccountant(neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_SPECIAL)
     for what, count in spent:
         if isinstance(what, Release):
-            for sigma, histograms in what.sigmas.items():
-                accountant.compose(dp_accounting.GaussianDpEvent(sigma), histograms * count)
+            for noise, histograms in what.noises.items():
+                accountant.compose(dp_accounting.GaussianDpEvent(noise.multiplier()), histograms * count)
         else:
             gaussian = dp_accounting.GaussianDpEvent(what.noise_multiplier)
             accountant.compose(dp_accounting.PoissonSampledDpEvent(what.sampling_probability, gaussian), count)

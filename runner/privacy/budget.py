@@ -37,11 +37,12 @@ from runner.privacy.accountant import (
     spent_by,
     steps_within,
 )
-from runner.privacy.entries import Entry
+from runner.privacy.entries import Entry, check_unit
 from runner.privacy.entries import spent_before as spent_before
 from runner.privacy.figures import epsilon_in_words
 from runner.privacy.file_marks import FileMarks, check_comparable
 from runner.privacy.releases import is_for_report
+from runner.privacy.unit import PrivacyUnit
 from runner.storage import Folder
 from runner.storage.manifest import contents_sha256, sha256
 
@@ -206,13 +207,6 @@ def _plain_run(content: bytes, where: str) -> Entry:
     return entry
 
 
-def without_privacy_in_words(before: Spent) -> dict[str, str]:
-    """Of runs without privacy or noise on the same files, about which no epsilon says anything, for a statement."""
-    runs = sum(isinstance(each, Mechanism) and each.noise_multiplier == 0 for each, _ in before)
-    words = f"{runs}, on the same files: their models may tell any record, so with earlier runs epsilon is infinite"
-    return {"earlier runs without privacy": words} if runs else {}
-
-
 def costliest(histories: Sequence[Spent], delta: float, accountant: Accountant, own: Spent = ()) -> Spent:
     """Of different histories the one with the largest epsilon after `own`, which follows on each; nothing of none.
 
@@ -228,7 +222,8 @@ class Budget:
     """A run's mechanism and how long it may run, after its `releases`; None where it takes no private steps.
 
     `before`: of the `histories` of its files the costliest, after this run. `limit`: the epsilon that may not be
-    passed; `allowed_steps`: what it pays for; both None without a limit.
+    passed; `allowed_steps`: what it pays for; both None without a limit. `unit`: what is protected, where that is not
+    a single record.
     """
 
     mechanism: Mechanism | None
@@ -239,6 +234,7 @@ class Budget:
     allowed_steps: int | None
     releases: tuple[Release, ...] = ()
     histories: Sequence[Spent] = ()
+    unit: PrivacyUnit | None = None
 
     @property
     def charged_steps(self) -> int:
@@ -247,14 +243,16 @@ class Budget:
 
 
 def plan_delta(config: JobConfig, examples: int, looked_up: int = 0) -> float:
-    """The job's delta with so many training examples. `looked_up`: records that something is looked up in.
+    """The job's delta with so many training examples. `looked_up`: records that something is looked up in. Of persons,
+    where these are protected, either is their number.
 
     Raises:
-        PrivacyError: it is not below one in all these records.
+        PrivacyError: it is not below one in all of them.
     """
     privacy = config.privacy
     delta = default_delta(max(examples, looked_up)) if privacy.delta is None else privacy.delta
-    check_delta(delta, max(examples, looked_up), "records that are looked at" if looked_up else "training records")
+    units = "records" if config.unit is None else "persons"
+    check_delta(delta, max(examples, looked_up), f"{units} that are looked at" if looked_up else f"training {units}")
     return delta
 
 
@@ -309,6 +307,7 @@ def plan_budget(
     def in_words(spent: Spent) -> str:
         return epsilon_in_words(plain_epsilon(cost(spent)), 3)
 
+    check_unit(histories, config.unit, privacy.max_epsilon)
     released = spent_by(releases)
     limits = [limit for limit in (privacy.target_epsilon, privacy.max_epsilon) if limit is not None]
     if mechanism is None:

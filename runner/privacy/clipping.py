@@ -11,6 +11,9 @@ that an ordinary step has too ("book-keeping": Bu et al. 2022, arXiv:2210.00038)
 
 A record's loss is the sum of its positions' cross-entropies, each times `scale`, a public constant. Everything is
 time-major, as in `runner.model.kernels`.
+
+Where privacy is for all records of a person, "record" above is a person: his loss is the sum of his records', and his
+positions are theirs, K T of them. The network runs over records (T, K P); the products are told of positions (K T, P).
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from runner.privacy.products import Layer, Product, Slotted, Table, width
 
 
 class ClippedSum(NamedTuple):
-    """Of a physical batch of B records.
+    """Of a physical batch of B records, or persons.
 
     `gradients`: one for each of `network.trainable_variables`. `sums`: [cross-entropy, right predictions] over the
     real positions, unclipped. `norms` (B): the records' gradient norms before clipping.
@@ -48,15 +51,35 @@ def clipped_sum(
     *,
     clip: float,
     scale: float,
+    records_of_person: int = 1,
 ) -> ClippedSum:
     """Sum of the records' clipped gradients.
 
     ids, targets (B, T) int32; weights (B, T): 1 on real positions and 0 on padding; dropout_keys (B, T) uint32, None
     for no dropout. clip: C. A record whose gradient is not finite adds nothing, so that the sum changes by at most C
     when any one record is emptied, whatever it held.
+
+    records_of_person: K, where rows are those of persons, K behind one another for each: then the gradient that is cut
+    is that of all K together. B is a multiple of K.
     """
-    ids, targets, weights = tf.transpose(ids), tf.transpose(targets), tf.transpose(weights)  # (T, B)
-    keys = None if dropout_keys is None else tf.transpose(dropout_keys)
+
+    def time_major(x: tf.Tensor) -> tf.Tensor:
+        if records_of_person == 1:
+            return tf.transpose(x)  # (T, B)
+        steps = tf.shape(x)[1]
+        x = tf.transpose(tf.reshape(x, (-1, records_of_person, steps)), (2, 1, 0))  # (T, K, P)
+        return tf.reshape(x, (steps, -1))
+
+    def by_person(x: tf.Tensor) -> tf.Tensor:
+        """(T, K P, ...) -> (T K, P, ...), without a copy."""
+        if records_of_person == 1:
+            return x
+        steps, rows, *rest = tf.unstack(tf.shape(x))
+        shape = [steps * records_of_person, rows // records_of_person, *rest]
+        return tf.ensure_shape(tf.reshape(x, shape), [None, None, *x.shape[2:]])
+
+    ids, targets, weights = time_major(ids), time_major(targets), time_major(weights)
+    keys = None if dropout_keys is None else time_major(dropout_keys)
 
     def drop(x: tf.Tensor, layer: int) -> tf.Tensor:
         if keys is None or network.dropout_rate == 0:
@@ -73,15 +96,16 @@ def clipped_sum(
 
     output, flat_dx, sums = _backward_from_loss(network, x, targets, weights, scale)
     dx = tf.reshape(flat_dx, tf.shape(x))
-    products: list[Product] = [output]
+    products: list[Product] = [output.regrouped(by_person)]
     for index, (x, h, kernel, cache) in reversed(list(enumerate(forwards, start=1))):
         delta = kernels.backward(cache, drop(dx, index))
-        products.append(Layer(x, h, delta, tf.ones_like(weights)))
+        parts = [by_person(each) for each in (x, h, delta, tf.ones_like(weights))]
+        products.append(Layer(*parts, lag=records_of_person))
         dx = tf.reshape(tf.matmul(kernels.flatten_time(delta), kernel, transpose_b=True), tf.shape(x))
     tables, sizes = (ids,), (network.vocab_size,)
     if network.slots is not None and network.next_slot is not None:
         tables, sizes = (ids, tf.gather(network.slots_of_tokens(), targets)), (network.vocab_size, len(network.slots))
-    products.append(Table(tables, drop(dx, 0), sizes))
+    products.append(Table(tuple(map(by_person, tables)), by_person(drop(dx, 0)), sizes))
 
     squares = tf.add_n([product.squares() for product in products])
     norms = tf.sqrt(tf.maximum(squares, 0))

@@ -15,6 +15,7 @@ So every integer has its exact probability, and only how long a draw takes depen
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from decimal import Decimal, localcontext
@@ -126,3 +127,19 @@ def _exp_bounds(x: Fraction, precision: int) -> tuple[int, int]:
 def _up(product: int, precision: int) -> int:
     """Divided by 2^precision and rounded up."""
     return -(-product >> precision)
+
+
+def discrete_gaussian_tail(sigma: float, least: NDArray[np.integer]) -> NDArray[np.float64]:
+    """The probabilities that discrete Gaussian noise is `least` or more; 1 stands for all of `least` below 1.
+
+    >>> discrete_gaussian_tail(1.0, np.array([0, 1, 2, 50])).round(6).tolist()
+    [1.0, 0.300529, 0.058558, 0.0]
+    """
+    tails = np.concatenate([[1.0], discrete_gaussian_tails(sigma), [0.0]])
+    return tails[np.clip(least, 0, len(tails) - 1)]
+
+
+def discrete_gaussian_tails(sigma: float) -> NDArray[np.float64]:
+    """The probabilities that noise is at least 1, 2, ...; beyond the last it is less than 1e-31."""
+    weights = np.exp(-0.5 * (np.arange(1, math.ceil(12 * sigma) + 2) / sigma) ** 2)
+    return np.cumsum(weights[::-1])[::-1] / (1 + 2 * weights.sum())

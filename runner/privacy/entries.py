@@ -3,6 +3,10 @@
 Of its steps an entry names those that the run's ledger had by then, by branch: they stay, whatever a later entry says.
 The others are planned, and the next entry from the same place (the run directory's URI) replaces them. So a copy of a
 run directory adds the branches that it opens and the steps that it plans, and neither takes back what the other took.
+
+A record is in one file, so what it costs is what was taken of that file. A person may have records in all of a run's
+files, so what was taken of any of them adds up. Where an earlier run protects another unit than the run that asks,
+nothing follows from what it took: one person's records emptied is no neighbor there, nor is one record here.
 """
 
 from __future__ import annotations
@@ -11,7 +15,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from runner.errors import PrivacyError
 from runner.privacy.accountant import Mechanism, Release, Spent, spent_by, without_empty_releases
+
+OF_ANOTHER_UNIT = Mechanism(examples=1, batch_size=1, noise_multiplier=0.0, sampler="another unit")
+"""What a run counts as, with one step, for a run that protects something else."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,8 @@ class Entry:
     draws has no mechanism.
 
     `time`: seconds since 1970. `place`: the run directory's URI; empty in entries from before there were places.
-    `branches`: those of the steps that may have been taken by then, by the branch's name.
+    `branches`: those of the steps that may have been taken by then, by the branch's name. `unit`: the column by whose
+    values records are protected together; empty where each record is.
     """
 
     run_id: str
@@ -32,6 +41,7 @@ class Entry:
     releases: tuple[Release, ...] = ()
     place: str = ""
     branches: tuple[tuple[str, int], ...] = ()
+    unit: str = ""
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Entry:
@@ -47,7 +57,7 @@ class Entry:
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON; what an entry does not have is left out, as before there was such a thing."""
         plain = without_empty_releases(asdict(self))
-        return {name: value for name, value in plain.items() if value or name not in ("place", "branches")}
+        return {name: value for name, value in plain.items() if value or name not in ("place", "branches", "unit")}
 
     @property
     def planned(self) -> int:
@@ -95,6 +105,11 @@ class _Total:
         return spent_by(others, self.last.mechanism, taken + planned)
 
 
+def has_no_noise(spent: Spent) -> bool:
+    """Whether any step had none, so that nothing can be claimed after it."""
+    return any(isinstance(what, Mechanism) and what.noise_multiplier == 0 for what, _ in spent)
+
+
 def spent_before(
     entries: Sequence[Entry],
     files: Sequence[str],
@@ -102,11 +117,13 @@ def spent_before(
     place: str = "",
     steps: Mapping[str, int] | None = None,
     releases: Collection[Release] = (),
+    unit: str = "",
 ) -> list[Spent]:
-    """What other runs took of these files: for each different history that a file has, all that was taken of it.
+    """What other runs took of these files: for each different history that a file has, all that was taken of it; of
+    all files together where the unit is not the record.
 
     run_id: the run that asks; place, steps, releases: where it is, its steps by branch and what it draws once. Other
-    copies of it are other runs.
+    copies of it are other runs. unit: what it protects, see `Entry`.
     """
     totals: dict[str, _Total] = {}
     for entry in entries:
@@ -115,8 +132,38 @@ def spent_before(
         each: total.spent() if each != run_id else total.spent_elsewhere(place, steps or {}, releases)
         for each, total in totals.items()
     }
+    for each, total in totals.items():
+        if spent[each] and total.last.unit != unit and not has_no_noise(spent[each]):
+            spent[each] = [(OF_ANOTHER_UNIT, 1)]
+    together = [set(files)] if unit else [{file} for file in set(files)]
     histories = {
-        tuple(part for each, total in totals.items() if file in total.files for part in spent[each])
-        for file in set(files)
+        tuple(part for each, total in totals.items() if some & total.files for part in spent[each]) for some in together
     }
     return [list(history) for history in histories]
+
+
+def uncounted_in_words(before: Spent, unit: str | None) -> dict[str, str]:
+    """Of earlier runs on the same files of which no epsilon holds, for the statement of a run that protects `unit`:
+    those without privacy or noise, and those that protect something else."""
+    unbounded = [what for what, _ in before if isinstance(what, Mechanism) and what.noise_multiplier == 0]
+    others = unbounded.count(OF_ANOTHER_UNIT)
+    plain = len(unbounded) - others
+    so = "so with earlier runs epsilon is infinite"
+    of_others = f"{others}, on the same files: what they took of one {unit or 'record'} is unknown, {so}"
+    of_plain = f"{plain}, on the same files: their models may tell any record, {so}"
+    found = {"earlier runs without privacy": of_plain} if plain else {}
+    return found | ({"earlier runs that protect another unit": of_others} if others else {})
+
+
+def check_unit(histories: Sequence[Spent], unit: str | None, max_epsilon: float | None) -> None:
+    """Refuse a limit for all runs on the same files together where some of them do not protect `unit`.
+
+    Raises:
+        PrivacyError: in one line.
+    """
+    if max_epsilon is not None and any(what == OF_ANOTHER_UNIT for history in histories for what, _ in history):
+        raise PrivacyError(
+            f"privacy.max_epsilon {max_epsilon:g} cannot be kept: earlier runs on the same files protect another unit "
+            f"than one {unit or 'record'}, so what they cost does not add up with this; leave max_epsilon out, or set "
+            "privacy.unit to theirs"
+        )

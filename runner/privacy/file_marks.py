@@ -57,6 +57,11 @@ class FileMarks:
         return cls(folder.read(SECRET_FILE))
 
     @property
+    def person_key(self) -> bytes:
+        """The key of marks that tell whose a record is (`runner.data.persons`)."""
+        return hmac.digest(self.secret, b"persons", "sha256")
+
+    @property
     def name(self) -> str:
         """What tells this secret from others, and nothing about it."""
         return hmac.new(self.secret, b"name", sha256).hexdigest()[:8]

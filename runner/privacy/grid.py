@@ -56,12 +56,12 @@ class Grid:
         return noise_dtype(self.sigma)
 
 
-def grid_of(mechanism: Mechanism, weights: int, replicas: int = 1) -> Grid:
-    """For the sum of so many replicas' gradients of `weights` numbers."""
+def grid_of(mechanism: Mechanism, weights: int, replicas: int = 1, records_of_person: int = 1) -> Grid:
+    """For the sum of so many replicas' gradients of `weights` numbers; of up to so many records of each example."""
     clip = mechanism.l2_norm_clip / mechanism.batch_size
     rounded = replicas * math.sqrt(weights)
     spacing = 2.0 ** math.floor(math.log2(ROUNDING * clip / rounded))
-    margin = FLOAT_MARGIN + FLOAT_MARGIN_OF_RECORD * mechanism.batch_size
+    margin = FLOAT_MARGIN + FLOAT_MARGIN_OF_RECORD * mechanism.batch_size * records_of_person
     sensitivity = (1 + margin) * clip / spacing + rounded
     noise = mechanism.noise_multiplier
     return Grid(spacing, math.hypot(noise * sensitivity, SMOOTHING) if noise else 0.0, mechanism.batch_size)

@@ -23,12 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.privacy.accountant import (
-    Histogram,
     Mechanism,
     Release,
     Spent,
-    discrete_gaussian_tail,
     epsilon,
+    one_histogram,
     plain_epsilon,
 )
 from runner.privacy.figures import EPSILON_THAT_SAYS_SOMETHING, EPSILON_TOO_LARGE, epsilon_in_words
@@ -55,7 +54,7 @@ def epsilon_of_group(spent: Spent, delta: float, records: int) -> float:
     if records == 1:
         return epsilon(taken, delta)
     thresholds = math.fsum(
-        count * _threshold_delta(histogram, records)
+        count * histogram.threshold_delta_of(records)
         for what, count in taken
         if isinstance(what, Release)
         for histogram in what.histograms
@@ -71,12 +70,12 @@ def epsilons_of_groups(spent: Spent, delta: float, groups: Sequence[int] = GROUP
     return {str(records): plain_epsilon(epsilon_of_group(spent, delta, records)) for records in groups}
 
 
-def groups_in_words(figures: Mapping[str, float | str]) -> str:
-    """What several records cost together, in one line."""
+def groups_in_words(figures: Mapping[str, float | str], of_what: str = "records") -> str:
+    """What several records, or persons, cost together, in one line."""
     several = [(records, each) for records, each in figures.items() if records != "1"]
     if not several:
         return f"none is stated: {EPSILON_TOO_LARGE}"
-    return ", ".join(f"{records} records {epsilon_in_words(each)}" for records, each in several) + " (PLD)"
+    return ", ".join(f"{records} {of_what} {epsilon_in_words(each)}" for records, each in several) + " (PLD)"
 
 
 @lru_cache(maxsize=256)
@@ -84,7 +83,11 @@ def _epsilon(taken: tuple[tuple[Mechanism | Release, int], ...], delta: float, r
     if not taken:
         return 0.0
     noises = {
-        noise for what, _ in taken for noise in (what.sigmas if isinstance(what, Release) else (what.noise_multiplier,))
+        noise
+        for what, _ in taken
+        for noise in (
+            [each.multiplier() for each in what.noises] if isinstance(what, Release) else [what.noise_multiplier]
+        )
     }
     if delta <= 0 or 0 in noises:
         return math.inf
@@ -92,7 +95,7 @@ def _epsilon(taken: tuple[tuple[Mechanism | Release, int], ...], delta: float, r
     composed = None
     for what, count in taken:
         if isinstance(what, Release):
-            parts = [(_histogram(sigma, records, interval), n * count) for sigma, n in sorted(what.sigmas.items())]
+            parts = [(one_histogram(noise, records, interval), n * count) for noise, n in sorted(what.noises.items())]
         else:
             parts = [(_step(what.sampling_probability, what.noise_multiplier, records, interval), count)]
         for part, times in parts:
@@ -107,29 +110,6 @@ def _interval(noise: float, records: int) -> float:
     wanted = max(width / POINTS, SMALLEST_INTERVAL)
     power = 10.0 ** math.floor(math.log10(wanted) + 1e-9)
     return next(power * step for step in (1, 2, 5, 10) if power * step >= wanted * (1 - 1e-9))
-
-
-def _threshold_delta(histogram: Histogram, records: int) -> float:
-    """The most that the probability can be that a value that only these records have is released.
-
-    m of them may share a value, whose count noise has then to raise by threshold - m; k records have k / m such values.
-    """
-    if histogram.threshold is None:
-        return 0.0
-    return max(
-        records / shared * discrete_gaussian_tail(histogram.sigma, histogram.threshold - shared)
-        for shared in range(1, records + 1)
-    )
-
-
-@lru_cache(maxsize=64)
-def _histogram(sigma: float, records: int, interval: float) -> PrivacyLossDistribution:
-    """The privacy loss distribution of one histogram: one of its cells changes by `records`."""
-    from dp_accounting.pld import privacy_loss_distribution
-
-    return privacy_loss_distribution.from_discrete_gaussian_mechanism(
-        sigma, sensitivity=records, value_discretization_interval=interval, use_connect_dots=True
-    )
 
 
 @lru_cache(maxsize=64)

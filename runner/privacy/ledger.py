@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +35,7 @@ from runner.privacy.accountant import (
 )
 from runner.privacy.noise import RunKey
 from runner.privacy.step_digests import StepDigests
+from runner.privacy.unit import PrivacyUnit
 from runner.storage import Folder
 from runner.storage.manifest import contents_sha256
 
@@ -73,7 +75,8 @@ class LedgerState:
     earlier runs took of the same files, and `allowed_steps` is what the limit pays for in all; None for no limit.
     `histories`: what they took of each file, where files differ in that; `before` is the one that costs most with this
     run's planned steps. `releases`: what the run looks up in the records. `mechanism` is None where it takes no private
-    steps. `place`: the run directory's URI, as the driver of the latest attempt knows it.
+    steps. `place`: the run directory's URI, as the driver of the latest attempt knows it. `unit`: what is protected,
+    where that is not a single record.
     """
 
     run_id: str
@@ -89,6 +92,7 @@ class LedgerState:
     releases: tuple[Release, ...] = ()
     histories: tuple[tuple[tuple[Mechanism | Release, int], ...], ...] = ()
     place: str = ""
+    unit: PrivacyUnit | None = None
 
     def name_of(self, branch: int) -> str:
         """A branch's name in the ledger over runs."""
@@ -126,12 +130,14 @@ class LedgerState:
             "files": tuple(plain["files"]),
             "branches": tuple(Branch(**branch) for branch in plain["branches"]),
             "releases": tuple(Release.from_plain(release) for release in plain.get("releases", ())),
+            "unit": PrivacyUnit.from_plain(plain.get("unit")),
         }
         return cls(**values)
 
     def to_plain(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return without_empty_releases(asdict(self))
+        """Plain values for JSON; without a unit as before there was one."""
+        plain = without_empty_releases(asdict(self))
+        return {name: value for name, value in plain.items() if name != "unit" or value is not None}
 
 
 class RunLedger:
@@ -155,9 +161,13 @@ class RunLedger:
         """Begin a run's ledger, with a fresh key."""
         folder = run_folder.private_child(PRIVATE_FOLDER)
         folder.create(KEY_FILE, RunKey.new().hexadecimal.encode())
-        ledger = cls(folder, RunKey(folder.read(KEY_FILE).decode()), state, writes=True)
+        ledger = cls(folder, _read_key(folder), state, writes=True)
         ledger._write()
         return ledger
+
+    def discard(self) -> None:
+        """Forget a ledger for which nothing was charged: the run has not begun."""
+        self._folder.delete(LEDGER_FILE)
 
     @classmethod
     def exists(cls, run_folder: Folder) -> bool:
@@ -175,7 +185,7 @@ class RunLedger:
         where = f"{folder.uri}/{LEDGER_FILE}"
         try:
             document = json.loads(folder.read(LEDGER_FILE))
-            key = RunKey(folder.read(KEY_FILE).decode())
+            key = _read_key(folder)
         except ObjectNotFoundError as error:
             raise CorruptError(
                 f"{where} or its key is missing: what this run has cost is unknown; start a new run"
@@ -326,3 +336,19 @@ class RunLedger:
             document = {"version": VERSION, **self.state.to_plain()}
             signed = document | {"sha256": contents_sha256(document)}
             self._folder.write(LEDGER_FILE, json.dumps(signed, indent=1).encode())
+
+
+def _read_key(folder: Folder) -> RunKey:
+    """The run's secret. Of one that was cut off, noise could be guessed.
+
+    Raises:
+        CorruptError: it is not 256 bits.
+        ObjectNotFoundError: there is none.
+    """
+    content = folder.read(KEY_FILE)
+    if not re.fullmatch(rb"[0-9a-f]{64}", content):
+        raise CorruptError(
+            f"{folder.uri}/{KEY_FILE} is damaged: it is not 64 hexadecimal digits; restore it from a backup or start a "
+            "new run"
+        )
+    return RunKey(content.decode())

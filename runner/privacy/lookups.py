@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from runner.config import JobConfig, undeclared
 from runner.config.fields import MOST_VALUES, CategoryField, FieldConfig, IntegerField, NumberField
 from runner.data.files import SourceFile
-from runner.data.records import read_records
+from runner.data.records import read_owned
 from runner.data.schema.completion import RESOLUTIONS, CompleteField, decimals_of, declared
 from runner.data.schema.found import Ends
 from runner.data.schema.outside import Declared
@@ -42,6 +42,7 @@ from runner.data.schema.reading import FINER, is_numeric, places_of, plain_type,
 from runner.data.texts import to_texts
 from runner.errors import DataError
 from runner.privacy.accountant import Release
+from runner.privacy.contributions import first_records
 from runner.privacy.releases import Counts, plan_release
 
 SCHEMA = "schema"
@@ -100,14 +101,16 @@ def plan_schema(config: JobConfig, delta: float) -> tuple[Release, ...]:
         target = SHARE * privacy.target_epsilon
     weights = {lookup.name: FINE_WEIGHT if lookup.key in ("decimals", "resolution") else 1.0 for lookup in lookups}
     open_sets = {lookup.name for lookup in lookups if lookup.key == "values"}
-    return (plan_release(SCHEMA, weights, open_sets, target, delta, privacy.accountant),)
+    return (
+        plan_release(SCHEMA, weights, open_sets, target, delta, privacy.accountant, sensitivity=privacy.sensitivity),
+    )
 
 
 def count_lookups(
     config: JobConfig, files: tuple[SourceFile, ...], schema: pa.Schema, release: Release, records: int
 ) -> dict[str, Counts]:
-    """The exact histograms of all records. `schema`: the types of the columns. `records`: how many there are, which is
-    public; the parts of a range are chosen by it.
+    """The exact histograms of all records that are counted. `schema`: the types of the columns. `records`: how many
+    these are, which is public; the parts of a range are chosen by it.
 
     Raises:
         DataError: what is open of a column cannot be counted.
@@ -119,7 +122,8 @@ def count_lookups(
     values: dict[str, Counter[str]] = {lookup.name: Counter() for lookup in lookups if lookup.key == "values"}
     cells = {lookup.name: np.zeros(FINER + 1, np.int64) for lookup in lookups if lookup.key != "values"}
     cells |= {name: np.zeros(len(bounds) - 1, np.int64) for name, bounds in edges.items()}
-    for batch in read_records(config.data, files, read):
+    owned = read_owned(config.data, files, read, config.unit)
+    for batch in first_records(owned, config.privacy.max_records_per_unit):
         for lookup in lookups:
             column = batch.field(lookup.column)
             is_view = column.type in (pa.string_view(), pa.binary_view())  # Arrow drops no nulls of these.

@@ -6,17 +6,18 @@
 
 A marginal has a cell for each token, or group of tokens, of each of its slots, and one for records without any token
 there, such as those of a null date's month. A record with no token in any slot, which is what an emptied record is, is
-in no cell. So an emptied record leaves the one cell that it was in, and comes into no other: sensitivity 1.
+in no cell. So an emptied record leaves the one cell that it was in, and comes into no other: sensitivity 1. Where a
+person is the unit of privacy, K of his records are counted at most, and all of them may be in one cell: sensitivity K.
 
 Counted are the records that are trained on. Those for validation stay unseen, as a holdout has to; n and the split are
-public.
+public, and so is which records are of one person.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -26,7 +27,7 @@ from runner.config import JobConfig
 from runner.data.examples import Examples
 from runner.data.schema import Schema, Slots
 from runner.data.schema.field_tokenizer import FieldTokenizer
-from runner.privacy.accountant import Histogram, Release, Spent
+from runner.privacy.accountant import Release, Spent
 from runner.privacy.releases import Counts, plan_release
 
 COLUMNS, CHOICE, PAIRS = "columns", "choice", "pairs"
@@ -126,10 +127,13 @@ def plan_marginals(
     shares = {COLUMNS: of_columns, CHOICE: CHOICE_SHARE, PAIRS: 1 - of_columns - CHOICE_SHARE * (CHOICE in names)}
     weights = {f"{what}/{name}": shares[what] / len(all_) for what, all_ in names.items() for name in all_}
     spent: Spent = [(release, 1) for release in beside]
-    together = plan_release("marginals", weights, (), privacy.target_epsilon, delta, privacy.accountant, spent)
-    sigmas = {each.name: each.sigma for each in together.histograms}
+    together = plan_release(
+        "marginals", weights, (), privacy.target_epsilon, delta, privacy.accountant, spent, privacy.sensitivity
+    )
+    planned = {each.name: each for each in together.histograms}
     return tuple(
-        Release(what, tuple(Histogram(name, sigmas[f"{what}/{name}"]) for name in all_)) for what, all_ in names.items()
+        Release(what, tuple(replace(planned[f"{what}/{name}"], name=name) for name in all_))
+        for what, all_ in names.items()
     )
 
 
@@ -153,7 +157,12 @@ def plan_rest(config: JobConfig, delta: float, beside: tuple[Release, ...]) -> t
     privacy = config.privacy
     assert privacy.target_epsilon is not None
     spent: Spent = [(release, 1) for release in beside]
-    return (plan_release(PAIRS, {"all": 1.0}, (), privacy.target_epsilon, delta, privacy.accountant, spent),)
+    all_of_it = {"all": 1.0}
+    return (
+        plan_release(
+            PAIRS, all_of_it, (), privacy.target_epsilon, delta, privacy.accountant, spent, privacy.sensitivity
+        ),
+    )
 
 
 def count_marginals(

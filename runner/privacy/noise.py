@@ -63,6 +63,10 @@ class RunKey:
         purpose = json.dumps(["noise", branch, conditions]).encode()
         return HKDF(SHA256(), 32, salt=None, info=purpose).derive(bytes.fromhex(self.hexadecimal))
 
+    def for_coins(self) -> bytes:
+        """The key of the canaries' coins, 256 bits; one for all branches."""
+        return HKDF(SHA256(), 32, salt=None, info=b"coins").derive(bytes.fromhex(self.hexadecimal))
+
     def __repr__(self) -> str:
         return "RunKey(secret)"
 

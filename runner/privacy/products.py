@@ -5,7 +5,7 @@ See `runner.privacy.clipping`, which says why neither needs the gradient itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,8 @@ class Layer(NamedTuple):
 
     Each is multiplied by weights of its own, and `delta` (T, B, n), times `scale` (T, B) of its position, is the
     gradient of their sum. `h` is None where nothing recurs. `slots` (T, B): each slot has weights of its own, of which
-    only a norm is asked for; None: all positions have the same.
+    only a norm is asked for; None: all positions have the same. `lag`: how many positions before a position its step
+    before is, the number of sequences that are interleaved.
     """
 
     inputs: tf.Tensor
@@ -34,6 +35,11 @@ class Layer(NamedTuple):
     delta: tf.Tensor
     scale: tf.Tensor
     slots: tf.Tensor | None = None
+    lag: int = 1
+
+    def regrouped(self, regroup: Callable[[tf.Tensor], tf.Tensor]) -> Layer:
+        """With all its tensors regrouped, where nothing recurs."""
+        return self._replace(inputs=regroup(self.inputs), delta=regroup(self.delta), scale=regroup(self.scale))
 
     def squares(self) -> tf.Tensor:
         """Squared norm of each record's gradient (B)."""
@@ -54,7 +60,8 @@ class Layer(NamedTuple):
         """Of what is multiplied, and of the gradients of the products: (B, T, T) each."""
         inputs = gram_matrices(self.inputs) + 1
         if self.h is not None:
-            inputs += tf.pad(gram_matrices(self.h)[:, :-1, :-1], [[0, 0], [1, 0], [1, 0]])
+            lag = self.lag
+            inputs += tf.pad(gram_matrices(self.h)[:, :-lag, :-lag], [[0, 0], [lag, 0], [lag, 0]])
         scale = tf.transpose(self.scale)
         deltas = gram_matrices(self.delta) * scale[:, :, tf.newaxis] * scale[:, tf.newaxis]
         return inputs, deltas if self.slots is None else tf.where(_same(self.slots), deltas, 0)
@@ -63,7 +70,7 @@ class Layer(NamedTuple):
         """Squared norm of record b's gradient, from the gradient."""
         x = [self.inputs[:, b], tf.ones_like(self.inputs[:, b, :1])]
         if self.h is not None:
-            x.append(kernels.shift(self.h[:, b]))
+            x.append(tf.pad(self.h[: -self.lag, b], [[self.lag, 0], [0, 0]]))
         x = scale_rows(tf.concat(x, axis=1), self.scale[:, b])
         delta = self.delta[:, b]
         lengths = tf.norm(x, axis=1) * tf.norm(delta, axis=1)
@@ -81,7 +88,9 @@ class Layer(NamedTuple):
             rows = scale_rows(kernels.flatten_time(x), tf.reshape(factors, [-1]))
             return tf.matmul(rows, kernels.flatten_time(delta), transpose_a=True)
 
-        recurrent = [] if self.h is None else [product(self.h[:-1], self.delta[1:], factors[1:])]
+        recurrent = (
+            [] if self.h is None else [product(self.h[: -self.lag], self.delta[self.lag :], factors[self.lag :])]
+        )
         bias = weighted_sum(kernels.flatten_time(self.delta), tf.reshape(factors, [-1]))
         return [product(self.inputs, self.delta, factors), *recurrent, bias]
 
@@ -136,6 +145,10 @@ class Slotted(NamedTuple):
     hidden: tuple[tf.Tensor, ...]
     deltas: tuple[tf.Tensor, ...]
     scales: tuple[tf.Tensor, ...]
+
+    def regrouped(self, regroup: Callable[[tf.Tensor], tf.Tensor]) -> Slotted:
+        """With its inputs regrouped such that positions keep their order, and so `rows` their meaning."""
+        return self._replace(inputs=regroup(self.inputs))
 
     def squares(self) -> tf.Tensor:
         """Squared norm of each record's gradient (B): the sum over positions, unless a record has some of one slot."""

@@ -24,14 +24,20 @@ from numpy.typing import NDArray
 
 from runner.errors import CorruptError, PrivacyError
 from runner.privacy.accountant import (
+    ROUNDING,
     Accountant,
     Histogram,
     Release,
     Spent,
-    discrete_gaussian_tails,
     epsilon,
 )
-from runner.privacy.discrete_gaussian import LARGEST_SIGMA, SMALLEST_SIGMA, Source, draw_discrete_gaussian
+from runner.privacy.discrete_gaussian import (
+    LARGEST_SIGMA,
+    SMALLEST_SIGMA,
+    Source,
+    discrete_gaussian_tails,
+    draw_discrete_gaussian,
+)
 from runner.storage import Folder
 from runner.storage.manifest import contents_sha256
 
@@ -60,7 +66,8 @@ def noisy_histograms(
 ) -> dict[str, Counts]:
     """The histograms with the release's noise, int64 in their shapes; of occurring values those over the threshold.
 
-    The caller answers for the sensitivity: emptying a record changes at most one cell of each histogram, by 1.
+    The caller answers for the sensitivity: emptying a record changes at most one cell of each histogram, by 1, and no
+    unit of privacy has more records in it than the histogram's sensitivity.
 
     Raises:
         PrivacyError: the histograms are not those that the release accounts for.
@@ -98,11 +105,13 @@ def plan_release(
     delta: float,
     accountant: Accountant = "pld",
     beside: Spent = (),
+    sensitivity: int = 1,
 ) -> Release:
     """The release of least noise that costs at most `target` at `delta`, together with what is `beside` it.
 
     `weights`: the histograms, and how the budget is shared out: sigma is proportional to 1 / sqrt(weight), so that a
     weight is a share of the zero-concentrated budget. `open_sets`: those whose cells are the values that occur.
+    `sensitivity`: the most records of one unit of privacy that are counted.
 
     Raises:
         PrivacyError: no noise within bounds does.
@@ -118,7 +127,12 @@ def plan_release(
         return Release(
             name,
             tuple(
-                Histogram(what, sigma, threshold_for(sigma, each_delta) if what in open_sets else None)
+                Histogram(
+                    what,
+                    sigma,
+                    threshold_for(sigma, each_delta, sensitivity) if what in open_sets else None,
+                    sensitivity,
+                )
                 for what, sigma in sigmas.items()
             ),
         )
@@ -126,7 +140,8 @@ def plan_release(
     def excess(log_sigma: float, by: Accountant) -> float:
         return math.log(max(epsilon([*beside, (at(math.exp(log_sigma)), 1)], delta, by), 1e-12) / target)
 
-    least = math.log(max(SMALLEST_SIGMA, SIGMA_STEP))
+    smallest = max(SMALLEST_SIGMA, SIGMA_STEP)
+    least = math.log(smallest if sensitivity == 1 else ROUNDING + sensitivity * smallest)
     most = math.log(LARGEST_SIGMA * math.sqrt(min(weights.values()) / largest))
     # RDP is quick, and an upper bound: what it finds is enough for PLD, and twice too much at most.
     if excess(most, "rdp") > 0:
@@ -137,21 +152,27 @@ def plan_release(
     found = least
     if excess(least, "rdp") > 0:
         found = cast(float, brentq(excess, least, most, args=("rdp",), xtol=1e-4))
-    if accountant == "pld" and excess(found - math.log(2), "pld") > 0:
-        found = cast(float, brentq(excess, found - math.log(2), found, args=("pld",), xtol=1e-4))
+    too_little = max(found - math.log(2), least)
+    if accountant == "pld" and excess(too_little, "pld") > 0:
+        enough = min(found + 1e-3, most)  # By RDP it was found to 1e-4, on either side.
+        found = cast(float, brentq(excess, too_little, enough, args=("pld",), xtol=1e-4))
     sigma = math.exp(found)
     while epsilon([*beside, (at(sigma), 1)], delta, accountant) > target:
         sigma *= 1.0005
     return at(sigma)
 
 
-def threshold_for(sigma: float, delta: float) -> int:
-    """The smallest threshold that the only record of a value passes with a probability of at most `delta`.
+def threshold_for(sigma: float, delta: float, sensitivity: int = 1) -> int:
+    """The smallest threshold that any value passes with a probability of at most `delta` which only one unit has: in so
+    many records, some of which share a value (`Histogram.threshold_delta_of`).
 
-    >>> threshold_for(100.0, 1e-7)
-    522
+    >>> threshold_for(100.0, 1e-7), threshold_for(100.0, 1e-7, 4)
+    (522, 547)
     """
-    return 2 + int(np.argmax(np.append(discrete_gaussian_tails(sigma), 0.0) <= delta))
+    tails = np.append(discrete_gaussian_tails(sigma), 0.0)
+    shared = np.arange(1, sensitivity + 1)
+    least = 1 + len(tails) - np.searchsorted(tails[::-1], delta * shared / sensitivity, side="right")
+    return int(np.max(shared + least))
 
 
 @dataclass(frozen=True)

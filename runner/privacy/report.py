@@ -8,6 +8,7 @@ holds no loss and no other figure that was measured on the records.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -15,9 +16,9 @@ from typing import Any
 
 from runner.config import JobConfig
 from runner.privacy.accountant import Accountant, Release, Spent, epsilon, epsilon_unamplified, plain_epsilon
-from runner.privacy.budget import without_privacy_in_words
 from runner.privacy.chain import chain_in_words, headline, largest_figures
 from runner.privacy.endings import STEPS_NOT_COVERED, ending_in_words, steps_depend_on_time
+from runner.privacy.entries import uncounted_in_words
 from runner.privacy.figures import (
     EPSILON_TOO_LARGE,
     delta_in_words,
@@ -31,12 +32,14 @@ from runner.privacy.ledger import LedgerState
 from runner.privacy.lookups import SCHEMA
 from runner.privacy.marginals import CHOICE, COLUMNS, PAIRS
 from runner.privacy.releases import REPORT, is_for_report
+from runner.privacy.unit import PrivacyUnit
 
 JSON_FILE = "privacy.json"
 PAGE_FILE = "privacy.md"
 SOFTWARE = ("runner", "tensorflow", "keras", "numpy", "dp-accounting")
 
 UNIT = "one record: the text of one row"
+SEVERAL_RECORDS = "Several records of one person together"
 UNIT_OF_A_TABLE = "one record: one row of the table"
 ADJACENCY = "zero-out: one record replaced by an empty one in its place; the number and order of records are public"
 SAMPLER = "Poisson: every training record joins every step on its own, with the same probability"
@@ -124,14 +127,16 @@ def privacy_report(
     *,
     ending: str | None = None,
     chain: Sequence[Mapping[str, Any]] = (),
+    measured: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a run in this state can claim, as plain values for JSON; an infinite epsilon is the string "infinite".
 
     `epsilon`, `delta` and `epsilon_of_records` hold for the records of all runs of a series, the others for this run's.
     `other_trials`: of the sweep that chose this run, whose cost is in all figures; `sweep`: what it did, in words.
     `ending`: how training ended, None where nobody knows. `chain`: of the run that this one goes on from (`chain_of`).
+    `measured`: what the run's canaries showed.
     """
-    mechanism, branches = state.mechanism, len(state.branches)
+    mechanism, branches, unit = state.mechanism, len(state.branches), state.unit
     spent = [*other_trials, *state.spent]
 
     def cost(accountant: Accountant, *, with_earlier: bool = False) -> float | str:
@@ -146,9 +151,10 @@ def privacy_report(
         "run": config.name,
         "run_id": state.run_id,
         "setting": "central differential privacy: the trainer is trusted with the records, the model's readers are not",
-        "unit": UNIT if config.fields is None else UNIT_OF_A_TABLE,
-        "adjacency": ADJACENCY,
-        "sampler": NO_SAMPLER if mechanism is None else SAMPLER,
+        "unit": unit.in_words() if unit else UNIT if config.fields is None else UNIT_OF_A_TABLE,
+        **({"persons": unit.to_plain()} if unit else {}),
+        "adjacency": unit.adjacency_in_words() if unit else ADJACENCY,
+        "sampler": _sampler(state),
         "mechanism": None
         if mechanism is None
         else asdict(mechanism) | {"sampling_probability": mechanism.sampling_probability},
@@ -169,6 +175,7 @@ def privacy_report(
         "chain": list(chain),
         "epsilon_pld": cost("pld"),
         "epsilon_rdp": cost("rdp"),
+        **({} if measured is None else {"measured": dict(measured)}),
         "epsilon_unamplified": plain_epsilon(epsilon_unamplified(spent, state.delta)),
         "target_epsilon": config.privacy.target_epsilon,
         "max_epsilon": config.privacy.max_epsilon,
@@ -176,7 +183,8 @@ def privacy_report(
         "earlier_runs": [{**asdict(earlier), "steps": count} for earlier, count in state.before],
         "epsilon_with_earlier_runs": cost(state.accountant, with_earlier=True),
         "also_touched_the_records": _also_touched(config, state.releases)
-        | without_privacy_in_words(state.before)
+        | uncounted_in_words(state.before, config.unit)
+        | (unit.counts_in_words() if unit else {})
         | {"end of the run": ending_in_words(config, ending, branches), "sweep": sweep},
         "covered": [
             *(COVERED_DRAWS if config.trains_on_draws else COVERED),
@@ -184,21 +192,32 @@ def privacy_report(
             *([COVERED_REPORT] if any(is_for_report(release) for release in state.releases) else []),
         ],
         "not_covered": list(NOT_COVERED_DRAWS if config.trains_on_draws else NOT_COVERED),
-        "limits": list(LIMITS_OF_DRAWS)
-        if config.trains_on_draws
-        else [*LIMITS, *([CALLBACKS_LIMIT] if config.training.callbacks else [])],
+        "limits": _limits(config, unit),
         "software": {name: version(name) for name in SOFTWARE},
     }
+
+
+def _sampler(state: LedgerState) -> str:
+    if state.unit is None:
+        return NO_SAMPLER if state.mechanism is None else SAMPLER
+    return state.unit.counted_in_words() if state.mechanism is None else state.unit.sampler_in_words()
+
+
+def _limits(config: JobConfig, unit: PrivacyUnit | None) -> list[str]:
+    limits = LIMITS_OF_DRAWS if config.trains_on_draws else LIMITS
+    callbacks = [CALLBACKS_LIMIT] if config.training.callbacks and not config.trains_on_draws else []
+    return [LIMITS[0] if unit is None else unit.limit_in_words(), *limits[1:], *callbacks]
 
 
 def privacy_page(report: dict[str, Any]) -> str:
     """The report as one page of Markdown, in plain words."""
     mechanism = report["mechanism"]
+    several, trained = ("Several persons together", "persons") if "persons" in report else (SEVERAL_RECORDS, "records")
     rows = [
         ("Epsilon", f"**{epsilon_in_words(report['epsilon'])}** ({report['accountant'].upper()})"),
         ("Delta", delta_in_words(report["delta"])),
         ("By PLD, by RDP", f"{epsilon_in_words(report['epsilon_pld'])}, {epsilon_in_words(report['epsilon_rdp'])}"),
-        ("Several records of one person together", groups_in_words(report["epsilon_of_records"])),
+        (several, groups_in_words(report["epsilon_of_records"], trained)),
         ("Without amplification by sampling", epsilon_in_words(report["epsilon_unamplified"])),
         (
             "With earlier runs on the same files",
@@ -219,10 +238,12 @@ def privacy_page(report: dict[str, Any]) -> str:
         probability = probability_in_words(mechanism["sampling_probability"])
         noise = noise_in_words(mechanism["noise_multiplier"])
         rows += [
-            ("Training records, expected batch, probability", f"{expected}, {probability}"),
+            (f"Training {trained}, expected batch, probability", f"{expected}, {probability}"),
             ("Noise multiplier, clip", f"{noise}, {mechanism['l2_norm_clip']:g}"),
             ("Steps taken", _steps_in_words(report)),
         ]
+    if "measured" in report:
+        rows.insert(1, ("Measured, proven", measured_in_words(report)))
     if report["other_trials"]:
         trained = [trial for trial in report["other_trials"] if "histograms" not in trial]
         steps = sum(trial["steps"] for trial in trained)
@@ -276,12 +297,25 @@ def claim_in_words(report: dict[str, Any]) -> str:
         return f"**This run claims no useful privacy** (epsilon {epsilon_in_words(value)}): {EPSILON_TOO_LARGE}."
     is_shared = any(release["name"].startswith(REPORT) for release in report.get("releases", []))
     what = "the model and the shareable report" if is_shared else "the model"
+    who, emptied = "record", "one record"
+    if (unit := PrivacyUnit.from_plain(report.get("persons"))) is not None:
+        who, emptied = f"person (all records with the same `{unit.column}`)", "all records of one person"
     return (
-        f"Whoever reads {what} learns little about any single record: whatever they conclude, emptying one record "
+        f"Whoever reads {what} learns little about any single {who}: whatever they conclude, emptying {emptied} "
         f"would change the probability of that conclusion by a factor of at most {factor} (e to the power of "
         f"{epsilon_in_words(value, 3)}), but for a probability of {delta_in_words(report['delta'])}."
         + (f" {STEPS_NOT_COVERED}" if report.get("steps_depend_on_time") else "")
     )
+
+
+def measured_in_words(report: Mapping[str, Any]) -> str:
+    """What the run's canaries showed, beside what is proven."""
+    measured, proven = report["measured"], report["epsilon_of_run"]
+    least, most = math.floor(1e4 * measured["epsilon"]) / 1e4, epsilon_in_words(proven)
+    words = f"measured at least {least:.4f} ({measured['confidence']:.0%} confidence), proven at most {most}"
+    if proven == "infinite" or measured["epsilon"] <= proven:
+        return words
+    return f"{words}. **THE PRIVACY CLAIM IS FALSE, or chance made it look so: do not release this model**"
 
 
 def to_files(report: dict[str, Any]) -> dict[str, bytes]:
@@ -326,6 +360,11 @@ def _also_touched(config: JobConfig, releases: Sequence[Release] = ()) -> dict[s
     }
     if config.trains_on_draws:
         found |= of_draws
+    if config.privacy.canaries:
+        found["canaries"] = (
+            f"{config.privacy.canaries:,} made-up records of random tokens joined the training, each there or an empty "
+            "record by a secret coin; they count among the training records"
+        )
     if config.data.since is not None:
         found["first weights"] = (
             f"those of run {config.data.since}; the records that it was trained on are covered by its statement"
@@ -374,14 +413,15 @@ def _released_in_words(report: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     whole, releases = report["epsilon"], report.get("releases", [])
     precision = sum(each["sigma"] ** -2 for release in releases for each in release["histograms"])
+    which = f" Of each person the first {report['persons']['most_records']} are counted." if "persons" in report else ""
     for release in releases:
         title, what = RELEASED.get(REPORT if release["name"].startswith(REPORT) else release["name"], RELEASED[SCHEMA])
         share = f", {release['epsilon'] / whole:.0%} of the run's" if isinstance(whole, float) and whole else ""
         lines += [
             f"## {title}",
             "",
-            f"{what} Alone they cost epsilon {epsilon_in_words(release['epsilon'])}{share}; the figures above have "
-            "them in.",
+            f"{what}{which} Alone they cost epsilon {epsilon_in_words(release['epsilon'])}{share}; the figures above "
+            "have them in.",
             "",
             "| Counts of | Noise (sigma, in records) | Share of what all counts cost | Released from |",
             "|---|---|---|---|",

@@ -163,8 +163,11 @@ def most_groups(records: int, sigma: float, columns: int) -> int:
     return min(MOST_GROUPS, math.floor(cells ** (1 / columns) + 1e-9)) if cells >= 2**columns else 0
 
 
-def plan_report(columns: Columns, records: int, target: float, delta: float, accountant: Accountant = "pld") -> Release:
+def plan_report(
+    columns: Columns, records: int, target: float, delta: float, accountant: Accountant = "pld", sensitivity: int = 1
+) -> Release:
     """The release that costs at most `target`: of all columns, of pairs and of triples, as far as the budget carries.
+    sensitivity: the most records of one unit of privacy that are counted.
 
     Raises:
         PrivacyError: it does not even carry the columns.
@@ -174,7 +177,9 @@ def plan_report(columns: Columns, records: int, target: float, delta: float, acc
         chosen = list(chain(*levels[:kept]))
         weights = dict.fromkeys(columns.histograms(chosen), 1.0)
         try:
-            release = plan_release(release_name(target), weights, (), target, delta, accountant)
+            release = plan_release(
+                release_name(target), weights, (), target, delta, accountant, sensitivity=sensitivity
+            )
         except PrivacyError:
             continue  # Not with so many histograms.
         if all(most_groups(records, release.histograms[0].sigma, size + 1) for size in range(kept) if levels[size]):

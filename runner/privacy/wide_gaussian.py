@@ -112,24 +112,34 @@ def draw_wide_gaussian(sigma: float, count: int, source: Source) -> NDArray[np.s
 class AliasTable(NamedTuple):
     """Column c of 2^16 is the value c as int16, with probability `exact[c]` / 2^(BITS - 16), or else `others[c]`.
 
-    `firsts`: the first 16 bits of `exact`.
+    `entries`: the first 16 bits of `exact`, and above them `others`: one look into the table gives both.
     """
 
-    firsts: NDArray[np.uint16]
-    others: NDArray[np.int16]
+    entries: NDArray[np.uint32]
     exact: list[int]
+
+    @property
+    def others(self) -> NDArray[np.int16]:
+        return _upper(self.entries)
 
     def draw(self, count: int, source: Source) -> NDArray[np.int16]:
         """`count` independent values."""
         columns, choices = (np.frombuffer(source(2 * count), "<u2") for _ in range(2))
-        places = columns.astype(np.intp)
-        firsts = self.firsts.take(places, mode="clip")
-        values = np.where(choices < firsts, columns.view(np.int16), self.others.take(places, mode="clip"))
+        own = columns.astype(np.uint16, copy=False).view(np.int16)
+        entries = self.entries.take(columns.astype(np.intp), mode="clip")
+        firsts, values = entries.astype(np.uint16), _upper(entries)
+        # other + (own - other) where it is the column's own, modulo 2^16: faster than to choose one of them.
+        values += (own - values) * (choices < firsts).view(np.int8)
         for i in np.flatnonzero(choices == firsts).tolist():
             rest = int.from_bytes(source(REST_BITS // 8), "little")
             if int(choices[i]) << REST_BITS | rest < self.exact[columns[i]]:
-                values[i] = columns.view(np.int16)[i]
+                values[i] = own[i]
         return values
+
+
+def _upper(entries: NDArray[np.uint32]) -> NDArray[np.int16]:
+    """Their upper 16 bits."""
+    return (entries >> 16).astype(np.uint16).view(np.int16)
 
 
 @lru_cache(maxsize=16)
@@ -154,4 +164,4 @@ def alias_table(sigma: float) -> AliasTable:
             if left[giver] < capacity:
                 short.append(giver)
     firsts = [min(threshold >> REST_BITS, COLUMNS - 1) for threshold in exact]
-    return AliasTable(np.array(firsts, np.uint16), np.array(others, np.uint16).view(np.int16), exact)
+    return AliasTable(np.left_shift(np.array(others, np.uint32), 16) | np.array(firsts, np.uint32), exact)

@@ -8,6 +8,7 @@ Statistics look at a sample; whether a record is a copy is looked up among all t
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 from runner.config import JobConfig
 from runner.data.batches import BatchPlan
 from runner.data.files import SourceFile
+from runner.data.persons import Persons, mark_persons
 from runner.data.prepare import is_made_from
-from runner.data.records import read_records
+from runner.data.records import read_owned, read_records
 from runner.data.schema import Schema
 from runner.data.survey import count_rows, survey_records
 from runner.data.texts import row_texts, without_views
@@ -65,10 +67,13 @@ def read_real_records(
     if tokens_key is not None and not is_made_from(tokens_key, config, files):
         raise DataError(f"{config.data.uri}: the records or the tokenizer are not those that the run was trained on")
     columns = _columns(schema)
-    survey = survey_records(config.data, files) if columns is None else count_rows(config.data, files, columns)
+    if columns is None:
+        survey = survey_records(config.data, files, person=config.unit)
+    else:
+        survey = count_rows(config.data, files, columns, config.unit)
     files = tuple(file for file in files if file.name in survey.stops)
     records = survey.records
-    held_out = holdout_mask(config, records)
+    held_out = holdout_mask(config, records, _persons(config, files, schema))
     sampled = _sampled(held_out)
     parts: dict[bool, list[pa.Array]] = {True: [], False: []}
     for batch, here in _with_places(config, files, schema):
@@ -101,7 +106,8 @@ def _together(parts: Sequence[pa.Array], columns: pa.Schema | None) -> Records:
 
 def find_copies(config: JobConfig, real: RealRecords, texts: Sequence[str]) -> NDArray[np.bool_]:
     """(texts,): which texts equal one of all the records trained on, letter for letter; see `texts_of`."""
-    held_out = holdout_mask(config, real.training_records + real.holdout_records)
+    records = real.training_records + real.holdout_records
+    held_out = holdout_mask(config, records, _persons(config, real.files, real.schema))
     asked = pa.array(texts, pa.large_string())
     found = np.zeros(len(texts), bool)
     for batch, here in _with_places(config, real.files, real.schema):
@@ -117,15 +123,29 @@ def texts_of(records: Records) -> Sequence[str]:
     return row_texts(records.columns).to_pylist() if isinstance(records, pa.Table) else records
 
 
-def holdout_mask(config: JobConfig, records: int) -> NDArray[np.bool_]:
-    """(records,): which records the run keeps for validation; none where records are not examples."""
+def holdout_mask(config: JobConfig, records: int, persons: Persons | None = None) -> NDArray[np.bool_]:
+    """(records,): which records the run keeps for validation; none where records are not examples. persons: whose they
+    are, where all records of one are on the same side."""
     settings = config.training
-    mask = np.zeros(records, bool)
+    mask = np.zeros(records if persons is None else persons.count, bool)
     if config.examples.packing == "records":
-        plan = BatchPlan(records, settings.batch_size, settings.seed, settings.validation_split)
+        plan = BatchPlan(mask.size, settings.batch_size, settings.seed, settings.validation_split)
         for step in range(plan.validation_steps):
             mask[plan.validation_positions(step)] = True
-    return mask
+    return mask if persons is None else mask[persons.numbers]
+
+
+def _persons(config: JobConfig, files: tuple[SourceFile, ...], schema: Schema | None) -> Persons | None:
+    """Whose the records are, by their places; None where the run does not ask."""
+    if config.unit is None:
+        return None
+    key = secrets.token_bytes(32)
+    parts = [
+        mark_persons(persons.filter(records.is_valid()), key)
+        for records, persons in read_owned(config.data, files, _columns(schema), config.unit)
+        if persons is not None
+    ]
+    return Persons.of(np.concatenate(parts))
 
 
 def _sampled(held_out: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -143,7 +163,7 @@ def _with_places(
 ) -> Iterator[tuple[pa.Array, slice]]:
     """All records in order, and which places they have among them; those of a table written as generated ones are."""
     start = 0
-    for rows in read_records(config.data, files, _columns(schema)):
+    for rows in read_records(config.data, files, _columns(schema), config.unit):
         records = rows.drop_null()
         if schema is not None:
             records = schema.rewritten(records)

@@ -8,9 +8,9 @@ drawn once and stored: the same question again is answered from there, and costs
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from runner.config import JobConfig
 from runner.data.files import SourceFile
-from runner.data.records import read_records
+from runner.data.records import read_owned
 from runner.data.schema import Schema
 from runner.data.survey import count_rows
 from runner.data.texts import without_views
 from runner.errors import DataError, JobFailedError, PrivacyError
 from runner.privacy.accountant import Release, check_delta, epsilon
+from runner.privacy.contributions import counted_of, first_records
 from runner.privacy.figures import delta_in_words, epsilon_in_words
 from runner.privacy.ledger import PRIVATE_FOLDER, LedgerState, RunLedger
 from runner.privacy.marginals import COLUMNS
@@ -85,7 +86,7 @@ def share_report(directory: RunDirectory, *, target: float, count: int | None) -
     schema, state = read_schema(directory), RunLedger.open(directory.folder).state
     columns = _columns(directory, state, schema)
     files, records = _count_records(directory, config, state, schema)
-    release = _find_release(directory, state, columns, records, target)
+    release = _find_release(directory, config, state, columns, records, target)
     synthetic = draw_records(directory.folder.child("model"), count or min(records, MOST_ROWS)).table
     if synthetic is None or not synthetic.num_rows:
         raise JobFailedError(f"{directory.uri}: its model generates no rows to compare")
@@ -96,7 +97,7 @@ def share_report(directory: RunDirectory, *, target: float, count: int | None) -
     noisy = released_once(
         directory.folder.private_child(PRIVATE_FOLDER),
         release,
-        lambda: columns.count(release, records, read_records(config.data, files, _read_schema(schema))),
+        lambda: columns.count(release, records, _counted_records(config, files, schema)),
     ).histograms
 
     fidelity = compare_counts(columns, release, records, noisy, made)
@@ -213,27 +214,39 @@ def _columns(directory: RunDirectory, state: LedgerState, schema: Schema) -> Col
 def _count_records(
     directory: RunDirectory, config: JobConfig, state: LedgerState, schema: Schema
 ) -> tuple[tuple[SourceFile, ...], int]:
-    """The files of the run, and how many rows they have by their footers.
+    """The files of the run, and how many of their rows are counted, which is public.
 
     Raises:
         DataError: they are not those that the run was charged for.
         PrivacyError: delta is not below one in all of them.
     """
     files = source_files(config, directory)
-    survey = count_rows(config.data, files, _read_schema(schema))
+    survey = count_rows(config.data, files, _read_schema(schema), config.unit)
     files = tuple(file for file in files if file.name in survey.stops)
     if not {file.fingerprint for file in files} <= set(state.files):
         raise DataError(f"{config.data.uri}: the records are not those that the run was trained on")
-    check_delta(state.delta, survey.records, "records that are looked at")
-    return files, survey.records
+    if survey.persons is None:
+        check_delta(state.delta, survey.records, "records that are looked at")
+        return files, survey.records
+    check_delta(state.delta, sum(survey.persons.values()), "persons whose records are looked at")
+    return files, counted_of(survey.persons, config.privacy.sensitivity)
+
+
+def _counted_records(config: JobConfig, files: tuple[SourceFile, ...], schema: Schema) -> Iterator[pa.StructArray]:
+    owned = read_owned(config.data, files, _read_schema(schema), config.unit)
+    yield from cast(Any, first_records(owned, config.privacy.max_records_per_unit))
 
 
 def _find_release(
-    directory: RunDirectory, state: LedgerState, columns: Columns, records: int, target: float
+    directory: RunDirectory, config: JobConfig, state: LedgerState, columns: Columns, records: int, target: float
 ) -> Release:
     """What was bought before for this epsilon, else what it pays for."""
     bought = [release for release in state.releases if release.name == release_name(target)]
-    release = bought[0] if bought else plan_report(columns, records, target, state.delta, state.accountant)
+    release = (
+        bought[0]
+        if bought
+        else plan_report(columns, records, target, state.delta, state.accountant, config.privacy.sensitivity)
+    )
     return drawn_at(directory.uri, directory.folder.private_child(PRIVATE_FOLDER), release)
 
 

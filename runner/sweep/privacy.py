@@ -8,7 +8,7 @@ from dataclasses import replace
 from runner.config import JobConfig
 from runner.privacy.accountant import Mechanism, Release, Spent
 from runner.privacy.budget import SpendingLedger, costliest
-from runner.privacy.entries import spent_before
+from runner.privacy.entries import Entry, spent_before
 from runner.privacy.ledger import LedgerState, RunLedger
 from runner.privacy.report import privacy_report, to_files
 from runner.privacy.statement import read_statement
@@ -33,20 +33,31 @@ def sweep_statement(config: JobConfig, best: Trial, trials: Sequence[Trial]) -> 
         "steps and releases together, and does not cover that choice, which looked at exact metrics"
     )
     job = directories[best.number].read_config().model_copy(update={"name": config.name})
-    own = replace(own, before=_before(config, own, others, {state.run_id for state in states.values()}))
+    own = replace(own, before=_before(config, own, others, list(states.values())))
     best_statement, _ = read_statement(directories[best.number])
     chain, ending = best_statement.get("chain", []), best_statement.get("ended")
-    return to_files(privacy_report(job, own, others, sweep=touched, ending=ending, chain=chain))
+    measured = best_statement.get("measured")
+    return to_files(privacy_report(job, own, others, sweep=touched, ending=ending, chain=chain, measured=measured))
 
 
 def _before(
-    config: JobConfig, own: LedgerState, others: Spent, trials: set[str]
+    config: JobConfig, own: LedgerState, others: Spent, trials: Sequence[LedgerState]
 ) -> tuple[tuple[Mechanism | Release, int], ...]:
-    """What runs outside the sweep took of the same files: the costliest, after `own` and the `others` of the sweep."""
-    entries = [
-        entry
-        for entry in SpendingLedger(open_folder(config.storage.uri)).of_files(own.files).read()
-        if entry.run_id not in trials
-    ]
-    histories = spent_before(entries, own.files, own.run_id, own.place, own.steps_by_branch, own.releases)
+    """What runs outside the sweep took of the same files: the costliest, after `own` and the `others` of the sweep.
+
+    Copies of the other trials' directories are outside, too.
+    """
+    entries = SpendingLedger(open_folder(config.storage.uri)).of_files(own.files).read()
+    run_ids = {trial.run_id for trial in trials}
+
+    def taken(state: LedgerState, entries: Sequence[Entry]) -> list[Spent]:
+        """Of the files of `state`, but for what its own directory took."""
+        itself = (state.run_id, state.place, state.steps_by_branch, state.releases)
+        return list(spent_before(entries, state.files, *itself, unit=config.unit or ""))
+
+    histories = taken(own, [entry for entry in entries if entry.run_id not in run_ids])
+    for trial in trials:
+        copies = taken(trial, [entry for entry in entries if entry.run_id == trial.run_id])
+        spent = costliest(copies, own.delta, own.accountant, [*others, *own.spent])
+        histories = [[*history, *spent] for history in histories]
     return tuple(costliest(histories, own.delta, own.accountant, [*others, *own.spent]))

@@ -177,6 +177,8 @@ def _check_path(path: str) -> None:
         raise ConfigError(f"sweep.parameters: {path} cannot be swept; all trials share {', '.join(FIXED)}")
     if path == "privacy.enabled":
         raise ConfigError(f"sweep.parameters: {path} cannot be swept; all trials are private, or none is")
+    if path == "privacy.unit":
+        raise ConfigError(f"sweep.parameters: {path} cannot be swept; what trials cost adds up for one unit alone")
     section: type[Section] | None = JobConfig
     for name in path.split("."):
         if section is None or name not in section.model_fields:

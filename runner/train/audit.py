@@ -70,15 +70,19 @@ def audit_run(directory: RunDirectory) -> tuple[dict[str, Any], str]:
 def split_positions(config: JobConfig, examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ascending positions of the examples that the run trained on, and of those for validation.
 
-    A private run trains on nothing of a record without text: such records are left out.
+    A private run trains on nothing of a record without text: such records are left out. Of each person, where these are
+    protected, the first record stands for all.
     """
     settings = config.training
-    plan = BatchPlan(examples.tokens.examples, settings.batch_size, settings.seed, settings.validation_split)
+    plan = BatchPlan(examples.tokens.units, settings.batch_size, settings.seed, settings.validation_split)
     trained = [plan.training_positions(0, step) for step in range(plan.training_steps)]
     unseen = [plan.validation_positions(step) for step in range(plan.validation_steps)]
 
     def with_text(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-        positions = np.sort(np.concatenate(parts))
+        positions = np.concatenate(parts)
+        if examples.persons is not None:
+            positions = examples.persons.first(positions, 1)[:, 0]
+        positions = np.sort(positions)
         if not config.privacy.enabled:
             return positions
         return positions[~is_empty(examples.lengths[positions], examples.tokens.seq_length)]

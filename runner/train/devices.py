@@ -23,7 +23,7 @@ from runner.errors import ResourceError, last_line
 
 log = logging.getLogger(__name__)
 
-ROUNDING_VARIABLES = ("TF_", "XLA_", "OPENBLAS_", "OMP_", "MKL_", "NVIDIA_", "CUDA_")
+ROUNDING_VARIABLES = ("TF_", "XLA_", "ONEDNN_", "DNNL_", "OPENBLAS_", "OMP_", "MKL_", "NVIDIA_", "CUDA_")
 """Environment variables of these names choose kernels, threads or instructions, and with them how sums are rounded."""
 
 

@@ -24,6 +24,7 @@ from runner.data.packing import Packer
 from runner.data.prepare import ShardWriter, find_tokens
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.tokenizers.saved import from_files
+from runner.privacy.contributions import first_positions
 from runner.privacy.ledger import PRIVATE_FOLDER, RunLedger
 from runner.privacy.marginals import Axis, Layout, count_marginals
 from runner.privacy.measured import draw_ids, measure
@@ -45,13 +46,14 @@ def draw_tokens(
         CorruptError: what is stored of the releases does not verify.
     """
     settings = config.training
-    plan = BatchPlan(tokens.examples, settings.batch_size, settings.seed, settings.validation_split)
+    plan = BatchPlan(tokens.units, settings.batch_size, settings.seed, settings.validation_split)
     tokenizer = tokenizer_of(tokens)
 
     @functools.cache  # A run asks up to three times; one whose counts are all stored does not.
     def counted() -> tuple[Examples, NDArray[np.int64]]:
-        positions = np.concatenate([plan.training_positions(0, step) for step in range(plan.training_steps)])
-        return Examples(tokens, config.data.cache_gib), np.sort(positions)
+        units = np.concatenate([plan.training_positions(0, step) for step in range(plan.training_steps)])
+        examples = Examples(tokens, config.data.cache_gib)
+        return examples, first_positions(examples, units, config.privacy.max_records_per_unit)
 
     def count(marginals: Mapping[str, Sequence[Axis]]) -> dict[str, Counts]:
         examples, positions = counted()
@@ -62,7 +64,7 @@ def draw_tokens(
         directory.folder.private_child(PRIVATE_FOLDER),
         {release.name: release for release in RunLedger.open(directory.folder).state.releases},
         Layout.of(tokenizer.schema),
-        plan.training_examples,
+        plan.training_examples if tokens.persons is None else counted()[1].size,
         count,
     )
     digest = hashlib.sha256(f"{VERSION} {config.privacy.draws} {measured.digest}".encode()).hexdigest()
@@ -88,6 +90,8 @@ def draw_tokens(
         unknown_tokens=0,
         shards=tuple(written.shards),
         stops=None,
+        persons=None,
+        nobodys=0,
     )
     publish(folder, tokenizer.to_files() | measured.known.to_files(), drawn.to_info())
     return drawn

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from runner.config import JobConfig
@@ -36,8 +36,11 @@ from runner.errors import (
     last_line,
 )
 from runner.privacy.budget import Budget
+from runner.privacy.contributions import counted_of
+from runner.privacy.file_marks import FileMarks
 from runner.privacy.ledger import RunLedger
 from runner.privacy.lookups import lookups_of
+from runner.privacy.unit import PrivacyUnit
 from runner.run_directory import RunDirectory, Status
 from runner.storage import Folder, open_folder, publish, read_published
 from runner.train.callbacks import import_object
@@ -53,7 +56,7 @@ from runner.train.private_run import (
     note_plain_run,
     open_ledger,
 )
-from runner.train.series import check_previous, record_files, source_files
+from runner.train.series import check_previous, ledger_over_runs, record_files, source_files
 
 TOKEN_CACHE = ".cache/tokens"  # noqa: S105 - not that kind of token
 """Under `storage.uri`, beside the runs."""
@@ -82,6 +85,24 @@ class CheckedJob:
     def records(self) -> int:
         """Records that will be trained on or validated with."""
         return self.tokens.records if self.tokens else self.survey.records if self.survey else 0
+
+    @property
+    def persons(self) -> Mapping[int, int] | None:
+        """How many persons have how many records; None where the job does not ask whose records are."""
+        if self.tokens is not None:
+            return None if self.tokens.persons is None else dict(self.tokens.persons)
+        return None if self.survey is None else self.survey.persons
+
+    @property
+    def unit(self) -> PrivacyUnit | None:
+        """What is protected, where that is not a single record."""
+        nobodys = self.tokens.nobodys if self.tokens else self.survey.found.nobodys if self.survey else 0
+        return PrivacyUnit.of(self.config, self.persons, nobodys)
+
+    @property
+    def units(self) -> int:
+        """What privacy is for, and batches are made of: so many persons, or records."""
+        return self.records if self.persons is None else sum(self.persons.values())
 
     @property
     def used(self) -> tuple[SourceFile, ...]:
@@ -129,16 +150,18 @@ def check_job(config: JobConfig, *, begins: bool = True, directory: RunDirectory
         log.warning("columns that fields does not have are left out: %s", list_names(survey.left_out))
     checked = CheckedJob(config, key, tokens_key, tokens, survey, files)
     if tokens is not None:
-        _check_enough(config, tokens.examples, "examples")
+        _check_enough_tokens(config, tokens)
     if survey is not None:
-        if config.examples.packing == "records":
+        if survey.persons is not None:
+            _check_enough(config, checked.units, f"different {config.unit}")
+        elif config.examples.packing == "records":
             _check_enough(config, survey.records, "records")
         elif survey.certainty != "sample":
             _check_enough(config, survey.found.windows, "examples")
         check_vocabulary(config, survey)
     if config.privacy.enabled and begins:
-        budget = check_privacy(config, checked.records, checked.used, find_schema(checked))
-        checked = replace(checked, budget=budget)
+        budget = check_privacy(config, checked.units, checked.used, find_schema(checked), checked.persons)
+        checked = replace(checked, budget=replace(budget, unit=checked.unit))
     return checked
 
 
@@ -182,12 +205,13 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
                     directory.say("looking up the schema, with noise")
                     checked = with_schema(checked, directory)
                 tokens = make_tokens(checked, directory.say, local=local)
-                _check_enough(config, tokens.examples, "examples")
+                _check_enough_tokens(config, tokens)
                 publish(directory.folder.child("tokenizer"), read_published(tokens.folder))
                 if config.privacy.enabled:
                     open_ledger(config, directory, checked.key, checked.used, checked.budget)
                 if config.trains_on_draws:
-                    charge_marginals(config, directory, tokenizer_of(tokens).schema, tokens.examples)
+                    persons = None if tokens.persons is None else dict(tokens.persons)
+                    charge_marginals(config, directory, tokenizer_of(tokens).schema, tokens.units, persons)
                     tokens = draw_tokens(config, directory, tokens, token_cache(config), directory.say)
             directory.update_status(state="preparing", message="starting the workers")
             if here:
@@ -262,7 +286,9 @@ def with_schema(checked: CheckedJob, directory: RunDirectory) -> CheckedJob:
         CorruptError: what was bought does not verify.
     """
     assert checked.survey is not None
-    schema, sha256 = buy_schema(checked.config, directory, checked.files, checked.records)
+    most = checked.config.privacy.sensitivity
+    counted = checked.records if checked.persons is None else counted_of(checked.persons, most)
+    schema, sha256 = buy_schema(checked.config, directory, checked.files, counted)
     tokens_key = bought_key(checked.key, sha256)
     return replace(
         checked,
@@ -283,7 +309,7 @@ def with_tokens(checked: CheckedJob) -> CheckedJob:
     if checked.tokens_key is None:
         return checked
     tokens = make_tokens(checked, log.debug, local=True)
-    _check_enough(checked.config, tokens.examples, "examples")
+    _check_enough_tokens(checked.config, tokens)
     return replace(checked, tokens=tokens)
 
 
@@ -295,7 +321,8 @@ def make_tokens(checked: CheckedJob, progress: Callable[[str], None], *, local: 
         assert checked.survey is not None
         assert checked.tokens_key is not None
         with connected_ray(local=local):
-            tokens = prepare_tokens(config, checked.survey, token_cache(config), checked.tokens_key, progress)
+            key = b"" if config.unit is None else FileMarks.of(ledger_over_runs(config)).person_key
+            tokens = prepare_tokens(config, checked.survey, token_cache(config), checked.tokens_key, progress, key)
     share_cut = tokens.cut_records / max(tokens.records, 1)
     log.info(
         "%d records (%d null rows dropped), %d examples, %d tokens; %.2f%% of records longer than seq_length",
@@ -307,7 +334,14 @@ def make_tokens(checked: CheckedJob, progress: Callable[[str], None], *, local: 
     )
     if share_cut > 0.01:
         log.warning("%.1f%% of records are longer than examples.seq_length and were cut", 100 * share_cut)
+    if (unit := replace(checked, tokens=tokens).unit) is not None:
+        for what, how in unit.counts_in_words().items():
+            log.info("%s: %s", what, how)
     return tokens
+
+
+def _check_enough_tokens(config: JobConfig, tokens: TokenSet) -> None:
+    _check_enough(config, tokens.units, "examples" if tokens.persons is None else f"different {config.unit}")
 
 
 def _check_enough(config: JobConfig, count: int, what: str) -> None:

@@ -11,7 +11,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.data.batches import ROW_STEPS, Batch, BatchPlan, FieldOrder, is_empty, load_batch, pad_alike, step_digest
+from runner.data.batches import (
+    ROW_STEPS,
+    Batch,
+    BatchPlan,
+    FieldOrder,
+    PoissonPlan,
+    is_empty,
+    load_batch,
+    pad_alike,
+    step_digest,
+)
 from runner.data.examples import Examples
 
 AHEAD = 4
@@ -43,6 +53,7 @@ class Feed:
     `noise`, for the worker with the first replica of a private run: from the step of the run to its noise. `fields`
     (V,), to train on a table's fields in any order: see `FieldOrder`. Training orders are those of the step, validation
     orders the same in every epoch. `branch`: what this worker takes for the branch of a private run.
+    `records_of_person`: where the plan's positions are those of persons, how many records of each are in a batch.
     """
 
     examples: Examples
@@ -52,6 +63,7 @@ class Feed:
     noise: Callable[[int], NDArray[np.signedinteger]] | None = None
     fields: NDArray[np.int32] | None = None
     branch: str | None = None
+    records_of_person: int | None = None
 
     def training(self, epoch: int, first_step: int) -> Iterator[Share]:
         """The rest of an epoch, from a step on."""
@@ -65,6 +77,11 @@ class Feed:
     def _training_share(self, epoch: int, step: int) -> Share:
         total_step = epoch * self.plan.training_steps + step
         positions = self.plan.training_positions(epoch, step)
+        if self.records_of_person is not None:
+            assert self.examples.persons is not None
+            assert isinstance(self.plan, PoissonPlan)
+            persons, most = self.examples.persons, self.records_of_person
+            positions = persons.draw(positions, total_step, most, self.plan.key)
         share = self._share(
             step,
             positions,
@@ -79,7 +96,11 @@ class Feed:
 
     def _validation_share(self, step: int) -> Share:
         order = (VALIDATION_FIELD_ORDER | self.plan.seed, step)
-        return self._share(step, self.plan.validation_positions(step), (0, 0), order)
+        positions = self.plan.validation_positions(step)
+        if self.records_of_person is not None:
+            assert self.examples.persons is not None
+            positions = self.examples.persons.first(positions, self.records_of_person)
+        return self._share(step, positions, (0, 0), order)
 
     def _share(
         self, step: int, positions: NDArray[np.int64], dropout: tuple[int, int], order: tuple[int, int]
@@ -98,11 +119,12 @@ class Feed:
         ]
         # A plain batch has as many rows as the next; a Poisson batch has not.
         expected = -(-self.plan.batch_size // self.total_replicas)
-        row_unit = -(-expected // ROW_STEPS) if self._is_private else 1
-        lengths = self.examples.lengths[positions]
+        row_unit = -(-expected // ROW_STEPS) * (self.records_of_person or 1) if self._is_private else 1
+        found = positions[positions >= 0]
+        lengths = self.examples.lengths[found]
         if self._is_private:
             lengths = lengths[~is_empty(lengths, self.examples.tokens.seq_length)]
-        return Share(step, pad_alike(batches, row_unit), int(lengths.sum()), len(positions))
+        return Share(step, pad_alike(batches, row_unit), int(lengths.sum()), found.size)
 
     @property
     def _is_private(self) -> bool:

@@ -7,8 +7,10 @@ print("\\n".join(in_lines(found)))
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
+from runner.config import JobConfig
 from runner.data.examples import TokenSet
 from runner.data.files import PassedOver
 from runner.data.schema.description import describe
@@ -17,10 +19,13 @@ from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.survey import Survey
 from runner.data.table import list_names
 from runner.data.tokenizers.saved import from_files
-from runner.privacy.lookups import lookups_of
+from runner.privacy.accountant import epsilon, spent_by
+from runner.privacy.budget import Budget
+from runner.privacy.lookups import SCHEMA, lookups_of
+from runner.privacy.unit import PrivacyUnit
 from runner.storage import read_published
 from runner.train.facade import CheckedJob
-from runner.train.private_run import describe_counted, describe_releases, planned_epsilon
+from runner.train.private_run import planned_epsilon
 
 
 def describe_check(checked: CheckedJob) -> dict[str, Any]:
@@ -41,6 +46,8 @@ def describe_check(checked: CheckedJob) -> dict[str, Any]:
         found |= _describe_survey(survey, joined=config.data.columns is not None)
     if config.examples.packing == "stream" or config.fields is not None:
         found.pop("longer_records", None)
+    if (unit := checked.unit) is not None:
+        found["privacy_unit"] = unit.to_plain()
     if survey is not None and survey.left_out:
         found["columns_left_out"] = list_names(survey.left_out)
     if config.fields is not None:
@@ -55,12 +62,12 @@ def describe_check(checked: CheckedJob) -> dict[str, Any]:
         if budget.mechanism is not None:
             steps = {"noise_multiplier": budget.mechanism.noise_multiplier, "planned_steps": budget.charged_steps}
         else:
-            steps = {"counted": describe_counted(budget)}
+            steps = {"counted": _describe_counted(budget)}
         found |= {
             **steps,
             "planned_epsilon": planned_epsilon(config, budget),
             "delta": budget.delta,
-            **describe_releases(config, budget),
+            **_describe_releases(config, budget),
         }
     return found
 
@@ -82,6 +89,10 @@ def in_lines(found: Mapping[str, Any]) -> Iterator[str]:
                 continue
             case "tokens_of_a_record":
                 yield f"tokens of a record: at most {value}, of {found['different_tokens']:,} different ones"
+            case "privacy_unit":
+                unit = PrivacyUnit(**value)
+                yield f"privacy unit: {unit.in_words()}"
+                yield from (f"{what}: {how}" for what, how in unit.counts_in_words().items())
             case "counted":
                 for name, each in value.items():
                     yield f"counted, with noise: {name} ({each['histograms']}), sigma {each['sigma']:g} records"
@@ -144,3 +155,23 @@ def _bought(checked: CheckedJob) -> dict[str, str] | None:
         least = "" if histogram.threshold is None else f", from {histogram.threshold} rows on"
         bought.setdefault(lookup.column, []).append(f"{lookup.key} (noise {histogram.sigma:.3g}{least})")
     return {column: f"bought: {', '.join(words)}" for column, words in bought.items()}
+
+
+def _describe_releases(config: JobConfig, budget: Budget) -> dict[str, Any]:
+    """What a job will look up in its records, and what that costs alone; nothing where it looks up nothing."""
+    releases = tuple(release for release in budget.releases if release.name == SCHEMA)
+    if not releases:
+        return {}
+    return {
+        "looked_up": [asdict(histogram) for release in releases for histogram in release.histograms],
+        "schema_epsilon": epsilon(spent_by(releases), budget.delta, config.privacy.accountant),
+    }
+
+
+def _describe_counted(budget: Budget) -> dict[str, Any]:
+    """Of a run that trains on draws: the histograms that these are made by, and their noise, by release."""
+    return {
+        release.name: {"histograms": len(release.histograms), "sigma": release.histograms[0].sigma}
+        for release in budget.releases
+        if release.name != SCHEMA
+    }

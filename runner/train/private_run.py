@@ -13,8 +13,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,8 +28,9 @@ from runner.data.units import plan_table
 from runner.errors import DataError, PrivacyError, RunnerError
 from runner.privacy.accountant import Mechanism, Release, Spent, epsilon, plain_epsilon, spent_by
 from runner.privacy.budget import Budget, SpendingLedger, costliest, plan_budget, plan_delta, plan_mechanism
+from runner.privacy.contributions import counted_of
 from runner.privacy.endings import check_no_time_limit
-from runner.privacy.entries import Entry, spent_before
+from runner.privacy.entries import Entry, check_unit, spent_before
 from runner.privacy.figures import epsilon_in_words
 from runner.privacy.ledger import PRIVATE_FOLDER, LedgerState, RunLedger
 from runner.privacy.lookups import SCHEMA, bought_fields, count_lookups, lookups_of, plan_schema
@@ -44,13 +45,27 @@ log = logging.getLogger(__name__)
 
 
 def training_records(config: JobConfig, records: int) -> int:
-    """How many of the records are trained on: an example is a record."""
+    """How many of the records are trained on, canaries among them: an example is a record."""
     settings = config.training
-    return BatchPlan(records, settings.batch_size, settings.seed, settings.validation_split).training_examples
+    order = (records, settings.batch_size, settings.seed, settings.validation_split, config.privacy.canaries)
+    return BatchPlan(*order).training_examples
 
 
-def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile], schema: Schema | None = None) -> Budget:
+def counted_records(config: JobConfig, units: int, persons: Mapping[int, int] | None) -> int:
+    """How many records the draws of a run are made by, about. units, persons: see `check_privacy`."""
+    trained = training_records(config, units)
+    return trained if persons is None else max(1, counted_of(persons, config.privacy.sensitivity) * trained // units)
+
+
+def check_privacy(
+    config: JobConfig,
+    records: int,
+    files: Sequence[SourceFile],
+    schema: Schema | None = None,
+    persons: Mapping[int, int] | None = None,
+) -> Budget:
     """Whether the privacy that the job asks for can be had; writes nothing. schema: of a table, where it is known.
+    records: or persons, where these are protected; `persons` says how many have how many records.
 
     Raises:
         PrivacyError: in one line.
@@ -65,13 +80,13 @@ def check_privacy(config: JobConfig, records: int, files: Sequence[SourceFile], 
         if schema is None:
             rest = plan_rest(config, delta, releases)
         else:
-            rest = plan_marginals(config, schema, delta, trained, releases)
+            rest = plan_marginals(config, schema, delta, counted_records(config, records, persons), releases)
     else:
         rest = ()
         mechanism, delta = plan_mechanism(config, trained, releases, looked_up)
     fingerprints = _fingerprints(files)
     entries = SpendingLedger(open_folder(config.storage.uri, patient=False)).of_files(fingerprints).read()
-    histories = spent_before(entries, fingerprints)
+    histories = spent_before(entries, fingerprints, unit=config.unit or "")
     budget = plan_budget(config, mechanism, delta, histories, releases=(*releases, *rest))
     if schema is None:
         budget = replace(budget, releases=releases)
@@ -93,29 +108,12 @@ def planned_epsilon(config: JobConfig, budget: Budget) -> float:
     return epsilon(spent, budget.delta, config.privacy.accountant)
 
 
-def describe_releases(config: JobConfig, budget: Budget) -> dict[str, Any]:
-    """What a job will look up in its records, and what that costs alone; nothing where it looks up nothing."""
-    releases = tuple(release for release in budget.releases if release.name == SCHEMA)
-    if not releases:
-        return {}
-    return {
-        "looked_up": [asdict(histogram) for release in releases for histogram in release.histograms],
-        "schema_epsilon": epsilon(spent_by(releases), budget.delta, config.privacy.accountant),
-    }
-
-
-def describe_counted(budget: Budget) -> dict[str, Any]:
-    """Of a run that trains on draws: the histograms that these are made by, and their noise, by release."""
-    return {
-        release.name: {"histograms": len(release.histograms), "sigma": release.histograms[0].sigma}
-        for release in budget.releases
-        if release.name != SCHEMA
-    }
-
-
-def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema, records: int) -> None:
+def charge_marginals(
+    config: JobConfig, directory: RunDirectory, schema: Schema, records: int, persons: Mapping[int, int] | None = None
+) -> None:
     """Charge a run whose schema was bought for the counts that its draws are made by, where it is not yet; they take
-    the place of what was reserved for them before the schema was bought. records: how many have tokens.
+    the place of what was reserved for them before the schema was bought. records: how many have tokens, or how many
+    persons; `persons` says how many of them have how many.
 
     Raises:
         PrivacyError: they cost more than was reserved, because the job's privacy is another now.
@@ -124,12 +122,12 @@ def charge_marginals(config: JobConfig, directory: RunDirectory, schema: Schema,
     state = ledger.state
     if any(release.name == COLUMNS for release in state.releases):
         return
-    counts = plan_marginals(config, schema, state.delta, training_records(config, records), state.releases)
+    counts = plan_marginals(config, schema, state.delta, counted_records(config, records, persons), state.releases)
     releases = (*state.releases, *(replace(release, place=state.place) for release in counts))
     state = replace(state, releases=releases)
 
     def decide(entries: Sequence[Entry]) -> Entry:
-        plan_budget(config, None, state.delta, _before(entries, state), releases=state.releases)
+        plan_budget(config, None, state.delta, _before(config, entries, state), releases=state.releases)
         return _entry(config, state, 0)
 
     _spending(config, state).charge(decide)
@@ -152,7 +150,6 @@ def open_ledger(
         PrivacyError: another run has just taken the rest of the budget.
         CorruptError: the ledger of a resumed run is missing, or does not verify, or is an old copy.
     """
-    ledger = None
     if budget is not None:
         state = LedgerState(
             run_id=uuid.uuid4().hex,
@@ -166,7 +163,10 @@ def open_ledger(
             files=_fingerprints(files),
             releases=tuple(replace(release, place=directory.uri) for release in budget.releases),
             place=directory.uri,
+            unit=budget.unit,
         )
+        # Before the charge: a run that is killed in between goes on with it, and is not charged again as another run.
+        ledger = RunLedger.create(directory.folder, state)
     else:
         ledger = RunLedger.open(directory.folder, writes=True)
         folder = directory.folder.private_child(PRIVATE_FOLDER)
@@ -177,7 +177,7 @@ def open_ledger(
     rest = _counts_to_come(config, state)
 
     def decide(entries: Sequence[Entry]) -> Entry:
-        before, releases = _before(entries, state), (*state.releases, *rest)
+        before, releases = _before(config, entries, state), (*state.releases, *rest)
         agreed.append(
             plan_budget(config, state.mechanism, state.delta, before, begins=not state.branches, releases=releases)
         )
@@ -185,20 +185,21 @@ def open_ledger(
             return replace(_entry(config, state, 1), mechanism=_reservation(rest))
         return _entry(config, state, max(agreed[-1].charged_steps, state.reserved_steps))
 
-    _spending(config, state).charge(decide)
+    try:
+        _spending(config, state).charge(decide)
+    except PrivacyError:
+        if budget is not None:
+            ledger.discard()
+        raise
     found = agreed[-1]
-    limits: dict[str, Any] = {
-        "limit": found.limit,
-        "before": tuple(found.before),
-        "histories": _different(found.histories),
-        "allowed_steps": found.allowed_steps,
-        "place": state.place,
-        "releases": state.releases,
-    }
-    if ledger is None:
-        RunLedger.create(directory.folder, replace(state, **limits))
-    else:
-        ledger.change(**limits)
+    ledger.change(
+        limit=found.limit,
+        before=tuple(found.before),
+        histories=_different(found.histories),
+        allowed_steps=found.allowed_steps,
+        place=state.place,
+        releases=state.releases,
+    )
 
 
 def buy_schema(
@@ -206,8 +207,8 @@ def buy_schema(
 ) -> tuple[Schema, str]:
     """The schema of the run's release, which is drawn and stored the first time; and the SHA-256 of what is stored.
 
-    The run's ledger has been charged for it and for what follows: see `open_ledger`. The rest is given back where
-    the run ends here, since its schema is never another.
+    records: how many are counted, which is public. The run's ledger has been charged for it and for what follows: see
+    `open_ledger`. The rest is given back where the run ends here, since its schema is never another.
 
     Raises:
         DataError: what is open cannot be had from noisy counts.
@@ -261,7 +262,7 @@ def charge_again(config: JobConfig, ledger: RunLedger) -> None:
     wanted = max(wanted, state.reserved_steps)
 
     def decide(entries: Sequence[Entry]) -> Entry:
-        before = _before(entries, state)
+        before = _before(config, entries, state)
         allowed = plan_budget(
             config, state.mechanism, state.delta, before, begins=False, releases=state.releases
         ).allowed_steps
@@ -275,11 +276,16 @@ def charge_again(config: JobConfig, ledger: RunLedger) -> None:
     _spending(config, state).charge(decide)
 
 
-def settle(config: JobConfig, directory: RunDirectory, ending: str) -> dict[str, bytes]:
-    """Charge the run, which ended so, for the steps it took, and write its report; returns the report's files."""
+def settle(
+    config: JobConfig, directory: RunDirectory, ending: str, measured: Mapping[str, Any] | None = None
+) -> dict[str, bytes]:
+    """Charge the run, which ended so, for the steps it took, and write its report; returns the report's files.
+
+    `measured`: what its canaries showed, None where there were none.
+    """
     state = RunLedger.open(directory.folder).state
     _spending(config, state).charge(lambda _entries: _entry(config, state, state.reserved_steps))
-    return _write_statement(config, directory, state, ending)
+    return _write_statement(config, directory, state, ending, measured)
 
 
 def charge_report(config: JobConfig, directory: RunDirectory, release: Release) -> None:
@@ -301,7 +307,8 @@ def charge_report(config: JobConfig, directory: RunDirectory, release: Release) 
             return epsilon(spent, state.delta, state.accountant)
 
         def decide(entries: Sequence[Entry]) -> Entry:
-            agreed[:] = _before(entries, state)
+            agreed[:] = _before(config, entries, state)
+            check_unit(agreed, config.unit, most)
             before = costliest(agreed, state.delta, state.accountant, state.spent)
             if most is not None and cost([*before, *state.spent]) > most:
                 taken, wanted = (plain_epsilon(cost([*before, *each.spent])) for each in (without, state))
@@ -315,18 +322,23 @@ def charge_report(config: JobConfig, directory: RunDirectory, release: Release) 
         _spending(config, state).charge(decide)
         before = costliest(agreed, state.delta, state.accountant, state.spent)
         ledger.change(releases=state.releases, before=tuple(before), histories=_different(agreed))
-    ending = json.loads(directory.folder.read("privacy.json")).get("ended")
-    _write_statement(config, directory, ledger.state, ending)
+    before = json.loads(directory.folder.read("privacy.json"))
+    _write_statement(config, directory, ledger.state, before.get("ended"), before.get("measured"))
 
 
 def _write_statement(
-    config: JobConfig, directory: RunDirectory, state: LedgerState, ending: str | None
+    config: JobConfig,
+    directory: RunDirectory,
+    state: LedgerState,
+    ending: str | None,
+    measured: Mapping[str, Any] | None,
 ) -> dict[str, bytes]:
     """The statement's files."""
     if state.histories:
         before = costliest(state.histories, state.delta, state.accountant, state.spent)
         state = replace(state, before=tuple(before))
-    files = to_files(privacy_report(config, state, ending=ending, chain=chain_of_run(config, directory)))
+    chain = chain_of_run(config, directory)
+    files = to_files(privacy_report(config, state, ending=ending, chain=chain, measured=measured))
     for name, content in files.items():
         directory.folder.write(name, content)
     return files
@@ -359,7 +371,7 @@ def _counts_to_come(config: JobConfig, state: LedgerState) -> tuple[Release, ...
 def _reservation(rest: tuple[Release, ...]) -> Mechanism:
     """One step on all records with the noise of this: other than a release, a step is given back by a later entry."""
     (histogram,) = (each for release in rest for each in release.histograms)
-    return Mechanism(1, 1, histogram.sigma)
+    return Mechanism(1, 1, histogram.noise.multiplier())
 
 
 def _entry(config: JobConfig, state: LedgerState, steps: int) -> Entry:
@@ -373,12 +385,14 @@ def _entry(config: JobConfig, state: LedgerState, steps: int) -> Entry:
         state.releases,
         state.place,
         tuple(state.steps_by_branch.items()),
+        config.unit or "",
     )
 
 
-def _before(entries: Sequence[Entry], state: LedgerState) -> list[Spent]:
+def _before(config: JobConfig, entries: Sequence[Entry], state: LedgerState) -> list[Spent]:
     """What other runs, and other copies of this one, took of its files: see `spent_before`."""
-    return spent_before(entries, state.files, state.run_id, state.place, state.steps_by_branch, state.releases)
+    own = (state.run_id, state.place, state.steps_by_branch, state.releases)
+    return spent_before(entries, state.files, *own, unit=config.unit or "")
 
 
 def _different(histories: Sequence[Spent]) -> tuple[Any, ...]:

@@ -97,7 +97,7 @@ def source_files(config: JobConfig, directory: RunDirectory | None = None) -> tu
     if config.data.since is None:
         return files
     before = {file.name: file for file in files_so_far(_previous(config))}
-    ledger = _ledger(config, patient=False)
+    ledger = ledger_over_runs(config, patient=False)
     marks = FileMarks.find(ledger)
     check_comparable(marks, (file.fingerprint for file in before.values()), ledger.uri)
 
@@ -126,7 +126,8 @@ def check_previous(config: JobConfig) -> None:
     """Whether the job can go on from the run that `data.since` names.
 
     Raises:
-        ConfigError: its network, tokenizer or examples differ, or it claims no privacy and this one is to.
+        ConfigError: its network, tokenizer or examples differ, or it claims no privacy and this one is to, or it
+            protects something else.
         DataError: it does not say what it claims.
     """
     if config.data.since is None:
@@ -144,6 +145,11 @@ def check_previous(config: JobConfig) -> None:
     if config.privacy.enabled and not before.privacy.enabled:
         raise ConfigError(
             f"data.since: run {before.name} was trained without privacy; a model that starts from it can claim none"
+        )
+    if config.privacy.enabled and before.privacy.unit is not None:
+        raise ConfigError(
+            f"data.since: run {before.name} protects each {before.privacy.unit}, which says nothing of single records "
+            "after it; train on all files without data.since"
         )
     if config.privacy.enabled and config.privacy.noise_multiplier != 0 and is_infinite(_statement(previous)):
         raise ConfigError(
@@ -167,7 +173,8 @@ def chain_of_run(config: JobConfig, directory: RunDirectory) -> list[dict[str, A
 def record_files(
     config: JobConfig, directory: RunDirectory, files: tuple[SourceFile, ...], used: tuple[SourceFile, ...]
 ) -> bool:
-    """Write a run's `files.json`, when it begins; again for one without checkpoints whose files have changed.
+    """Write a run's `files.json`, when it begins; again for one without checkpoints whose files have changed, or
+    whose run before it has gone on.
 
     Returns whether it was written.
 
@@ -179,8 +186,10 @@ def record_files(
         return tuple(replace(file, fingerprint=marks.mark(file.fingerprint)) for file in files) if marks else files
 
     recorded = _recorded(directory)
-    is_same = recorded is not None and marked(recorded.own) == marked(used)
-    if is_same or (recorded is not None and checkpoint_steps(directory.folder.child("checkpoints"))):
+    if recorded is not None and checkpoint_steps(directory.folder.child("checkpoints")):
+        return False
+    chain = chain_of(_statement(_previous(config))) if config.data.since and config.privacy.enabled else None
+    if recorded is not None and marked(recorded.own) == marked(used) and recorded.chain == chain:
         return False
     before = files_so_far(_previous(config)) if config.data.since else ()
     names = {file.name for file in used}
@@ -190,8 +199,8 @@ def record_files(
         "before": [vars(file) for file in marked(before)],
         "left": [vars(file) for file in marked(files) if file.name not in names],
     }
-    if config.data.since and config.privacy.enabled:
-        content["chain"] = chain_of(_statement(_previous(config)))
+    if chain is not None:
+        content["chain"] = chain
     directory.folder.write(FILES, json.dumps(content, indent=1).encode())
     return True
 
@@ -208,11 +217,21 @@ def files_so_far(directory: RunDirectory) -> tuple[SourceFile, ...]:
     return tuple({file.name: file for file in (*recorded.before, *recorded.own)}.values())
 
 
-def first_weights(config: JobConfig) -> dict[str, NDArray[Any]] | None:
-    """The weights that a run starts from, by name; None for fresh ones."""
+def first_weights(config: JobConfig, directory: RunDirectory) -> dict[str, NDArray[Any]] | None:
+    """The weights that a run starts from, by name; None for fresh ones.
+
+    Raises:
+        DataError: the run before it has gone on, and claims something else than this run's statement would say.
+    """
     if config.data.since is None:
         return None
-    return load(read_published(_previous(config).folder.child("model"))["weights.safetensors"])
+    previous = _previous(config)
+    model = read_published(previous.folder.child("model"))
+    if config.privacy.enabled:
+        recorded = _recorded(directory)
+        if recorded is None or recorded.chain != chain_of(_statement(previous, model)):
+            raise DataError(f"data.since: run {config.data.since} has just gone on; resume this run")
+    return load(model["weights.safetensors"])
 
 
 def _has_finished(directory: RunDirectory) -> bool:
@@ -229,7 +248,7 @@ def reading_version(directory: RunDirectory) -> int:
     return recorded.own[0].version if recorded is not None and recorded.own else READING_VERSION
 
 
-def _ledger(config: JobConfig, *, patient: bool = True) -> Folder:
+def ledger_over_runs(config: JobConfig, *, patient: bool = True) -> Folder:
     """Where the secret of the files' marks is."""
     return open_folder(config.storage.uri, patient=patient).child(SPENDING_FOLDER)
 
@@ -237,7 +256,7 @@ def _ledger(config: JobConfig, *, patient: bool = True) -> Folder:
 def _marks_to_write(config: JobConfig) -> FileMarks | None:
     """None where a run without privacy cannot have the secret: it goes on all the same."""
     try:
-        return FileMarks.of(_ledger(config))
+        return FileMarks.of(ledger_over_runs(config))
     except RunnerError as error:
         if config.privacy.enabled:
             raise
@@ -245,16 +264,16 @@ def _marks_to_write(config: JobConfig) -> FileMarks | None:
         return None
 
 
-def _statement(directory: RunDirectory) -> dict[str, Any]:
-    """What the model that a run left claims.
+def _statement(directory: RunDirectory, model: Mapping[str, bytes] | None = None) -> dict[str, Any]:
+    """What the model that a run left claims; `model`: its files, where they have been read.
 
     Raises:
         DataError: it does not say.
     """
     where = f"{directory.uri}/model/{JSON_FILE}"
-    content = read_published(directory.folder.child("model")).get(JSON_FILE)
+    model = read_published(directory.folder.child("model")) if model is None else model
     try:
-        return dict(json.loads(content or b""))
+        return dict(json.loads(model.get(JSON_FILE) or b""))
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: missing or damaged, so nobody can tell what this run claims") from error
 
@@ -269,11 +288,15 @@ def _previous(config: JobConfig) -> RunDirectory:
 
 @dataclass(frozen=True)
 class _Recorded:
-    """A run's `files.json`: the files of the runs before, its own, and those that it began with but did not come to."""
+    """A run's `files.json`: the files of the runs before, its own, and those that it began with but did not come to.
+
+    `chain`: of a private run that goes on from another, what the runs before it claim; see `runner.privacy.chain`.
+    """
 
     before: tuple[SourceFile, ...]
     own: tuple[SourceFile, ...]
     left: tuple[SourceFile, ...]
+    chain: list[dict[str, Any]] | None = None
 
 
 def _recorded(directory: RunDirectory) -> _Recorded | None:
@@ -286,5 +309,6 @@ def _recorded(directory: RunDirectory) -> _Recorded | None:
         *(
             tuple(SourceFile(**{"version": 1} | file) for file in content.get(which, ()))
             for which in ("before", "own", "left")
-        )
+        ),
+        chain=content.get("chain"),
     )

@@ -62,25 +62,29 @@ class TrainingStep:
         local_replicas: int = 1,
         mechanism: Mechanism | None = None,
         seq_length: int = 1,
+        records_of_person: int = 1,
     ) -> None:
         """`microbatch_size`: rows a replica holds at once; larger shares accumulate gradients. None: all.
 
         `local_replicas` are those of this worker. `mechanism`: what a private step releases; None: not private. A
-        private record's loss is the sum over its positions divided by `seq_length`.
+        private record's loss is the sum over its positions divided by `seq_length`. `records_of_person`: how many rows
+        behind one another are clipped together; `microbatch_size` has whole persons, and at least one.
         """
         self._mechanism = mechanism
+        self._records_of_person = records_of_person
         self._seq_length = seq_length
         self._network = network
         self._optimizer = optimizer
         self._strategy = strategy
-        self._microbatch_size = microbatch_size
+        self._microbatch_size = microbatch_size and max(microbatch_size // records_of_person, 1) * records_of_person
         # One trace for batches of any shape; values of several replicas have no signature and are traced anew.
         batch = [tf.TensorSpec((None, None), dtype) for dtype in FIELDS.values()]
         one = local_replicas == 1
         train, evaluate = (with_own_gradients(each) for each in (self._train_replicas, self._evaluate_replicas))
         self._is_alone = strategy.num_replicas_in_sync == local_replicas
         weights = sum(math.prod(variable.shape) for variable in network.trainable_variables)
-        self._grid = None if mechanism is None else grid_of(mechanism, weights, strategy.num_replicas_in_sync)
+        replicas = strategy.num_replicas_in_sync
+        self._grid = None if mechanism is None else grid_of(mechanism, weights, replicas, records_of_person)
         self._noise_dtype = np.dtype(np.int32) if self._grid is None else self._grid.noise_dtype
         numbers = [tf.TensorSpec(shape, tf.float32) for shape in ((), (2,))]
         numbers += [tf.TensorSpec((None,), dtype) for dtype in (self._noise_dtype, tf.float32)]
@@ -233,6 +237,7 @@ class TrainingStep:
             keys,
             clip=self._mechanism.l2_norm_clip,
             scale=1 / self._seq_length,
+            records_of_person=self._records_of_person,
         )
         return clipped.gradients, clipped.sums
 
@@ -303,11 +308,15 @@ def microbatch_that_fits(rows: int, bytes_per_row: int, memory_bytes: int) -> in
     return None if rows <= fitting else int(fitting)
 
 
-def activation_bytes(logits: int, embedding_dim: int, rnn_units: int, layers: int, seq_length: int) -> int:
+def activation_bytes(
+    logits: int, embedding_dim: int, rnn_units: int, layers: int, seq_length: int, records_of_person: int = 1
+) -> int:
     """Roughly what one row of a physical batch takes in a training step.
 
     `logits`: those of a position, all ids or of a table the largest slot's. Each position keeps logits and their
-    gradient with one temporary, and for each layer input, mask, gates, cell and output, and their gradients.
+    gradient with one temporary, and for each layer input, mask, gates, cell and output, and their gradients. Of several
+    records of a person, each position has a dot product with all positions of all of them, in four Gram matrices.
     """
     floats = 3 * logits + 3 * embedding_dim + layers * 20 * rnn_units
+    floats += 4 * seq_length * records_of_person if records_of_person > 1 else 0
     return int(np.dtype(np.float32).itemsize) * seq_length * floats

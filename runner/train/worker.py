@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from runner.config import JobConfig
 from runner.data.batches import BatchPlan, PoissonPlan
+from runner.data.canaries import WithCanaries
 from runner.data.examples import Examples, TokenSet
 from runner.data.survey import columns_read
 from runner.data.tokenizers.saved import from_files
@@ -30,10 +31,12 @@ from runner.privacy.endings import FAILED
 from runner.privacy.grid import grid_of
 from runner.privacy.ledger import RunLedger
 from runner.privacy.noise import GENERATOR, draw_noise, fingerprint
+from runner.privacy.one_run import toss_coins
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder, read_manifest, read_published
 from runner.train.agreement import agree
 from runner.train.callbacks import import_object
+from runner.train.canary_scores import make_canaries, measure_run
 from runner.train.checkpoint import Checkpoint, newest_checkpoint
 from runner.train.devices import (
     local_replicas,
@@ -117,7 +120,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
             f"{config.data.uri}: the records changed since this run began; start a new run, or put them back"
         )
     replicas, mine = strategy.num_replicas_in_sync, local_replicas(strategy, task.rank, task.workers)
-    if checkpoint is None and (weights := first_weights(config)) is not None:
+    if checkpoint is None and (weights := first_weights(config, directory)) is not None:
         network.load_weights_dict(weights)
     identity: dict[str, Any] = {"tokens": tokens.key}
     if config.takes_private_steps:
@@ -149,9 +152,14 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         if mine[0] == 0:
             weights = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
             assert ledger.state.mechanism is not None
-            sigma = grid_of(ledger.state.mechanism, weights, replicas).sigma
+            sigma = grid_of(ledger.state.mechanism, weights, replicas, records_of_person(config) or 1).sigma
             key = ledger.branch_key.for_noise(ledger.branch, chosen.conditions)
             noise = partial(draw_noise, key, sigma=sigma, count=weights)
+    examples = Examples(tokens, config.data.cache_gib)
+    if ledger is not None and config.privacy.canaries:
+        examples = WithCanaries(
+            examples, make_canaries(config, tokens), toss_coins(ledger.key, config.privacy.canaries)
+        )
     fields = None
     if network.next_slot is not None and tokens.slots is not None:
         fields = tokens.slots.fields_of_tokens()
@@ -167,8 +175,18 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
             len(mine),
             mechanism=ledger.state.mechanism if ledger else None,
             seq_length=tokens.seq_length,
+            records_of_person=records_of_person(config) or 1,
         ),
-        feed=Feed(Examples(tokens, config.data.cache_gib), plan, mine, replicas, noise, fields, branch),
+        feed=Feed(
+            examples,
+            plan,
+            mine,
+            replicas,
+            noise,
+            fields,
+            branch,
+            records_of_person(config),
+        ),
         directory=directory,
         heartbeat=heartbeat,
         callbacks=callbacks,
@@ -261,6 +279,8 @@ def _conditions(
             mode="json", include={"noise_multiplier", "target_epsilon", "l2_norm_clip"}
         ),
         **({"field_order": "random"} if config.examples.field_order == "random" else {}),
+        **({"unit": config.unit, "records_of_person": records_of_person(config)} if config.unit else {}),
+        **({"canaries": config.privacy.canaries} if config.privacy.canaries else {}),
         "replicas": replicas,
         "workers": task.workers,
         "threads": task.threads or os.cpu_count(),
@@ -280,10 +300,17 @@ def _cut_epochs(checkpoint: Checkpoint | None, ledger: RunLedger) -> list[tuple[
 
 
 def make_plan(config: JobConfig, tokens: TokenSet, key: tuple[int, int] = (0, 0)) -> BatchPlan:
-    """The job's batches; `key`: of a private run's draws."""
+    """The job's batches: of examples, or of persons where private steps draw these. `key`: of a private run's draws."""
     settings = config.training
-    order = (tokens.examples, settings.batch_size, settings.seed, settings.validation_split)
-    return PoissonPlan(*order, key=key) if config.takes_private_steps else BatchPlan(*order)
+    order = (settings.batch_size, settings.seed, settings.validation_split, config.privacy.canaries)
+    if not config.takes_private_steps:
+        return BatchPlan(tokens.examples, *order)
+    return PoissonPlan(tokens.units, *order, key=key)
+
+
+def records_of_person(config: JobConfig) -> int | None:
+    """Of a job whose steps draw persons: how many records of each are in a batch; None where they draw records."""
+    return config.privacy.max_records_per_unit if config.takes_private_steps else None
 
 
 def build_network(config: JobConfig, tokens: TokenSet) -> Network:
@@ -312,15 +339,19 @@ def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int) -> int
     model = config.model
     memory = memory_bytes() // (1 if tf.config.list_logical_devices("GPU") else replicas)
     logits = tokens.vocab_size if tokens.slots is None else max(tokens.slots.sizes)
-    row = activation_bytes(logits, model.embedding_dim, model.rnn_units, model.layers, tokens.seq_length)
-    return microbatch_that_fits(-(-config.training.batch_size // replicas), row, memory)
+    together = records_of_person(config) or 1
+    row = activation_bytes(logits, model.embedding_dim, model.rnn_units, model.layers, tokens.seq_length, together)
+    return microbatch_that_fits(-(-config.training.batch_size // replicas) * together, row, memory)
 
 
 def _leave_results(
     directory: RunDirectory, config: JobConfig, tokens: TokenSet, loop: TrainingLoop, ending: str
 ) -> None:
     """Publish the history, and the model once an epoch is done."""
-    statement = settle(config, directory, ending) if config.privacy.enabled else {}
+    statement: Mapping[str, bytes] = {}
+    if config.privacy.enabled:
+        measured = measure_run(config, directory, loop, build_network(config, tokens))
+        statement = settle(config, directory, ending, measured)
     loop.write_history()
     _leave_model(directory, config, tokens, loop, statement)
 

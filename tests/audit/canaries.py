@@ -149,3 +149,9 @@ def _examples(records: list[list[int]]) -> Examples:
         Examples,
         SimpleNamespace(rows=lambda positions: [rows[p] for p in positions], lengths=packed.lengths, tokens=tokens),
     )
+
+
+def no_examples(vocab_size: int, end_id: int) -> Examples:
+    """None: canaries alone are trained on."""
+    tokens = SimpleNamespace(seq_length=SEQ_LENGTH, vocab_size=vocab_size, end_id=end_id)
+    return cast(Examples, SimpleNamespace(rows=lambda _positions: [], lengths=np.zeros(0, np.int32), tokens=tokens))

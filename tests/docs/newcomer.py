@@ -63,7 +63,7 @@ class Newcomer:
             text = text.replace(written, here)
         return text
 
-    def run(self, commands: str, *, exit_code: int = 0, where: str = "the test", timeout_s: float = 300) -> str:
+    def run(self, commands: str, *, exit_code: int = 0, where: str = "the test", timeout_s: float = 540) -> str:
         """Run commands in the folder, check what they end with, and return what they print."""
         commands = self.in_place(commands)
         kept = self.folder.parent / f"{self.folder.name}.environment"

@@ -32,6 +32,8 @@ CONDITIONS = (
     "privacy.target_epsilon",
     "privacy.l2_norm_clip",
     "field_order",
+    "unit",
+    "records_of_person",
     "replicas",
     "workers",
     "threads",

@@ -91,11 +91,11 @@ def training_sees_the_records() -> None:
 def the_least_noise_is_accounted_for_as_the_most() -> None:
     from runner.privacy.accountant import Release
 
-    def faulty(release: Release) -> dict[float, int]:
+    def faulty(release: Release) -> dict[Any, int]:
         leave_mark()
-        return {max(each.sigma for each in release.histograms): len(release.histograms)}
+        return {max(each.noise for each in release.histograms): len(release.histograms)}
 
-    Release.sigmas = property(faulty)  # type: ignore[assignment]
+    Release.noises = property(faulty)  # type: ignore[assignment]
 
 
 @mutant("test_20_draws_that_are_gone_are_made_again_as_they_were", file=FILE)

@@ -26,11 +26,11 @@ def a_release_has_less_noise_than_is_accounted_for() -> None:
 def several_histograms_are_accounted_for_as_one() -> None:
     from runner.privacy.accountant import Release
 
-    def faulty(release: Release) -> dict[float, int]:
+    def faulty(release: Release) -> dict[Any, int]:
         leave_mark()
-        return {histogram.sigma: 1 for histogram in release.histograms}
+        return {histogram.noise: 1 for histogram in release.histograms}
 
-    Release.sigmas = property(faulty)  # type: ignore[assignment]
+    Release.noises = property(faulty)  # type: ignore[assignment]
 
 
 @mutant("test_20_a_value_of_a_single_record_is_released_as_seldom_as_delta_says", file="test_looked_up.py")

@@ -208,9 +208,9 @@ def microbatches_are_clipped_instead_of_records() -> None:
 
     clipped_sum = step.clipped_sum
 
-    def faulty(*arguments: Any, clip: float, scale: float) -> Any:
+    def faulty(*arguments: Any, clip: float, **options: Any) -> Any:
         leave_mark()
-        found = clipped_sum(*arguments, clip=1e9, scale=scale)
+        found = clipped_sum(*arguments, clip=1e9, **options)
         gradients, _ = tf.clip_by_global_norm(found.gradients, clip)
         return found._replace(gradients=gradients)
 
@@ -223,9 +223,9 @@ def nothing_is_clipped() -> None:
 
     clipped_sum = step.clipped_sum
 
-    def faulty(*arguments: Any, clip: float, scale: float) -> Any:
+    def faulty(*arguments: Any, clip: float, **options: Any) -> Any:
         leave_mark()
-        return clipped_sum(*arguments, clip=1e9, scale=scale)
+        return clipped_sum(*arguments, clip=1e9, **options)
 
     step.clipped_sum = faulty
 
@@ -425,11 +425,15 @@ def records_that_are_not_finite_are_let_in() -> None:
 for module in (
     "branch_conditions",
     "one_branch",
+    "secrets",
     "charges",
+    "claims",
     "draws",
     "figures",
     "looked_up",
     "neighbours",
+    "persons",
+    "persons_in_tables",
     "shareable",
     "streams",
     "tables",

@@ -29,6 +29,16 @@ class DryRun:
     directory: RunDirectory
 
     @classmethod
+    def found(cls, run: Path) -> DryRun:
+        """A run that was made otherwise."""
+        directory = RunDirectory.find(str(run))
+        return cls(directory.read_config(), directory)
+
+    @property
+    def ledger(self) -> RunLedger:
+        return RunLedger.open(self.directory.folder)
+
+    @classmethod
     def begin(cls, name: str, records: Path, runs: Path, *, overwrite: bool = False, **privacy: Any) -> DryRun:
         job = private_job(name, records, runs, {"accountant": "rdp"} | privacy)
         job["storage"]["overwrite"] = overwrite

@@ -48,12 +48,25 @@ class Rows:
         weights[row] = 0
         return Rows(self.ids, self.targets, weights)
 
+    def without(self, person: int, records: int) -> Rows:
+        """With all records of a person emptied, where each has so many behind one another."""
+        rows = self
+        for row in range(person * records, (person + 1) * records):
+            rows = rows.emptied(row)
+        return rows
+
     def times(self, count: int) -> Rows:
         return Rows(*(np.concatenate([a] * count) for a in (self.ids, self.targets, self.weights)))
 
-    def shares(self, replicas: int) -> list[Batch]:
+    def shares(self, replicas: int, together: int = 1) -> list[Batch]:
+        """`together`: so many rows behind one another stay on one replica."""
         keys = dropout_keys((1, 2), len(self.ids), WIDTH)
-        return [Batch(*(a[r::replicas] for a in (self.ids, self.targets, self.weights, keys))) for r in range(replicas)]
+
+        def share(a: NDArray[Any], replica: int) -> NDArray[Any]:
+            return a.reshape(-1, together, *a.shape[1:])[replica::replicas].reshape(-1, *a.shape[1:])
+
+        arrays = (self.ids, self.targets, self.weights, keys)
+        return [Batch(*(share(a, replica) for a in arrays)) for replica in range(replicas)]
 
 
 def random_rows(rows: int = BATCH, seed: int = 3) -> Rows:
@@ -73,7 +86,7 @@ def opposing_rows() -> Rows:
 class Replicated:
     """A private step on so many replicas; every release begins at the same weights."""
 
-    def __init__(self, replicas: int, microbatch_size: int | None = None) -> None:
+    def __init__(self, replicas: int, microbatch_size: int | None = None, records_of_person: int = 1) -> None:
         devices = [device.name for device in tf.config.list_logical_devices("CPU")]
         strategy = tf.distribute.MirroredStrategy(devices[:replicas]) if replicas > 1 else tf.distribute.get_strategy()
         self.replicas = replicas
@@ -84,9 +97,17 @@ class Replicated:
         self.weights = self.network.weights_dict()
         self.count = sum(value.size for value in self.weights.values())
         mechanism = Mechanism(examples=100, batch_size=BATCH, noise_multiplier=NOISE, l2_norm_clip=CLIP)
-        self.grid = grid_of(mechanism, self.count, replicas)
+        self.grid = grid_of(mechanism, self.count, replicas, records_of_person)
+        self.together = records_of_person
         self._step = TrainingStep(
-            self.network, optimizer, strategy, microbatch_size, replicas, mechanism=mechanism, seq_length=WIDTH
+            self.network,
+            optimizer,
+            strategy,
+            microbatch_size,
+            replicas,
+            mechanism=mechanism,
+            seq_length=WIDTH,
+            records_of_person=records_of_person,
         )
         self.sums = StepSums(0, 0)
 
@@ -101,7 +122,8 @@ class Replicated:
         self.network.load_weights_dict(self.weights)
         noise = np.zeros(self.count, self.grid.noise_dtype) if noise is None else noise
         digest = step_digest("a branch", 0, np.arange(len(rows.ids)))
-        self.sums = self._step.train(rows.shares(self.replicas), int(rows.weights.sum()), noise=noise, digest=digest)
+        shares = rows.shares(self.replicas, self.together)
+        self.sums = self._step.train(shares, int(rows.weights.sum()), noise=noise, digest=digest)
         after = self.network.weights_dict()
         return BATCH * np.concatenate([(self.weights[name] - after[name]).ravel() for name in self.weights]).astype(
             float
@@ -130,9 +152,25 @@ class Replicated:
         return told, max(float(np.abs(self.weights[name] - after[name]).max()) for name in self.weights)
 
 
+def measure_persons(replicas: int, microbatch_size: int | None, records: int = 2) -> dict[str, Any]:
+    """The noiseless sum, and how far each person moves the sum of opposing records, of which each has two."""
+    step = Replicated(replicas, microbatch_size, records)
+    noiseless = step.release(random_rows())
+    step.tune_to_two_tokens()
+    opposing = opposing_rows()
+    # All of a person's records point the same way, so that a clip for each of them would let double through.
+    order = np.argsort(np.tile([0, 1], len(opposing.ids) // 2), kind="stable")
+    rows = Rows(*(a[order] for a in (opposing.ids, opposing.targets, opposing.weights)))
+    whole = step.release(rows)
+    persons = range(len(rows.ids) // records)
+    moves = [float(np.linalg.norm(whole - step.release(rows.without(person, records)))) for person in persons]
+    return {"sum": noiseless.tolist(), "moves": moves}
+
+
 def measure(replicas: int, microbatch_sizes: Sequence[int | None] = (None, 2)) -> dict[str, Any]:
     """The noiseless sum, the noise in a noisy one, and how far each of the opposing records moves the sum."""
     found: dict[str, Any] = {}
+    persons = {str(size): measure_persons(replicas, size) for size in ((None, 1) if replicas == 1 else (1,))}
     for size in microbatch_sizes:
         step = Replicated(replicas, size)
         noiseless = step.release(random_rows())
@@ -149,6 +187,8 @@ def measure(replicas: int, microbatch_sizes: Sequence[int | None] = (None, 2)) -
         if size == microbatch_sizes[-1] and replicas > 1:  # The last: a step that failed may be the process's end.
             told, moved = step.disagree(random_rows())
             found[str(size)] |= {"disagreement": told, "moved": moved}
+    for each in found.values():
+        each["persons"] = persons
     return found
 
 

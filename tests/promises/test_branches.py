@@ -38,11 +38,11 @@ def test_other_first_weights_open_a_branch(records: Path, tmp_path: Path, monkey
         return network
 
     monkeypatch.setattr(worker, "build_network", build_network)
-    monkeypatch.setattr(worker, "first_weights", lambda config: found["weights"])
+    monkeypatch.setattr(worker, "first_weights", lambda *_: found["weights"])
     run = start(private_job("series", records, tmp_path, epochs=1), die=5)
     first = releases()
     monkeypatch.setattr(
-        worker, "first_weights", lambda config: {name: value * 1.01 for name, value in found["weights"].items()}
+        worker, "first_weights", lambda *_: {name: value * 1.01 for name, value in found["weights"].items()}
     )
     resume(run)
     assert_not_alike(first, releases())

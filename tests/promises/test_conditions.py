@@ -26,6 +26,7 @@ def job() -> JobConfig:
     """One that sets all that may be left out."""
     values = table_job("x", Path("people"), Path("runs"), FIELDS)
     values["examples"] = {"field_order": "random"}
+    values["privacy"] |= {"unit": "customer", "max_records_per_unit": 3}
     values["training"]["optimizer"] = {
         "name": "adam",
         "learning_rate": 0.01,
@@ -100,6 +101,8 @@ def under_another(path: str) -> dict[str, Any]:
             config.model_copy(update={"examples": config.examples.model_copy(update={"field_order": "schema"})})
         ),
     }
+    special["unit"] = lambda: conditions(changed_setting(config, "privacy.unit"))
+    special["records_of_person"] = lambda: conditions(changed_setting(config, "privacy.max_records_per_unit"))
     if path in special:
         return special[path]()
     if path.startswith("versions."):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
+import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from tests.runs import (
     write_job,
     write_records,
 )
-from tests.table_records import FIELDS, table_job, write_table
+from tests.table_records import DECLARED, FIELDS, table_job, write_table
 
 TRAINING = {
     "epochs": 6,
@@ -34,28 +37,49 @@ KEY = "3e" * 32
 PACE = {"TEST_STEP_PAUSE_S": "0.15", "TEST_RUN_KEY": KEY}
 """The variables of the run that will be killed."""
 KILLS = 10
-PRIVATE_KILLS = 5
-PRIVATE = {"privacy": {"enabled": True, "noise_multiplier": 0.8}, "tokenizer": {"kind": "byte"}}
-TABLE = {"fields": FIELDS, "examples": {"field_order": "random"}}
-SETTINGS = pytest.mark.parametrize("settings", [{}, PRIVATE, TABLE], ids=["plain", "private", "table"])
+FEWER_KILLS = 5
+PRIVATE = {"privacy": {"enabled": True, "noise_multiplier": 0.8}}
+ANY_ORDER = {"examples": {"field_order": "random"}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "private": PRIVATE | {"tokenizer": {"kind": "byte"}},
+    "table": ANY_ORDER | {"fields": FIELDS},
+    "private table": PRIVATE | ANY_ORDER | {"fields": DECLARED},
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Records, and one storage folder for all runs on them, so that tokens are prepared once."""
+
+    folder: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    def write_job(self, name: str, kind: str, workers: int = 1, **training: Any) -> Path:
+        """The file of a job with these settings."""
+        settings = SETTINGS[kind]
+        make, data = (table_job, "table") if "fields" in settings else (small_job, "records")
+        job = make(name, self.folder / data, self.runs, **(TRAINING | training)) | settings
+        return write_job(self.folder / f"{name}.yaml", job | {"resources": {"workers": workers}})
+
+    def unharmed(self, kind: str, workers: int = 1) -> Path:
+        """The run of these settings that is never killed; trained once."""
+        run = self.runs / f"unharmed-{kind.replace(' ', '-')}-{workers}"
+        if not run.exists():
+            job = self.write_job(run.name, kind, workers)
+            run_runner("submit", job, TEST_STEP_PAUSE_S="0", TEST_RUN_KEY=KEY)
+        return run
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_records(tmp_path_factory.mktemp("records"), count=1000)
-
-
-def job_of(name: str, tmp_path: Path, records: Path, settings: dict[str, Any], **training: Any) -> dict[str, Any]:
-    if "fields" not in settings:
-        return small_job(name, records, tmp_path / "runs", **training) | settings
-    return table_job(name, write_table(tmp_path / "table", count=1000), tmp_path / "runs", **training) | settings
-
-
-def submit_unharmed(tmp_path: Path, records: Path, workers: int, settings: dict[str, Any]) -> Path:
-    """The run that is never killed."""
-    job = job_of("unharmed", tmp_path, records, settings, **TRAINING) | {"resources": {"workers": workers}}
-    run_runner("submit", write_job(tmp_path / "unharmed.yaml", job), TEST_STEP_PAUSE_S="0", TEST_RUN_KEY=KEY)
-    return tmp_path / "runs" / "unharmed"
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("killed")
+    write_records(folder / "records", count=1000)
+    write_table(folder / "table", count=1000)
+    return Place(folder)
 
 
 def total_steps(run: Path) -> int:
@@ -73,18 +97,15 @@ def assert_same_end(killed: Path, unharmed: Path) -> None:
         assert claims[0]["epsilon"] == claims[1]["epsilon"] == float(history_of(killed)[-1]["epsilon"])
 
 
-@SETTINGS
+@pytest.mark.parametrize("kind", ["plain", "private", "table"])
 @pytest.mark.timeout(1500)
-def test_a_run_killed_again_and_again_at_random_ends_with_the_same_weights_and_history(
-    tmp_path: Path, records: Path, settings: dict[str, Any]
-) -> None:
-    unharmed = submit_unharmed(tmp_path, records, 1, settings)
-    job = job_of("killed", tmp_path, records, settings, **TRAINING)
-    run = tmp_path / "runs" / "killed"
+def test_a_run_killed_again_and_again_at_random_ends_with_the_same_weights_and_history(place: Place, kind: str) -> None:
+    unharmed = place.unharmed(kind)
+    run = place.runs / f"killed-{kind}"
     draw = random.Random(2026)
-    kills = PRIVATE_KILLS if settings else KILLS
+    kills = KILLS if kind == "plain" else FEWER_KILLS
     seen: list[int] = []
-    process = start_runner("submit", write_job(tmp_path / "killed.yaml", job), **PACE)
+    process = start_runner("submit", place.write_job(run.name, kind), **PACE)
     for kill in range(kills):
         if kill % 5 == 4:  # somewhere in the start, before the first step
             with pytest.raises(TimeoutError):
@@ -105,15 +126,14 @@ def test_a_run_killed_again_and_again_at_random_ends_with_the_same_weights_and_h
     assert_same_end(run, unharmed)
 
 
-@SETTINGS
+@pytest.mark.parametrize("kind", ["plain", "private table"])
 @pytest.mark.timeout(1500)
 def test_two_workers_killed_one_by_one_and_with_their_driver_end_with_the_same_weights_and_history(
-    tmp_path: Path, records: Path, settings: dict[str, Any]
+    place: Place, kind: str
 ) -> None:
-    unharmed = submit_unharmed(tmp_path, records, 2, settings)
-    job = job_of("killed", tmp_path, records, settings, **TRAINING) | {"resources": {"workers": 2}}
-    run = tmp_path / "runs" / "killed"
-    process = start_runner("submit", write_job(tmp_path / "killed.yaml", job), **PACE)
+    unharmed = place.unharmed(kind, workers=2)
+    run = place.runs / f"struck-{kind.replace(' ', '-')}"
+    process = start_runner("submit", place.write_job(run.name, kind, workers=2), **PACE)
     for victim in ("chief", "other", "driver"):
         before = total_steps(run)
         wait_for(lambda: process.poll() is not None or total_steps(run) > before)
@@ -134,13 +154,10 @@ def test_two_workers_killed_one_by_one_and_with_their_driver_end_with_the_same_w
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.timeout(600)
-def test_a_signal_stops_at_the_next_step_and_resume_ends_the_same(
-    tmp_path: Path, records: Path, number: signal.Signals
-) -> None:
-    unharmed = submit_unharmed(tmp_path, records, 1, {})
-    job = small_job("stopped", records, tmp_path / "runs", **(TRAINING | {"checkpoint_every_s": 3600}))
-    run = tmp_path / "runs" / "stopped"
-    process = start_runner("submit", write_job(tmp_path / "stopped.yaml", job), **PACE)
+def test_a_signal_stops_at_the_next_step_and_resume_ends_the_same(place: Place, number: signal.Signals) -> None:
+    unharmed = place.unharmed("plain")
+    run = place.runs / f"stopped-{number.name}"
+    process = start_runner("submit", place.write_job(run.name, "plain", checkpoint_every_s=3600), **PACE)
     wait_for(lambda: process.poll() is not None or status_of(run).get("progress", {}).get("epoch", 0) >= 1)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -154,12 +171,11 @@ def test_a_signal_stops_at_the_next_step_and_resume_ends_the_same(
 
 
 @pytest.mark.timeout(600)
-def test_sigterm_to_a_ray_worker_leaves_a_checkpoint_and_a_run_that_resumes(tmp_path: Path, records: Path) -> None:
-    unharmed = submit_unharmed(tmp_path, records, 2, {})
-    settings = TRAINING | {"checkpoint_every_s": 3600}
-    job = small_job("preempted", records, tmp_path / "runs", **settings) | {"resources": {"workers": 2}}
-    run = tmp_path / "runs" / "preempted"
-    process = start_runner("submit", write_job(tmp_path / "preempted.yaml", job), **PACE)
+def test_sigterm_to_a_ray_worker_leaves_a_checkpoint_and_a_run_that_resumes(place: Place) -> None:
+    unharmed = place.unharmed("plain", workers=2)
+    run = place.runs / "preempted"
+    job = place.write_job(run.name, "plain", workers=2, checkpoint_every_s=3600)
+    process = start_runner("submit", job, **PACE)
     wait_for(lambda: process.poll() is not None or total_steps(run) > 3)
     workers = [pid for pid, command in descendants(process.pid) if "RayTrainWorker" in command]
     kill(next(pid for pid in workers if pid != status_of(run)["pid"]), signal.SIGTERM)
@@ -171,11 +187,8 @@ def test_sigterm_to_a_ray_worker_leaves_a_checkpoint_and_a_run_that_resumes(tmp_
     assert_same_end(run, unharmed)
 
 
-def wait_or_end(process: object, seconds: float) -> None:
+def wait_or_end(process: subprocess.Popen[str], seconds: float) -> None:
     """TimeoutError when the process is still there after so long."""
-    import subprocess
-
-    assert isinstance(process, subprocess.Popen)
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -183,6 +196,4 @@ def wait_or_end(process: object, seconds: float) -> None:
 
 
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
-    import os
-
     os.kill(pid, number)

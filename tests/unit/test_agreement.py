@@ -138,7 +138,7 @@ def conditions(config: JobConfig | None = None, **changes: Any) -> str:
     return fingerprint(worker._conditions(**(arguments | changes)))
 
 
-@pytest.mark.parametrize("prefix", ["TF_", "XLA_", "OPENBLAS_", "OMP_", "MKL_", "NVIDIA_", "CUDA_"])
+@pytest.mark.parametrize("prefix", ["TF_", "XLA_", "ONEDNN_", "DNNL_", "OPENBLAS_", "OMP_", "MKL_", "NVIDIA_", "CUDA_"])
 def test_an_environment_variable_that_may_change_sums_is_among_the_conditions(
     prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

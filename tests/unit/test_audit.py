@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.optimize import linprog
+from scipy.stats import kstwobign
 
 from runner.privacy import audit
 from runner.privacy.audit import Claim, audit_losses, chance_advantage
@@ -99,6 +100,15 @@ def test_the_words_say_what_was_tried_what_was_found_and_what_is_claimed(attack:
         "exposure: 1.50 bits on average, 1.44 by chance; 9.25 at most",
         "claim: epsilon 2.000 at delta 1e-05, so an advantage of 0.865 at most",
     ]
+
+
+def test_chance_is_allowed_what_kolmogorov_s_distribution_says() -> None:
+    """Of each side, but for half of the false alarms; the inequality is nearly exact for so many records."""
+    each_side = float(kstwobign.isf(audit.FALSE_ALARMS / 2))
+    for trained, unseen in ((20_000, 5_000), (1_000, 100_000)):
+        exact = each_side / math.sqrt(trained) + each_side / math.sqrt(unseen)
+        assert exact <= chance_advantage(trained, unseen) * (1 + 1e-9)
+        assert chance_advantage(trained, unseen) == pytest.approx(exact, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -64,13 +64,17 @@ def make_network(layers: int = 1, dropout_rate: float = 0.0, **sizes: Any) -> Ne
     return network
 
 
-def compiled(network: Network, clip: float, scale: float = 1 / SEQ_LENGTH) -> Callable[[Records], ClippedSum]:
+def compiled(
+    network: Network, clip: float, scale: float = 1 / SEQ_LENGTH, records_of_person: int = 1
+) -> Callable[[Records], ClippedSum]:
     """The clipped sum as the training step runs it: one trace for batches of any shape."""
     kinds = (tf.int32, tf.int32, tf.as_dtype(keras.config.floatx()), tf.uint32)
 
     @tf.function(input_signature=[tf.TensorSpec((None, None), kind) for kind in kinds], autograph=False)
     def traced(ids: Any, targets: Any, weights: Any, keys: Any) -> ClippedSum:
-        return clipped_sum(network, ids, targets, weights, keys, clip=clip, scale=scale)
+        return clipped_sum(
+            network, ids, targets, weights, keys, clip=clip, scale=scale, records_of_person=records_of_person
+        )
 
     return lambda records: traced(records.ids, records.targets, records.weights, records.keys)
 

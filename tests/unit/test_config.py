@@ -224,6 +224,27 @@ def private_job(privacy: dict[str, Any] | None = None, **sections: Any) -> dict[
         (private_job({"accountant": "moments"}), "job: privacy.accountant: input should be 'pld' or 'rdp'"),
         (private_job({"delta": 1}), "job: privacy.delta: input should be less than 1, got 1"),
         (
+            private_job({"unit": "customer"}),
+            "job: privacy: unit customer needs max_records_per_unit: how many records of one value may count",
+        ),
+        (
+            private_job({"max_records_per_unit": 3}),
+            "job: privacy: max_records_per_unit needs unit, the column that tells whose a record is",
+        ),
+        (
+            private_job({"unit": "customer", "max_records_per_unit": 3, "noise_multiplier": 0}),
+            "job: privacy: noise_multiplier 0 protects no customer; give noise, or leave out unit",
+        ),
+        (
+            private_job({"unit": "customer", "max_records_per_unit": 3}, data={"uri": "records/", "since": "a"}),
+            "job: privacy.unit: one customer may have records in this run and in those before it, and pay for each; "
+            "leave out data.since, and train on all files together",
+        ),
+        (
+            private_job({"unit": "customer", "max_records_per_unit": 3}, examples={"packing": "stream"}),
+            "job: privacy.enabled needs examples.packing records, not stream: a record must be one example",
+        ),
+        (
             private_job(training={"save_best": True, "validation_split": False}),
             "job: training.early_stopping.metric is val_loss, but validation_split is off; use loss",
         ),

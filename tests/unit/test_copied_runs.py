@@ -27,6 +27,7 @@ from runner.privacy.ledger import PRIVATE_FOLDER, RunLedger
 from runner.privacy.releases import Counts, released_once
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
+from runner.sweep.privacy import _before
 from runner.train import private_run
 
 MECHANISM = Mechanism(examples=400, batch_size=20, noise_multiplier=2.0)
@@ -45,13 +46,14 @@ def quick() -> Iterator[None]:
 class World:
     """A storage folder with a run, and all that was ever released of its records."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *, begins: bool = True) -> None:
         self.place = place
         self.released: set[str] = set()
         self.noises: set[tuple[Any, ...]] = set()
         self.config = self._config()
-        budget = plan_budget(self.config, MECHANISM, 1e-4, [[]])
-        private_run.open_ledger(self.config, self.directory("a"), "tokens", [FILE], budget)
+        if begins:
+            budget = plan_budget(self.config, MECHANISM, 1e-4, [[]])
+            private_run.open_ledger(self.config, self.directory("a"), "tokens", [FILE], budget)
 
     def _config(self) -> JobConfig:
         return parse_job(
@@ -270,3 +272,18 @@ def test_what_is_looked_up_is_counted_for_each_time_that_it_is_drawn(world: Worl
     assert len(drawn) == (1 if copied == "when it is drawn" else 2)
     state = RunLedger.open(world.directory("copy").folder).state
     assert sum(isinstance(what, Release) for what, _ in state.before) == len(drawn) - 1
+
+
+def test_a_copy_of_a_trial_is_in_the_statement_of_its_sweep(world: World) -> None:
+    """Of the trial that was chosen, and of another: what their own directories took is in the sweep's cost already."""
+    budget = plan_budget(world.config, MECHANISM, 1e-4, [[]])
+    private_run.open_ledger(world.config, world.directory("b"), "tokens", [FILE], budget)
+    for name in ("a", "b"):
+        world.go_on(name, 8)
+        world.copy(name, f"copy of {name}")
+    best, other = (RunLedger.open(world.directory(name).folder).state for name in ("a", "b"))
+    assert _before(world.config, best, other.spent, [other]) == ()
+    for steps, name in ((10, "a"), (20, "b")):
+        world.go_on(f"copy of {name}", steps)
+    before = _before(world.config, best, other.spent, [other])
+    assert sum(steps for _, steps in before) == 30

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from runner.errors import PrivacyError
-from runner.privacy.accountant import discrete_gaussian_tail
-from runner.privacy.discrete_gaussian import _table, draw_discrete_gaussian
+from runner.privacy.discrete_gaussian import _table, discrete_gaussian_tail, draw_discrete_gaussian
 
 SIGMAS = [0.05, 0.4, 1.0, 7.3, 120.0]
 

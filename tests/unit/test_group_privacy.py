@@ -11,8 +11,16 @@ from dp_accounting.pld import privacy_loss_distribution
 from scipy.special import logsumexp
 from scipy.stats import binom
 
-from runner.privacy.accountant import Histogram, Mechanism, Release, discrete_gaussian_tail, epsilon
-from runner.privacy.group_privacy import _histogram, _step, epsilon_of_group, epsilons_of_groups, groups_in_words
+from runner.privacy.accountant import (
+    Histogram,
+    Mechanism,
+    Noise,
+    Release,
+    epsilon,
+    one_histogram,
+)
+from runner.privacy.discrete_gaussian import discrete_gaussian_tail
+from runner.privacy.group_privacy import _step, epsilon_of_group, epsilons_of_groups, groups_in_words
 
 DOCUMENTED = (Mechanism(examples=16_094, batch_size=1_024, noise_multiplier=0.7151), 80)
 SMALL = Mechanism(examples=100, batch_size=20, noise_multiplier=2.0)
@@ -86,11 +94,11 @@ def test_more_records_cost_no_more_than_the_theorem_on_groups_allows() -> None:
 @pytest.mark.parametrize("sigma", [0.5, 2.0, 20.0])
 def test_of_a_histogram_the_dearest_is_that_all_records_are_in_one_cell(sigma: float) -> None:
     interval = 1e-3
-    together = _histogram(sigma, 4, interval)
+    together = one_histogram(Noise(sigma, 1), 4, interval)
     for parts in ((3, 1), (2, 2), (1, 1, 1, 1)):
-        apart = _histogram(sigma, parts[0], interval)
+        apart = one_histogram(Noise(sigma, 1), parts[0], interval)
         for part in parts[1:]:
-            apart = apart.compose(_histogram(sigma, part, interval))
+            apart = apart.compose(one_histogram(Noise(sigma, 1), part, interval))
         for each in (0.1, 0.5, 2.0):
             assert apart.get_delta_for_epsilon(each) <= together.get_delta_for_epsilon(each) + 1e-9
 

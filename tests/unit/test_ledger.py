@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from runner.errors import CorruptError, PrivacyError
 from runner.privacy import ledger as ledger_module
 from runner.privacy.accountant import Mechanism
 from runner.privacy.ledger import LedgerState, RunLedger
+from runner.privacy.unit import PrivacyUnit
 from runner.storage import Folder, open_folder
 
 STATE = LedgerState(
@@ -68,6 +70,14 @@ def test_what_is_written_is_read_back(folder: Folder) -> None:
     assert stored(folder) == ledger.state
     assert RunLedger.open(folder).key == ledger.key
     assert RunLedger.exists(folder)
+
+
+def test_the_unit_of_privacy_is_kept_and_one_record_is_not_written_as_one(tmp_path: Path) -> None:
+    assert "unit" not in STATE.to_plain()
+    unit = PrivacyUnit("customer", most_records=3, persons=80, persons_above=7, nobodys=2)
+    folder = open_folder(str(tmp_path))
+    RunLedger.create(folder, replace(STATE, unit=unit))
+    assert stored(folder).unit == unit
 
 
 def test_the_key_is_written_once(folder: Folder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import math
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from runner.privacy import noise as noise_module
-from runner.privacy.noise import NOISE_BLOCK, RunKey, draw_noise, fingerprint, key_stream
+from runner.privacy.noise import GENERATOR, NOISE_BLOCK, RunKey, draw_noise, fingerprint, key_stream
 
 KEY, OTHER = bytes(32), bytes(31) + b"\x01"
 COUNT = 150_000  # more than two blocks
@@ -22,6 +23,13 @@ SIGMA = 1.5e6
 
 def test_a_step_s_noise_repeats_bit_for_bit() -> None:
     assert draw_noise(KEY, 5, SIGMA, COUNT).tobytes() == draw_noise(KEY, 5, SIGMA, COUNT).tobytes()
+
+
+def test_noise_is_what_runs_begun_earlier_draw_when_they_go_on() -> None:
+    """Where these bits have to change, `GENERATOR` has to change with them: then a resumed run opens a branch."""
+    digest = hashlib.sha256(draw_noise(KEY, 5, SIGMA, COUNT).astype("<i4").tobytes()).hexdigest()
+    assert GENERATOR == "discrete Gaussian on a grid, AES-256-CTR"
+    assert digest == "2e6804fb2aede753d7c40d264fc5a625c628b88ef8cca4914ae5db2dccb886bd"
 
 
 def test_noise_does_not_depend_on_how_many_threads_draw_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from datetime import date, datetime, time
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -22,6 +24,7 @@ from runner.data.schema.completion import complete, complete_field
 from runner.data.schema.found import ColumnSummary
 from runner.data.schema.proposal import Proposal, propose, propose_unseen
 from runner.data.schema.reading import MISSING
+from runner.data.schema.schema import make_codec
 from runner.errors import DataError
 from tests.unit.test_found import COLUMNS, summary
 
@@ -334,3 +337,40 @@ def test_values_that_are_not_of_the_kind_are_refused(field: FieldConfig, values:
         complete({"x": field}, {"x": summary(pa.array(values))})
     assert str(caught.value).startswith(words)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_fields_take_for_null_needs_no_quotes() -> None:
+    told = {"kind": "integer", "range": [0, 1], "outside": None}
+    assert IntegerField.model_validate(told) == IntegerField(kind="integer", range=(0, 1), outside="null")
+
+
+def test_texts_that_nobody_looked_at_may_be_numbers_or_dates() -> None:
+    entry = propose_unseen(pa.schema([("x", pa.string())]))["x"]
+    for text in re.findall(r"\{.*?\}", entry.note):
+        FIELD.validate_python(yaml.safe_load(text))
+    assert [text.split(",")[0] for text in re.findall(r"kind: \w+", entry.note)] == [
+        "kind: integer",
+        "kind: number",
+        "kind: date",
+    ]
+    assert entry.values == {"kind": "category"}
+
+
+@pytest.mark.parametrize("years", [30, 83])
+def test_the_bound_of_days_that_was_found_is_rounded_from_27_years_on(years: int) -> None:
+    days = np.arange(3, 365 * years, 7)
+    column = pa.array(days, pa.int32()).cast(pa.date32())
+    field = complete_field(DateField(kind="date"), summary(column)).field
+    assert isinstance(field, DateField)
+    assert field.range is not None
+    bounds = [(bound - date(1970, 1, 1)).days for bound in field.range]
+    assert all(bound % 10 == 0 for bound in bounds)
+    assert days[9] <= bounds[0] < days[9] + 10
+    assert days[-10] - 10 < bounds[1] <= days[-10]
+
+
+def test_whole_numbers_that_pandas_wrote_with_a_point_are_read_where_they_are_declared() -> None:
+    codec = make_codec(IntegerField(kind="integer", range=(1956, 2013), outside="clip"), pa.field("x", pa.string()))
+    read = codec.read(pa.array(["2010.0", "2011", "", "1.5", "-7.00"]))
+    assert read.null.tolist() == [False, False, True, True, False]
+    assert read.values[[0, 1, 4]].tolist() == [2010, 2011, 1956]

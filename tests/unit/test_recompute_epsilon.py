@@ -24,6 +24,7 @@ from runner.privacy.report import privacy_report
 SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "recompute_epsilon.py"
 MECHANISM = Mechanism(examples=1000, batch_size=50, noise_multiplier=1.1)
 RELEASE = Release("schema", (Histogram("age.parts", 12.5), Histogram("job.values", 25.0, threshold=140)))
+OF_PERSONS = Release("schema", (Histogram("age.parts", 50.0, None, 4), Histogram("job.values", 100.0, 500, 4)))
 EARLIER = (Mechanism(examples=900, batch_size=30, noise_multiplier=0.9), 40)
 
 
@@ -122,6 +123,17 @@ def test_what_was_looked_up_computes_again_too(recompute: Recompute, good: dict[
     for changed in ([age | {"sigma": 20.0}, job], [age, job | {"threshold": 60}], [age]):
         said = recompute(bought | {"releases": [release | {"histograms": changed}]})
         assert (said.code, said.differing[-1]) == (1, "epsilon_with_earlier_runs")
+
+
+def test_counts_of_a_person_s_records_compute_again(recompute: Recompute) -> None:
+    found = statement(Mechanism(examples=1000, batch_size=50, noise_multiplier=20.0), releases=(OF_PERSONS,))
+    assert recompute(found).differing == []
+    assert recompute(found, "2").differing == []
+    (release,) = found["releases"]
+    for changed in ({"sensitivity": 3}, {"sigma": 55.0}):
+        histograms = [each | changed for each in release["histograms"]]
+        said = recompute(found | {"releases": [release | {"histograms": histograms}]})
+        assert said.differing[:2] == ["release", "epsilon_of_run"]
 
 
 def test_every_run_of_a_series_computes_again(recompute: Recompute) -> None:

@@ -294,7 +294,7 @@ def test_ledgers_with_releases_survive_their_json() -> None:
 
 def test_ledgers_without_releases_are_as_they_were_before_there_were_any() -> None:
     assert "releases" not in replace(STATE, releases=()).to_plain()
-    later = ("releases", "place", "branches")
+    later = ("releases", "place", "branches", "unit")
     old = {name: value for name, value in asdict(entry("1", 3)).items() if name not in later}
     assert entry("1", 3).to_plain() == json.loads(json.dumps(old))
     assert Entry.from_plain(old) == entry("1", 3)

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from runner.config import JobConfig, parse_job
 from runner.data.files import SourceFile, list_files
@@ -26,7 +28,15 @@ from runner.run_directory import RunDirectory
 from runner.storage import publish
 from runner.train.facade import check_job
 from runner.train.private_run import note_plain_run
-from runner.train.series import chain_of_run, check_previous, files_so_far, reading_version, record_files, source_files
+from runner.train.series import (
+    chain_of_run,
+    check_previous,
+    files_so_far,
+    first_weights,
+    reading_version,
+    record_files,
+    source_files,
+)
 from tests.unit.parquet_files import texts, write
 
 
@@ -288,9 +298,18 @@ def test_what_the_runs_of_a_private_series_claim_is_kept_and_one_without_noise_e
         record_files(config, directory, files, files)
         chain = chain_of_run(config, directory)
         assert [(link["run"], link["epsilon"]) for link in chain] == [("first", 2.5), ("second", 0.5)][:number]
+        assert not record_files(config, directory, files, files), "resumed at once"
         leave_model(directory, [2.5, 2.5, 2.5][number], epsilon_of_run=[2.5, 0.5, 0.1][number], chain=chain)
     leave_model(RunDirectory.of(private("first", 1.0)), 99.0)
     assert chain_of_run(private("third", 1.0, since="second"), directory)[0]["epsilon"] == 2.5, "as it began"
+
+    by_person = private("persons", 1.0)
+    privacy = by_person.privacy.model_copy(update={"unit": "customer", "max_records_per_unit": 2})
+    by_person = by_person.model_copy(update={"privacy": privacy})
+    RunDirectory.of(by_person).claim(by_person, "local")
+    leave_model(RunDirectory.of(by_person), 1.0)
+    with pytest.raises(ConfigError, match="run persons protects each customer"):
+        check_previous(private("of-records", 1.0, since="persons"))
 
     leave_model(directory, "infinite")
     with pytest.raises(ConfigError, match=r"run third claims no privacy.*can claim none"):
@@ -300,3 +319,40 @@ def test_what_the_runs_of_a_private_series_claim_is_kept_and_one_without_noise_e
     publish(directory.folder.child("model"), {"weights.safetensors": b""})
     with pytest.raises(DataError, match="nobody can tell what this run claims"):
         check_previous(private("fourth", 1.0, since="third"))
+
+
+def test_a_run_that_was_killed_early_claims_what_the_model_claims_that_it_begins_with(tmp_path: Path) -> None:
+    """The run before it goes on meanwhile: resumed, this one begins with another model. Later it keeps what it has."""
+
+    def leave_model(epsilon: float) -> None:
+        statement = {"run": "first", "epsilon": epsilon, "delta": 1e-5}
+        weights = save({"dense/bias": np.full(1, epsilon, np.float32)})
+        files = {"privacy.json": json.dumps(statement).encode(), "weights.safetensors": weights}
+        publish(RunDirectory.of(config_of("first", tmp_path)).folder.child("model"), files)
+
+    def begins() -> tuple[float, float]:
+        """Of a process of the second run: what it begins with, and what its statement says of that."""
+        record_files(second, directory, files, files)
+        found = first_weights(second, directory)
+        assert found is not None
+        return float(found["dense/bias"][0]), chain_of_run(second, directory)[0]["epsilon"]
+
+    add(tmp_path, "a", ["x"])
+    begin(config_of("first", tmp_path))
+    leave_model(0.5)
+    add(tmp_path, "b", ["y"])
+    config = config_of("second", tmp_path, since="first")
+    second = config.model_copy(update={"privacy": config.privacy.model_copy(update={"enabled": True})})
+    directory = RunDirectory.of(second)
+    directory.claim(second, "local")
+    files = source_files(second)
+    assert begins() == (0.5, 0.5)
+    leave_model(2.5)
+    with pytest.raises(DataError, match="run first has just gone on; resume this run"):
+        first_weights(second, directory)
+    assert record_files(second, directory, files, files), "it is written again"
+    assert begins() == (2.5, 2.5)
+    directory.folder.write("checkpoints/step-000000000008/state.json", b"{}")
+    leave_model(9.0)
+    record_files(second, directory, files, files)
+    assert chain_of_run(second, directory)[0]["epsilon"] == 2.5

@@ -140,6 +140,7 @@ def test_a_sweep_survives_its_own_yaml() -> None:
         ({"model": {"choice": [1]}}, "model is a section; name one of embedding_dim"),
         ({"model.rnn_units.x": {"choice": [1]}}, "model.rnn_units.x is not a field of a job"),
         ({"storage.uri": {"choice": ["a"]}}, "storage.uri cannot be swept"),
+        ({"privacy.unit": {"choice": ["a", "b"]}}, "privacy.unit cannot be swept; what trials cost adds up for one"),
         ({"model.rnn_units": {"choice": [-1]}}, "greater than or equal to 1"),
         ({"model.dropout_rate": {"uniform": [0.5, 0.5]}}, "uniform: the range from 0.5 to 0.5 is empty"),
         ({"training.batch_size": {"int": [9, 8]}}, "int: the range from 9 to 8 is empty"),

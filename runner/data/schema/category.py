@@ -27,8 +27,8 @@ from runner.data.schema.codec import (
     Read,
     State,
     Tokens,
+    decoded_type,
     null_mask,
-    plain_type,
     take,
     texts_of,
     with_room,
@@ -75,7 +75,7 @@ class CategoryCodec(Codec):
             raise DataError(f"column {name} has no values; take kind id to leave it out")
 
     def _typed(self, values: Sequence[str]) -> pa.Array:
-        kind = plain_type(self.type)
+        kind = decoded_type(self.type)
         try:
             return from_texts(pa.array(values, TEXT), kind)
         except (ValueError, pa.ArrowException):

@@ -197,7 +197,7 @@ def null_mask(column: pa.Array) -> Mask:
     return column.is_null().to_numpy(zero_copy_only=False)
 
 
-def plain_type(kind: pa.DataType) -> pa.DataType:
+def decoded_type(kind: pa.DataType) -> pa.DataType:
     """The type of a dictionary's values, and other types as they are."""
     return kind.value_type if types.is_dictionary(kind) else kind
 
@@ -217,7 +217,7 @@ def take(values: pa.Array, places: pa.Array) -> pa.Array:
 
 def reading_type(kind: pa.DataType, written: pa.DataType) -> pa.DataType:
     """The plain type as which a column's values are read: its own, but of texts the one that they are written as."""
-    plain = plain_type(kind)
+    plain = decoded_type(kind)
     return written if is_text(plain) and not types.is_null(plain) else plain
 
 
@@ -240,7 +240,7 @@ def with_room(kind: pa.DataType, values: int) -> pa.DataType:
 
 def typed(values: pa.Array, kind: pa.DataType) -> pa.Array:
     """Plain values as a type, which may be one of dictionaries, or of texts."""
-    plain = plain_type(kind)
+    plain = decoded_type(kind)
     if types.is_null(plain):
         return pa.nulls(len(values), kind)
     if is_text(plain) and not is_text(values.type):
@@ -280,6 +280,8 @@ def read_as(column: pa.Array, kind: pa.DataType, written: str | None = None) -> 
         texts = pc.if_else(pa.array(missing), pa.scalar(None, texts.type), texts)
     filled = ~null_mask(texts)
     texts = plain_moments(texts, written)
+    if types.is_integer(kind):  # pandas writes whole numbers with nulls as 2010.0.
+        texts = pc.replace_substring_regex(texts, r"^(-?[0-9]+)\.0+$", r"\1")
     try:
         values = texts.cast(kind)
         return values, null_mask(values) & filled

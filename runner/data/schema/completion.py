@@ -281,7 +281,7 @@ def _found_moments(kind: pa.DataType, summary: ColumnSummary) -> tuple[datetime,
     numbers, counts = _numbers(summary, kind)
     bounds = np.array([ends.least[-1], ends.largest[0]], np.int64)
     day = 1 if types.is_date(kind) else 86_400 * UNITS_A_SECOND[kind.unit]
-    steps = [day // part for part in (1, 24, 1_440, 86_400) if part <= day]
+    steps = [10 * day, *(day // part for part in (1, 24, 1_440, 86_400) if part <= day)]
     bounds = _rounded_inward(bounds, numbers, counts, steps, int(bounds[1]) - int(bounds[0]))
     clipped = _count_beyond(bounds, numbers, counts, summary)
     first = -(-int(bounds[0]) * 86_400 * 10**6 // day)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from runner.data.schema.codec import Codec, Mask, Read, State, Tokens, draw_bits, null_mask, plain_type, typed
+from runner.data.schema.codec import Codec, Mask, Read, State, Tokens, decoded_type, draw_bits, null_mask, typed
 from runner.data.schema.values import from_texts
 from runner.data.texts import TEXT
 from runner.errors import DataError
@@ -44,7 +44,7 @@ class IdCodec(Codec):
         if self.made == "uuid":
             halves = np.stack([draw_bits(f"{self.name} {half}", rows, seed) for half in (0, 1)], axis=1)
             names = [str(uuid.UUID(bytes=each.tobytes(), version=4)) for each in halves]
-            return typed(from_texts(pa.array(names, TEXT), plain_type(self.type)), self.type)
+            return typed(from_texts(pa.array(names, TEXT), decoded_type(self.type)), self.type)
         if self.made == "sequence":
             return typed(pa.array(rows + 1, pa.int64()), self.type)
         return pa.nulls(len(rows), self.type)

@@ -32,8 +32,8 @@ from runner.data.schema.codec import (
     Read,
     State,
     Tokens,
+    decoded_type,
     null_mask,
-    plain_type,
     read_as,
     reading_type,
     trace_states,
@@ -101,7 +101,7 @@ class MomentCodec(Codec):
         if not (types.is_date(self.reading) or types.is_timestamp(self.reading)):
             raise DataError(f"column {name} is {kind}, which is no date or moment; make it kind category, text or id")
         self.written = written
-        if written is not None and not is_text(plain_type(kind)):
+        if written is not None and not is_text(decoded_type(kind)):
             raise DataError(f"fields.{name}.format: it is for texts, but the column is {kind}; leave it out")
         if written is not None and resolution not in FINEST_OF_FORMATS[written.count("%")]:
             raise DataError(f"fields.{name}.format: {written} does not write each {resolution}; add what it lacks")
@@ -155,7 +155,7 @@ class MomentCodec(Codec):
         return typed(moments, self.type)
 
     def rewritten(self, column: pa.Array) -> pa.Array:
-        if not is_text(plain_type(column.type)):
+        if not is_text(decoded_type(column.type)):
             return column
         values = read_as(column, self.reading, self.written)[0]
         return typed(values if self.written is None else formatted_moments(to_texts(values), self.written), column.type)

@@ -27,9 +27,9 @@ from runner.data.schema.codec import (
     Read,
     State,
     Tokens,
+    decoded_type,
     draw_bits,
     null_mask,
-    plain_type,
     read_as,
     reading_type,
     trace_states,
@@ -150,7 +150,7 @@ class NumberCodec(Codec):
         return typed(from_units(units, self.decimals, self.reading, null), self.type)
 
     def rewritten(self, column: pa.Array) -> pa.Array:
-        return typed(read_as(column, self.reading)[0], column.type) if is_text(plain_type(column.type)) else column
+        return typed(read_as(column, self.reading)[0], column.type) if is_text(decoded_type(column.type)) else column
 
     def order(self, slot: int) -> NDArray[np.float64] | None:
         if slot:

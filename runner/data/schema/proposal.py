@@ -46,7 +46,7 @@ from runner.data.schema.completion import CompleteField, complete_field
 from runner.data.schema.found import ENDS, MOST_VALUES, ColumnSummary
 from runner.data.schema.moment_texts import ISO
 from runner.data.schema.reading import TEXT, is_missing, is_numeric, plain_type, written_types
-from runner.data.texts import is_text
+from runner.data.texts import is_string, is_text
 
 MOST_LISTED = 50
 """Values that a job file lists; more are left to be found."""
@@ -83,6 +83,12 @@ ORDER = (
     "nullable",
 )
 """Of what an entry says, as a reader wants it."""
+
+WRITTEN = (
+    "{kind: integer, range: [0, 120]}, {kind: number, range: [0, 5000], decimals: 2} "
+    "or {kind: date, range: [2001-01-01, 2024-12-31]}"
+)
+"""What a column of texts may be that are written numbers or dates, which nobody looked at."""
 
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 KEY_NAME = re.compile(r"(?:^|[\W_])(?:id|key|uuid|guid|index|rownum)$|[a-z](?:Id|ID|Key)$", re.ASCII)
@@ -156,7 +162,7 @@ def _kind_of(summary: ColumnSummary) -> FieldConfig:
         return BooleanField(kind="boolean")
     if (made := _key(summary)) is not None:
         return IdField(kind="id", made=made)
-    written = next(iter(summary.ends), None) if types.is_uint64(plain) or _is_string(plain) else plain
+    written = next(iter(summary.ends), None) if types.is_uint64(plain) or is_string(plain) else plain
     if written is not None and is_numeric(written) and summary.filled >= 2 * ENDS and not _is_large(summary, written):
         return _measured_kind(written, summary)
     if not summary.values or _is_category(summary):
@@ -188,14 +194,14 @@ def _key(summary: ColumnSummary) -> Literal["sequence", "uuid"] | None:
         return None
     if pa.int64() in summary.ends and summary.counted_type == TEXT:
         values = written_types(values)[pa.int64()]
-    if values.type == pa.int64() and (types.is_integer(plain) or _is_string(plain)):
+    if values.type == pa.int64() and (types.is_integer(plain) or is_string(plain)):
         numbers = np.sort(values.to_numpy())
         width = int(numbers[-1]) - int(numbers[0]) + 1
         repeats = rows**2 / (2 * width)  # The birthday problem.
         named = KEY_NAME.search(summary.name) is not None
         is_key = repeats >= EXPECTED_REPEATS or width > LARGEST_UNITS
         return "sequence" if named or (len(values) == rows and is_key) else None
-    if summary.ends or not (_is_string(plain) or isinstance(plain, pa.UuidType) or types.is_uint64(plain)):
+    if summary.ends or not (is_string(plain) or isinstance(plain, pa.UuidType) or types.is_uint64(plain)):
         return None
     texts = values.to_pylist()
     if all(ISO.match(text) for text in texts):
@@ -291,8 +297,9 @@ def _propose_unseen(column: pa.Field) -> Proposal:
     if types.is_timestamp(kind):
         example = "range: [2001-01-01T00:00:00, 2024-12-31T23:59:59], resolution: second"
         return Proposal(DatetimeField(kind="datetime", **common), _asked(example))
-    others = "id, text or integer" if _is_string(kind) else "id"
-    note = f"add values: [A, B], say, or a part of epsilon is spent on looking them up; or take kind {others}"
+    note = "add values: [A, B], say, or a part of epsilon is spent on looking them up; or take kind id"
+    if is_string(kind):
+        note += f" or text; if they are numbers or dates, as an import writes them, {WRITTEN}"
     return Proposal(CategoryField(kind="category", **common), note)
 
 
@@ -302,7 +309,3 @@ def _nullable(column: pa.Field) -> dict[str, Any]:
 
 def _asked(example: str) -> str:
     return f"add {example}, say: from public knowledge, not from the records"
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)

@@ -23,6 +23,7 @@ from runner.config.fields import (
 from runner.data.schema.found import ColumnSummary
 from runner.data.schema.reading import is_numeric, plain_type
 from runner.data.schema.schema import make_codec
+from runner.data.schema.units import is_number
 from runner.data.texts import is_text
 from runner.errors import DataError
 
@@ -120,8 +121,8 @@ def reading_of(field: FieldConfig, summary: ColumnSummary) -> pa.DataType:
         DataError: they are no such values.
     """
     accepts = {
-        "integer": lambda kind: _is_number(kind) and not summary.ends[kind].places[1:].any(),
-        "number": _is_number,
+        "integer": lambda kind: is_number(kind) and not summary.ends[kind].places[1:].any(),
+        "number": is_number,
         "date": lambda kind: types.is_date(kind) or _is_midnights(kind, summary),
         "datetime": lambda kind: types.is_date(kind) or types.is_timestamp(kind),
     }[field.kind]
@@ -135,10 +136,6 @@ def reading_of(field: FieldConfig, summary: ColumnSummary) -> pa.DataType:
             f"declare another kind in fields.{summary.name}"
         )
     return found
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
 
 
 def _is_midnights(kind: pa.DataType, summary: ColumnSummary) -> bool:

@@ -31,7 +31,7 @@ from runner.config.fields import (
     TextField,
 )
 from runner.data.schema.category import CategoryCodec
-from runner.data.schema.codec import Codec, plain_type
+from runner.data.schema.codec import Codec, decoded_type
 from runner.data.schema.identifier import IdCodec
 from runner.data.schema.intervals import Intervals, counted_mass, parts_mass, plan_intervals
 from runner.data.schema.moment import MomentCodec, count_steps, finest_resolution
@@ -180,7 +180,7 @@ def make_codec(field: FieldConfig, column: pa.Field, found: Found | None = None)
             open what was not found.
     """
     name, kind = column.name, column.type
-    if types.is_nested(plain_type(kind)) and not isinstance(field, IdField):
+    if types.is_nested(decoded_type(kind)) and not isinstance(field, IdField):
         raise DataError(f"column {name} is {kind}, several values in one; leave it out, or make columns of it")
     field = field if found is None else found.field
     if isinstance(field, IdField):
@@ -224,7 +224,7 @@ def with_numbers(kind: pa.DataType) -> pa.DataType:
 def _number(
     name: str, kind: pa.DataType, field: IntegerField | NumberField, found: Found | None, *, nullable: bool
 ) -> NumberCodec:
-    plain = plain_type(kind)
+    plain = decoded_type(kind)
     decimals = 0
     if isinstance(field, NumberField) and not types.is_integer(plain):
         known = most_decimals(plain) if types.is_decimal(plain) else None
@@ -287,7 +287,7 @@ def _is_sparse(low: int, high: int, found: Found | None) -> bool:
 def _moment(
     name: str, kind: pa.DataType, field: DateField | DatetimeField, reading: pa.DataType | None, *, nullable: bool
 ) -> MomentCodec:
-    plain = plain_type(kind)
+    plain = decoded_type(kind)
     resolution = "day"
     if isinstance(field, DatetimeField) and not types.is_date(plain if reading is None else reading):
         known = finest_resolution(plain) if types.is_timestamp(plain) else None

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import types
 
 from runner.data.schema.codec import (
     DONE,
@@ -24,13 +23,13 @@ from runner.data.schema.codec import (
     Read,
     State,
     Tokens,
+    decoded_type,
     null_mask,
-    plain_type,
     plain_values,
     typed,
     with_room,
 )
-from runner.data.texts import TEXT, find_invalid, is_text, to_texts
+from runner.data.texts import TEXT, find_invalid, is_string, is_text, to_texts
 from runner.data.tokenizers.base import Tokenizer
 from runner.data.tokenizers.characters import ByteTokenizer
 from runner.data.tokenizers.text_kinds import read_tokenizer
@@ -155,7 +154,7 @@ class TextCodec(Codec):
 
 def check_text(name: str, kind: pa.DataType) -> None:
     """Raises DataError: the type has no texts."""
-    if not is_text(plain_type(kind)) or isinstance(plain_type(kind), pa.UuidType):
+    if not is_text(decoded_type(kind)) or isinstance(decoded_type(kind), pa.UuidType):
         raise DataError(f"column {name} is {kind}, which is no text; take another kind for it")
 
 
@@ -186,5 +185,4 @@ def _whole_characters(flat: NDArray[Any], lengths: NDArray[Any], kept: NDArray[A
 
 
 def _may_be_broken(kind: pa.DataType) -> bool:
-    plain = plain_type(kind)
-    return not (types.is_string(plain) or types.is_large_string(plain) or types.is_string_view(plain))
+    return not is_string(decoded_type(kind))

@@ -228,6 +228,13 @@ def test_what_does_not_fit_the_schema_is_refused_in_a_line(run: Run, here: Path,
     assert tree(here) == before
 
 
+def test_a_folder_of_lists_alone_is_refused(run: Run, here: Path) -> None:
+    write_table(here / "people", {"marks": [[1, 2]] * ROWS})
+    line = one_line(run("init", "job.yaml", "--data", "people/"), 2)
+    assert line == "people/: all columns are lists or structs: marks; store them flat"
+    assert not (here / "job.yaml").exists()
+
+
 def test_columns_that_fields_lack_are_told(run: Run, here: Path) -> None:
     write_table(here / "people", PEOPLE)
     run("init", "job.yaml", "--data", "people/", "--columns", "age,sex")

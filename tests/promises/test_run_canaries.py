@@ -1,0 +1,115 @@
+"""A run with canaries: made-up records that are counted, trained on by a secret coin, and measured at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runner.data.canaries import WithCanaries
+from runner.errors import ConfigError
+from runner.privacy.ledger import RunLedger
+from runner.privacy.one_run import toss_coins
+from runner.storage import open_folder
+from tests.promises.private_runs import RECORDS, TRAINED, Seen, config_of, private_job, resume, start, watched_batches
+from tests.promises.test_draws import DECLARED, drawn_job
+from tests.promises.test_looked_up import ROWS, people, table_job
+
+__all__ = ["people"]
+
+CANARIES = 64
+
+
+def canary_job(name: str, records: Path, runs: Path, **privacy: Any) -> dict[str, Any]:
+    return private_job(name, records, runs, {"canaries": CANARIES, **privacy}, epochs=2)
+
+
+def coins_of(run: Path) -> np.ndarray:
+    return toss_coins(RunLedger.open(open_folder(str(run))).key, CANARIES)
+
+
+@pytest.fixture(scope="module")
+def measured(records: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Seen, WithCanaries]:
+    """A run, the positions that it was fed with, and the examples that they are of."""
+    from runner.train import worker
+
+    made: list[WithCanaries] = []
+
+    class Kept(WithCanaries):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch, watched_batches() as seen:
+        patch.setattr(worker, "WithCanaries", Kept)
+        run = start(canary_job("measured", records, tmp_path_factory.mktemp("measured")))
+    return run, seen, made[0]
+
+
+def test_canaries_count_as_records_join_by_their_coins_and_are_never_validated_with(
+    measured: tuple[Path, Seen, WithCanaries],
+) -> None:
+    run, seen, fed = measured
+    statement = json.loads((run / "privacy.json").read_text())
+    assert statement["mechanism"]["examples"] == TRAINED + CANARIES
+    assert statement["measured"]["canaries"] == CANARIES
+    trained, validated = np.concatenate(seen.trained), np.concatenate(seen.validated)
+    assert len({*range(RECORDS, RECORDS + CANARIES)} & {*trained}) > CANARIES * 0.7  # of two epochs, 86% are expected
+    assert validated.max() < RECORDS
+    coins = coins_of(run)
+    positions = fed.canary_positions
+    assert statement["measured"]["inside"] == coins.sum()
+    assert ((fed.lengths[positions] > 1) == coins).all()
+    empty = fed.tokens.end_id
+    assert all(len(row) == 2 and (row == empty).all() for row in fed.rows(positions[~coins]))
+    rows = fed.rows(positions[coins])
+    assert len({tuple(row) for row in rows}) == coins.sum()
+    mixed = np.array([positions[0], 0, positions[1], 5])
+    assert [len(row) for row in fed.rows(mixed)] == (fed.lengths[mixed] + 1).tolist()
+    page = (run / "privacy.md").read_text()
+    assert "| Measured, proven | measured at least 0.0000 (95% confidence), proven at most " in page
+    assert "64 made-up records of random tokens joined the training" in page
+
+
+def test_coins_are_told_nowhere(measured: tuple[Path, Seen, WithCanaries]) -> None:
+    run, *_ = measured
+    coins = coins_of(run)
+    for path in (each for each in run.parent.rglob("*") if each.is_file()):
+        content = path.read_bytes()
+        for secret in (np.packbits(coins), *(coins.astype(kind) for kind in (np.uint8, np.int32, np.int64))):
+            assert secret.tobytes() not in content, path
+        assert str(coins.tolist()).lower() not in content.decode(errors="replace").lower(), path
+
+
+def test_a_killed_run_goes_on_with_the_same_canaries(records: Path, tmp_path: Path) -> None:
+    run = start(canary_job("killed", records, tmp_path), die=6)
+    before = coins_of(run)
+    resume(run)
+    statement = json.loads((run / "privacy.json").read_text())
+    assert len(statement["steps_of_branches"]) == 1
+    assert statement["measured"]["inside"] == before.sum()
+
+
+@pytest.mark.parametrize("order", ["schema", "random"])
+def test_the_canaries_of_a_table_are_rows_that_its_schema_allows(people: Path, tmp_path: Path, order: str) -> None:
+    job = table_job(order, people, tmp_path, DECLARED, schema_epsilon=None, canaries=CANARIES)
+    job["examples"], job["training"]["callbacks"] = {"field_order": order}, []
+    statement = json.loads((start(job) / "privacy.json").read_text())
+    assert statement["mechanism"]["examples"] == ROWS + CANARIES
+    assert statement["measured"]["canaries"] == CANARIES
+
+
+def test_counts_have_no_canaries(people: Path, tmp_path: Path) -> None:
+    job = drawn_job("counted", people, tmp_path, DECLARED)
+    job["privacy"] = {**job["privacy"], "canaries": 10}
+    with pytest.raises(ConfigError, match=r"privacy.canaries: noisy counts are kept in model/.*method to steps"):
+        config_of(job)
+
+
+def test_without_canaries_nothing_is_said_of_them(whole: Any) -> None:
+    statement = json.loads((whole.run / "privacy.json").read_text())
+    assert "measured" not in statement
+    assert "canaries" not in statement["also_touched_the_records"]
