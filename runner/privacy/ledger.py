@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
@@ -44,9 +43,9 @@ KEY_FILE = "key"
 LEDGER_FILE = "ledger.json"
 VERSION = 1
 
-FIRST_RESERVATION = 16
-RESERVATION_S = 10.0
-"""Reservations grow until one lasts so long."""
+FIRST_RESERVATION, SHARE_OF_STEPS = 16, 32
+"""A reservation is a 32nd of the steps before it, but at least 16 steps. How long steps take does not count: that
+depends on the records, and by the steps that a killed run is charged for it would be seen."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +151,6 @@ class RunLedger:
         self._digests = StepDigests.read(folder)
         self._folder = folder
         self._writes = writes
-        self._ahead = FIRST_RESERVATION
-        self._reserved_at = time.monotonic()
         self._found_reserved = state.branches[-1].reserved if state.branches else 0
 
     @classmethod
@@ -299,14 +296,11 @@ class RunLedger:
         state = self.state
         if not self._writes or step < state.branches[-1].reserved:
             return
-        now = time.monotonic()
-        if now - self._reserved_at < RESERVATION_S:
-            self._ahead *= 2
-        self._reserved_at = now
         if state.allowed_steps is not None:
             last_step = min(last_step, step + state.allowed_steps - state.counted(step))
         self.write_digests()
-        self._set_reserved(max(step + 1, min(step + self._ahead, last_step)))
+        ahead = max(FIRST_RESERVATION, step // SHARE_OF_STEPS)
+        self._set_reserved(max(step + 1, min(step + ahead, last_step)))
 
     def settle(self, step: int) -> None:
         """The run ends in good order at `step`: what this process wrote down beyond that was not taken.

@@ -31,7 +31,7 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from runner.privacy import noise, releases
+from runner.privacy import budget, noise, releases
 from runner.privacy.file_marks import MARK
 from runner.privacy.grid import Grid
 from runner.storage.local import LocalFolder
@@ -184,9 +184,7 @@ def _fix_clock(patch: pytest.MonkeyPatch, found: Recording) -> None:
     clock = SimpleNamespace(time=lambda: 1e9, monotonic=lambda: found.clock, perf_counter=lambda: found.clock)
     patch.setattr(loop, "time", clock)
     patch.setattr(private_run, "time", clock)
-    for module in ("runner.privacy.ledger", "runner.privacy.budget"):
-        if hasattr(sys.modules[module], "time"):
-            patch.setattr(sys.modules[module], "time", clock)
+    patch.setattr(budget, "time", clock)
 
 
 def _watch_steps(patch: pytest.MonkeyPatch, found: Recording, frozen: Recording | None) -> None:
