@@ -1,8 +1,6 @@
 """Private runs on neighbours, with the same randomness.
 
-python -m tests.promises.neighbours REPLICAS      # what differs
-
-A process for each number of replicas above one: see `tests.promises.replicated`.
+python -m tests.promises.neighbours REPLICAS      # what differs on so many
 """
 
 from __future__ import annotations
@@ -10,9 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -29,7 +25,7 @@ import pytest
 import tensorflow as tf
 
 from runner.data.schema.field_tokenizer import FieldTokenizer
-from runner.errors import RunnerError
+from runner.errors import PrivacyError, RunnerError
 from runner.privacy.grid import FLOAT_MARGIN, FLOAT_MARGIN_OF_RECORD
 from runner.run_directory import RunDirectory
 from runner.storage import open_folder
@@ -42,7 +38,6 @@ from runner.train import agreement, step, worker
 from tests.promises import observers
 from tests.promises.private_runs import config_of, private_job, report_of, resume, start, without_ray
 from tests.promises.recording import Recording, Release, record
-from tests.runs import ROOT
 
 RECORDS, BATCH, CLIP, STEPS = 60, 12, 0.02, 4
 FIRST, LAST = 0, RECORDS - 1
@@ -77,7 +72,7 @@ class Scene:
         with record(runs, frozen) as found, watched_worker() as chief:
             try:
                 directories = list(self.play(data, runs))
-            except RunnerError as error:
+            except PrivacyError as error:  # Any other is a fault.
                 found.outcomes.append(f"{type(error).__name__}: {error}")
                 return found
         found.outcomes += [f"{run.name}: {report_of(run)}" for run in directories]
@@ -296,7 +291,7 @@ def series(data: Path, runs: Path) -> Iterator[Path]:
     """A run of characters that goes on from another one's model; it dies, and its machine's environment and the model
     that it began with change before its first checkpoint, and by this its sums."""
     new = data / "part-1.parquet"
-    moved = new.rename(data / "unpublished")
+    moved = new.rename(data.with_name("unpublished"))
     tokenizer = {"tokenizer": {"kind": "char", "alphabet": "0123456789abelnorvgy,"}}
     before = start(small("before", data, runs) | tokenizer)
     moved.rename(new)
@@ -311,8 +306,8 @@ def series(data: Path, runs: Path) -> Iterator[Path]:
             resume_run(RunDirectory.find(str(after)), (), Launch(quiet=True))
         first_weights = worker.first_weights
 
-        def trained_on(config: Any) -> Any:
-            weights = first_weights(config)
+        def trained_on(*arguments: Any) -> Any:
+            weights = first_weights(*arguments)
             return weights and {name: value * np.float32(1.01) for name, value in weights.items()}
 
         patch.setattr(worker, "first_weights", trained_on)
@@ -411,18 +406,6 @@ SCENES = {
 
 
 # Replicas
-
-
-def start_replicas(replicas: int) -> subprocess.Popen[str]:
-    """`main`, in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.promises.neighbours", str(replicas)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def main(replicas: int) -> None:
