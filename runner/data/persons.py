@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types
 
-from runner.data.texts import to_texts
+from runner.data.texts import is_string, to_texts
 
 MARK_BYTES = 16
 DRAW_RECORDS = 1
@@ -51,7 +51,7 @@ def person_family(kind: pa.DataType) -> str | None:
         return None
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
         return "number"
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+    if is_string(kind):
         return "text"
     return str(kind)
 

@@ -21,6 +21,7 @@ from pyarrow import types
 from runner.config import DataConfig
 from runner.data.files import READING_VERSION, SourceFile, in_parallel, partition_columns
 from runner.data.persons import person_family
+from runner.data.texts import is_string
 from runner.errors import DataError, RunnerError, StorageError
 from runner.storage import arrow_filesystem
 
@@ -191,16 +192,12 @@ def _columns_of_nulls(metadata: pq.FileMetaData) -> set[str]:
 
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     """The type of a column that has both; None where there is none."""
-    if one == other or (_is_string(one) and _is_string(other)):
+    if one == other or (is_string(one) and is_string(other)):
         return one
     if types.is_dictionary(one) and types.is_dictionary(other) and one.value_type == other.value_type:
         index = max(one.index_type, other.index_type, key=lambda kind: kind.bit_width)
         return pa.dictionary(index, one.value_type, one.ordered and other.ordered)
     return None
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def _check_persons(

@@ -37,13 +37,23 @@ class TrialRunner(tune.Trainable):
     tokens for it, or None.
     """
 
+    _config: dict[str, Any] | None = None
+    """Of the trial that this actor has not begun."""
+
     def setup(self, config: dict[str, Any]) -> None:
         import sentencepiece  # noqa: F401  before TensorFlow
 
-        self._begin(config)
+        self._config = config
 
     def step(self) -> dict[str, Any]:
-        """The figures of the next epoch; `done` once the run has ended and there is none."""
+        """The figures of the next epoch; `done` once the run has ended and there is none.
+
+        The first call begins the run. An actor alone does not: Tune may start one for a trial, and then give the trial
+        to another that has become free.
+        """
+        if self._config is not None:
+            self._begin(self._config)
+            self._config = None
         while True:
             is_over = not self._thread.is_alive()
             rows, _ = read_history(self._directory)
@@ -57,6 +67,8 @@ class TrialRunner(tune.Trainable):
 
     def cleanup(self) -> None:
         """End the run where it is; one that Tune ended keeps a checkpoint, a model, and a word on why."""
+        if self._config is not None:  # It never began.
+            return
         was_alive = self._thread.is_alive()
         self._stop.set()
         self._thread.join()
@@ -66,7 +78,7 @@ class TrialRunner(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
-        self._begin(new_config)
+        self._config = new_config
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -210,7 +210,7 @@ def drive_run(run_uri: str, stop: threading.Event, *, checked: CheckedJob | None
                 if config.privacy.enabled:
                     open_ledger(config, directory, checked.key, checked.used, checked.budget)
                 if config.trains_on_draws:
-                    persons = None if tokens.persons is None else dict(tokens.persons)
+                    persons = replace(checked, tokens=tokens).persons
                     charge_marginals(config, directory, tokenizer_of(tokens).schema, tokens.units, persons)
                     tokens = draw_tokens(config, directory, tokens, token_cache(config), directory.say)
             directory.update_status(state="preparing", message="starting the workers")

@@ -18,12 +18,11 @@ from runner.data.schema.description import in_lines as fields_in_lines
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.survey import Survey
 from runner.data.table import list_names
-from runner.data.tokenizers.saved import from_files
 from runner.privacy.accountant import epsilon, spent_by
 from runner.privacy.budget import Budget
 from runner.privacy.lookups import SCHEMA, lookups_of
 from runner.privacy.unit import PrivacyUnit
-from runner.storage import read_published
+from runner.train.drawn_tokens import tokenizer_of
 from runner.train.facade import CheckedJob
 from runner.train.private_run import planned_epsilon
 
@@ -51,7 +50,7 @@ def describe_check(checked: CheckedJob) -> dict[str, Any]:
     if survey is not None and survey.left_out:
         found["columns_left_out"] = list_names(survey.left_out)
     if config.fields is not None:
-        schema = survey.schema if survey is not None else _tokenizer(tokens).schema if tokens is not None else None
+        schema = survey.schema if survey is not None else tokenizer_of(tokens).schema if tokens is not None else None
         if schema is not None:
             tokenizer = FieldTokenizer(schema)
             found |= {"tokens_of_a_record": tokenizer.record_tokens, "different_tokens": tokenizer.vocab_size}
@@ -134,13 +133,6 @@ def _describe_tokens(tokens: TokenSet) -> dict[str, Any]:
         "examples": tokens.examples,
         "tokens": tokens.targets,
     }
-
-
-def _tokenizer(tokens: TokenSet) -> FieldTokenizer:
-    """Of a table's tokens."""
-    tokenizer = from_files(read_published(tokens.folder))
-    assert isinstance(tokenizer, FieldTokenizer)
-    return tokenizer
 
 
 def _bought(checked: CheckedJob) -> dict[str, str] | None:

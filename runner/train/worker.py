@@ -119,6 +119,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         raise DataError(
             f"{config.data.uri}: the records changed since this run began; start a new run, or put them back"
         )
+    together = records_of_person(config)
     replicas, mine = strategy.num_replicas_in_sync, local_replicas(strategy, task.rank, task.workers)
     if checkpoint is None and (weights := first_weights(config, directory)) is not None:
         network.load_weights_dict(weights)
@@ -152,14 +153,13 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         if mine[0] == 0:
             weights = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
             assert ledger.state.mechanism is not None
-            sigma = grid_of(ledger.state.mechanism, weights, replicas, records_of_person(config) or 1).sigma
+            sigma = grid_of(ledger.state.mechanism, weights, replicas, together or 1).sigma
             key = ledger.branch_key.for_noise(ledger.branch, chosen.conditions)
             noise = partial(draw_noise, key, sigma=sigma, count=weights)
     examples = Examples(tokens, config.data.cache_gib)
     if ledger is not None and config.privacy.canaries:
-        examples = WithCanaries(
-            examples, make_canaries(config, tokens), toss_coins(ledger.key, config.privacy.canaries)
-        )
+        coins = toss_coins(ledger.key, config.privacy.canaries)
+        examples = WithCanaries(examples, make_canaries(config, tokens), coins)
     fields = None
     if network.next_slot is not None and tokens.slots is not None:
         fields = tokens.slots.fields_of_tokens()
@@ -175,18 +175,9 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
             len(mine),
             mechanism=ledger.state.mechanism if ledger else None,
             seq_length=tokens.seq_length,
-            records_of_person=records_of_person(config) or 1,
+            records_of_person=together or 1,
         ),
-        feed=Feed(
-            examples,
-            plan,
-            mine,
-            replicas,
-            noise,
-            fields,
-            branch,
-            records_of_person(config),
-        ),
+        feed=Feed(examples, plan, mine, replicas, noise, fields, branch, together),
         directory=directory,
         heartbeat=heartbeat,
         callbacks=callbacks,

@@ -1,4 +1,4 @@
-"""An audit in one run that can fail: half the noise leaks more than is proven, and most of 20 runs measure that.
+"""An audit in one run that can fail: half the noise leaks more than is proven, and each of 20 runs measures that.
 
 `ONE_STEP_SEEDS` of them are tried in CI; `make audit` tries all.
 """
@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from statistics import median
 
 import pytest
 
@@ -27,4 +26,4 @@ def test_a_right_step_is_measured_below_what_is_proven_and_half_the_noise_above(
     print(f"\nproven {PROVEN:.3f}; right {found[0]}; half the noise {found[1]}")
     assert max(right) <= PROVEN
     assert min(right) > 0.25 * PROVEN, "the audit is blind"
-    assert median(broken) > PROVEN, "half the noise goes unnoticed"
+    assert min(broken) > PROVEN, "half the noise goes unnoticed"

@@ -424,6 +424,7 @@ def records_that_are_not_finite_are_let_in() -> None:
 
 for module in (
     "branch_conditions",
+    "canaries",
     "one_branch",
     "secrets",
     "charges",

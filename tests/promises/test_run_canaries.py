@@ -12,15 +12,30 @@ import pytest
 from runner.data.canaries import WithCanaries
 from runner.errors import ConfigError
 from runner.privacy.ledger import RunLedger
+from runner.privacy.noise import key_stream
 from runner.privacy.one_run import toss_coins
 from runner.storage import open_folder
-from tests.promises.private_runs import RECORDS, TRAINED, Seen, config_of, private_job, resume, start, watched_batches
+from tests.promises.derivations import derivations, found_in
+from tests.promises.private_runs import (
+    CLIP,
+    NOISE,
+    RECORDS,
+    TRAINED,
+    Seen,
+    config_of,
+    private_job,
+    releases,
+    resume,
+    start,
+    watched_batches,
+)
 from tests.promises.test_draws import DECLARED, drawn_job
 from tests.promises.test_looked_up import ROWS, people, table_job
 
 __all__ = ["people"]
 
 CANARIES = 64
+Measured = tuple[Path, Seen, WithCanaries, float]
 
 
 def canary_job(name: str, records: Path, runs: Path, **privacy: Any) -> dict[str, Any]:
@@ -32,8 +47,8 @@ def coins_of(run: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def measured(records: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Seen, WithCanaries]:
-    """A run, the positions that it was fed with, and the examples that they are of."""
+def measured(records: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """A run, the positions that it was fed with, the examples that they are of, and the noise's standard deviation."""
     from runner.train import worker
 
     made: list[WithCanaries] = []
@@ -46,13 +61,14 @@ def measured(records: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     with pytest.MonkeyPatch.context() as patch, watched_batches() as seen:
         patch.setattr(worker, "WithCanaries", Kept)
         run = start(canary_job("measured", records, tmp_path_factory.mktemp("measured")))
-    return run, seen, made[0]
+    return run, seen, made[0], float(np.std(releases()))
 
 
 def test_canaries_count_as_records_join_by_their_coins_and_are_never_validated_with(
-    measured: tuple[Path, Seen, WithCanaries],
+    measured: Measured,
 ) -> None:
-    run, seen, fed = measured
+    run, seen, fed, deviation = measured
+    assert deviation == pytest.approx(NOISE * CLIP, rel=0.02)
     statement = json.loads((run / "privacy.json").read_text())
     assert statement["mechanism"]["examples"] == TRAINED + CANARIES
     assert statement["measured"]["canaries"] == CANARIES
@@ -74,11 +90,17 @@ def test_canaries_count_as_records_join_by_their_coins_and_are_never_validated_w
     assert "64 made-up records of random tokens joined the training" in page
 
 
-def test_coins_are_told_nowhere(measured: tuple[Path, Seen, WithCanaries]) -> None:
+def test_coins_are_told_nowhere(measured: Measured) -> None:
     run, *_ = measured
     coins = coins_of(run)
+    stream = RunLedger.open(open_folder(str(run))).key.for_coins()
+    bits = [np.packbits(coins, bitorder=order).tobytes() for order in ("big", "little")]
+    text = "".join(map(str, coins.astype(int))).encode()
+    telling = derivations([*bits, text, stream, key_stream(stream, 0)(CANARIES)], [b"coins", run.name.encode()])
     for path in (each for each in run.parent.rglob("*") if each.is_file()):
         content = path.read_bytes()
+        assert not found_in(content, telling), path
+        assert text not in content, path
         for secret in (np.packbits(coins), *(coins.astype(kind) for kind in (np.uint8, np.int32, np.int64))):
             assert secret.tobytes() not in content, path
         assert str(coins.tolist()).lower() not in content.decode(errors="replace").lower(), path

@@ -241,6 +241,10 @@ def private_job(privacy: dict[str, Any] | None = None, **sections: Any) -> dict[
             "leave out data.since, and train on all files together",
         ),
         (
+            private_job({"unit": "customer", "max_records_per_unit": 3, "canaries": 100}),
+            "job: privacy.canaries: a canary is a record, and privacy.unit protects persons; set one of the two",
+        ),
+        (
             private_job({"unit": "customer", "max_records_per_unit": 3}, examples={"packing": "stream"}),
             "job: privacy.enabled needs examples.packing records, not stream: a record must be one example",
         ),

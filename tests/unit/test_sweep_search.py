@@ -159,6 +159,27 @@ def run_trial(config: JobConfig, monkeypatch: pytest.MonkeyPatch, **more: Any) -
     return actor
 
 
+def test_an_actor_begins_a_trial_when_its_figures_are_asked_for_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune may start an actor for a trial that it then gives to another one."""
+    config = job({"tokenizer.vocab_size": {"choice": [50, 600]}}, str(tmp_path), search="grid")
+    directory = RunDirectory.of(config)
+    directory.claim(config, "local")
+    told = {"sweep_uri": directory.uri, "term": directory.enter().term, "number": 0, "local": True, "problem": None}
+    told |= {"values": {"tokenizer.vocab_size": 50}, "cores": 1}
+    began = list[str]()
+    monkeypatch.setattr(trial, "drive_run", lambda uri, *_, **__: began.append(uri))
+    actor = object.__new__(trial.TrialRunner)
+    actor.setup(told)
+    actor.cleanup()
+    assert actor.reset_config(told)
+    assert not began
+    assert not trial_directory(config, 0).exists()
+    assert actor.step()["done"]
+    assert began == [trial_directory(config, 0).uri]
+
+
 @pytest.mark.parametrize(("fails", "passes"), [([50], True), ([50, 600], False)])
 def test_a_sweep_is_refused_only_where_no_trial_would_get_tokens(
     fails: list[int], passes: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
