@@ -69,10 +69,11 @@ def start(job: dict[str, Any], *, die: int | None = None) -> Path:
     return Path(config.storage.uri) / config.name
 
 
-def resume(run: Path, *overrides: str) -> None:
-    observers.forget()
+def resume(run: Path, *overrides: str, die: int | None = None) -> None:
+    observers.forget(die=die)
     directory = RunDirectory.find(str(run))
-    resume_run(directory, overrides, Launch(quiet=True))
+    with pytest.raises(JobFailedError, match="killed") if die else contextlib.nullcontext():
+        resume_run(directory, overrides, Launch(quiet=True))
 
 
 def releases() -> list[NDArray[np.float32]]:

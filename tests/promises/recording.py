@@ -51,14 +51,20 @@ SECRET = re.compile(r"(.*/)?(private|secret|\.cache)/.*")
 
 PACKAGE = f"{ROOT / 'runner'}/"
 FREE = re.compile(
-    r"submit/(follow|local)\.py:.*|train/feed\.py:(put|fill|_ahead)"  # They wait for another thread.
-    r"|train/devices\.py:(rounding_environment|<dictcomp>)|train/facade\.py:make_tokens"  # Environment; log.
+    r"submit/(follow\.py:_wait|local\.py:<lambda>)"  # The main thread waits for the run's.
+    r"|train/heartbeat\.py:copy"  # Whether a log has grown since the last beat.
+    r"|train/devices\.py:(rounding_environment|<dictcomp>)"  # By how many variables there are.
     r"|privacy/(wide|discrete)_gaussian\.py:.*"  # They draw noise, and know of nothing else.
-    r"|data/.*|privacy/lookups\.py:count_lookups"  # They read records.
-    r"|privacy/releases\.py:(_noisy|<genexpr>)"  # By how many values occur, before noise: what comes out is compared.
-    r"|privacy/grams\.py:.*"  # By the shape of a batch, which decides how long a step takes.
+    r"|train/facade\.py:make_tokens"  # Says in the log how many records were cut.
+    r"|model/(kernels\.py:.*|objective\.py:scale_rows)"  # A turn for each position of the longest record.
+    r"|privacy/(products|grams)\.py:.*"  # The quicker way, and the exact one where positions cancel.
+    r"|data/schema/slots\.py:(places|<listcomp>|<genexpr>)"  # A turn for each record that is counted.
+    r"|privacy/releases\.py:(_noisy|<genexpr>)"  # By how many values occur, before noise: what goes in is compared.
+    r"|privacy/(accountant|group_privacy)\.py:.*"  # Of public figures; what they answer is kept for the next run.
 )
 """Functions, by module and name, whose lines are not compared, and why."""
+KEPT = ("noise", "gaussian", "grams", "accountant", "group_privacy")
+"""Modules that keep results which are none of the records, and dear."""
 BY_TIME_THREADS = ("heartbeat", "signs-of-life", "stop-watch", "warm-up", "import-ray-train")
 
 
@@ -119,7 +125,7 @@ def record(runs: Path, frozen: Recording | None = None) -> Iterator[Recording]:
     found = Recording()
     noise.draw_noise(bytes(32), 0, 1e6, 1)  # It keeps tables, which the first would make.
     _forget_results()
-    with pytest.MonkeyPatch.context() as patch, _same_environment():
+    with pytest.MonkeyPatch.context() as patch, _same_environment(), _untraced():
         _fix_randomness(patch)
         _fix_clock(patch, found)
         _watch_steps(patch, found, frozen)
@@ -132,9 +138,10 @@ def record(runs: Path, frozen: Recording | None = None) -> Iterator[Recording]:
 def _forget_results() -> None:
     """What functions keep for the next call with the same arguments."""
     for name, module in list(sys.modules.items()):
-        if name.startswith("runner.") and not name.endswith(("noise", "gaussian", "grams")):
-            for each in list(vars(module).values()):
-                if isinstance(each, _lru_cache_wrapper):
+        if name.startswith("runner."):
+            found = list(vars(module).values())
+            for each in found + [method for kind in found if isinstance(kind, type) for method in vars(kind).values()]:
+                if isinstance(each, _lru_cache_wrapper) and not each.__module__.endswith(KEPT):
                     each.cache_clear()
 
 
@@ -147,6 +154,16 @@ def _same_environment() -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _untraced() -> Iterator[None]:
+    """TensorFlow's functions as Python, line by line: to make graphs of them takes longer than all steps of a run."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def _fix_randomness(patch: pytest.MonkeyPatch) -> None:
@@ -185,6 +202,7 @@ def _fix_clock(patch: pytest.MonkeyPatch, found: Recording) -> None:
     patch.setattr(loop, "time", clock)
     patch.setattr(private_run, "time", clock)
     patch.setattr(budget, "time", clock)
+    patch.setattr(feed, "_ahead", map)  # How far a thread loads ahead goes by time.
 
 
 def _watch_steps(patch: pytest.MonkeyPatch, found: Recording, frozen: Recording | None) -> None:

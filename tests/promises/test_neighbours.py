@@ -1,21 +1,23 @@
 """Promise 3 for whole runs: with the same randomness, emptying a record changes sums before noise, and nothing else.
 
 The records that are emptied are the longest, which is the first; one with a character or a value that no other has,
-which is the last; and one whose gradient is not finite (see `tests.promises.neighbours`).
-
-On one replica. `python -m tests.promises.neighbours 2` compares runs on several; no test does. The scene
-`draws` is in no test: its comparison does not pass.
+which is the last; and one whose gradient is not finite (see `tests.promises.scenes`).
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.promises.neighbours import FIRST, LAST, SCENES
+from tests.promises.scenes import FIRST, LAST, SCENES
+from tests.runs import ROOT
 
-EMPTIED = {"killed": (FIRST, LAST), "limited": (FIRST,), "series": (LAST,), "sweep": (LAST,)}
+EMPTIED = {"killed": (FIRST, LAST), "limited": (FIRST,), "series": (LAST,), "sweep": (LAST,), "draws": (LAST,)}
 
 
 @pytest.mark.parametrize("scene", EMPTIED)
@@ -24,3 +26,16 @@ def test_03_runs_on_neighbours_differ_in_sums_before_noise_alone(scene: str, tmp
     for emptied in EMPTIED[scene]:
         assert "\n".join(SCENES[scene].differences(tmp_path, emptied, first)) == ""
         assert any(first.drawn(emptied - SCENES[scene].begins_at)) or not first.steps, "the record was in a batch"
+
+
+def test_03_neighbours_on_replicas_differ_in_sums_before_noise_alone() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.promises.scenes", "2", "4"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == {"2": [], "4": []}
