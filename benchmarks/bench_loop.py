@@ -63,7 +63,7 @@ def write_tokens(folder: Folder, examples: int) -> TokenSet:
         folder.write(name, content)
     digests = [hashlib.sha256(content).hexdigest() for content in (ids, lengths)]
     shard = Shard("0", examples, examples * LENGTH, len(ids), *digests)
-    return TokenSet(folder, "bench", VOCAB, 0, LENGTH, "records", examples, 0, 0, 0, (shard,))
+    return TokenSet(folder, "bench", VOCAB, 0, LENGTH, "records", examples, 0, 0, (shard,))
 
 
 def make_side(root: Path, steps: int) -> Side:

@@ -26,10 +26,9 @@ def gram_matrices(x: tf.Tensor, before: tf.Tensor | None = None, lag: int = 1) -
 
     `before` (T, B, m): plus y y^T, with y the rows of `before` that are `lag` positions back, and zeros where none are.
     """
-    operands = [x] if before is None else [x, before, lag]
     if tf.config.list_logical_devices("GPU"):
-        return by_tensorflow(*operands)
-    grams = tf.numpy_function(by_blas, operands, x.dtype, stateful=False)
+        return by_tensorflow(x, before, lag)
+    grams = tf.numpy_function(by_blas, [x] if before is None else [x, before, lag], x.dtype, stateful=False)
     return tf.ensure_shape(grams, (x.shape[1], x.shape[0], x.shape[0]))
 
 

@@ -26,14 +26,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from runner.config import JobConfig
 from runner.data.batches import plan_batches
 from runner.data.examples import GIB, Examples, TokenSet
 from runner.data.prepare import prepare_tokens
 from runner.data.units import Unit
 from runner.errors import ConfigError
+from runner.privacy.accountant import Mechanism
 from runner.privacy.grid import grid_of
 from runner.privacy.noise import RunKey, draw_noise
 from runner.storage import open_folder
+from runner.train.columns import columns_job
 from runner.train.devices import machine, set_up_devices
 from runner.train.facade import CheckedJob, connected_ray
 from runner.train.feed import Feed, Share
@@ -55,7 +58,7 @@ class Cost:
 
     `rows`: of a replica's part of a batch. `steps`, `validation_batches`: of the whole run, unless early stopping ends
     it before. `step_s`, `validation_s`: medians of what one of them took. `memory_bytes`: the most that this process
-    took, or its first GPU.
+    took, or its first GPU. `before_s`: of a private table with texts, the part on draws that is before the steps.
     """
 
     machine: str
@@ -71,11 +74,12 @@ class Cost:
     memory_bytes: int
     workers: int
     gpus: int
+    before_s: float = 0.0
 
     @property
     def seconds(self) -> float:
         """From a run's first step to its last."""
-        return self.steps * self.step_s + self.validation_batches * self.validation_s
+        return self.before_s + self.steps * self.step_s + self.validation_batches * self.validation_s
 
 
 def describe_cost(cost: Cost, trials: int, price_per_hour: float | None) -> dict[str, Any]:
@@ -93,6 +97,7 @@ def describe_cost(cost: Cost, trials: int, price_per_hour: float | None) -> dict
         "validation_batches": cost.validation_batches,
         "step_s": cost.step_s,
         "validation_batch_s": cost.validation_s,
+        **({"before_s": cost.before_s} if cost.before_s else {}),
         **({} if trials == 1 else {"trials": trials}),
         "seconds": cost.seconds,
         "worker_hours": worker_hours,
@@ -112,6 +117,8 @@ def in_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"steps: {found['steps']:,} of {found['step_s'] * 1e3:.1f} ms and {found['tokens_of_a_step']:,} tokens"
     if found["validation_batches"]:
         yield f"validation: {found['validation_batches']:,} batches of {found['validation_batch_s'] * 1e3:.1f} ms"
+    if "before_s" in found:
+        yield f"before, on draws: {timedelta(seconds=round(found['before_s']))}"
     yield f"a run: {timedelta(seconds=round(found['seconds']))} at most, from its first step to its last"
     if "trials" in found:
         yield f"trials: {found['trials']:,}, as long as this run each"
@@ -151,50 +158,60 @@ def estimate_cost(checked: CheckedJob, timed_steps: int) -> Cost:
     with TemporaryDirectory() as folder:
         tokens = checked.tokens or _tokenize_some(checked, folder, timed_steps)
         set_up_devices(resources, resources.cpus_per_worker, exact=config.takes_private_steps)
-        whole = plan_batches(config, _units(checked))
-        steps = config.training.epochs * whole.training_steps
-        replicas, together = resources.workers * max(resources.gpus_per_worker, 1), records_of_person(config)
-        network = build_network(config, tokens)
-        optimizer = build_optimizer(config.training.optimizer, steps)
-        optimizer.build(network.trainable_variables)
-        parameters = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
-        microbatch_size = choose_microbatch(config, tokens, replicas)
-        mechanism, noise = checked.budget.mechanism if checked.budget else None, None
-        if mechanism is not None:
-            sigma = grid_of(mechanism, parameters, replicas, together or 1).sigma
-            noise = partial(draw_noise, RunKey.new().for_noise(0, ""), sigma=sigma, count=parameters)
-        step = TrainingStep(
-            network,
-            optimizer,
-            tf.distribute.get_strategy(),
-            microbatch_size,
-            mechanism=mechanism,
-            seq_length=tokens.seq_length,
-            records_of_person=together or 1,
-        )
-        examples = Examples(tokens, config.data.cache_gib)
-        units = tokens.examples if together is None or examples.persons is None else examples.persons.count
-        plan = plan_batches(config, units, (secrets.randbits(64), secrets.randbits(64)))
-        fields = tokens.slots.fields_of_tokens() if network.next_slot is not None and tokens.slots is not None else None
-        feed = Feed(examples, plan, range(1), replicas, noise, fields, records_of_person=together)
+        before_s = 0.0
+        if config.trains_texts_apart:
+            before_s = _estimate(columns_job(config), tokens, config.privacy.draws, None, timed_steps).seconds
+        mechanism = checked.budget.mechanism if checked.budget else None
+        return replace(_estimate(config, tokens, _units(checked), mechanism, timed_steps), before_s=before_s)
 
-        def train(share: Share) -> None:
-            step.train(share.batches, share.tokens, noise=share.noise)
 
-        def evaluate(share: Share) -> None:
-            step.evaluate(share.batches)
+def _estimate(config: JobConfig, tokens: TokenSet, units: int, mechanism: Mechanism | None, timed_steps: int) -> Cost:
+    """Of a run, or a part of one, whose batches are made of so many `units`; timed on `tokens`."""
+    settings, resources = config.training, config.resources
+    whole = plan_batches(config, units)
+    steps = settings.epochs * whole.training_steps
+    replicas, together = resources.workers * max(resources.gpus_per_worker, 1), records_of_person(config)
+    network = build_network(config, tokens)
+    optimizer = build_optimizer(settings.optimizer, steps)
+    optimizer.build(network.trainable_variables)
+    parameters = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
+    microbatch_size = choose_microbatch(config, tokens, replicas)
+    noise = None
+    if mechanism is not None:
+        sigma = grid_of(mechanism, parameters, replicas, together or 1).sigma
+        noise = partial(draw_noise, RunKey.new().for_noise(0, ""), sigma=sigma, count=parameters)
+    step = TrainingStep(
+        network,
+        optimizer,
+        tf.distribute.get_strategy(),
+        microbatch_size,
+        mechanism=mechanism,
+        seq_length=tokens.seq_length,
+        records_of_person=together or 1,
+    )
+    examples = Examples(tokens, config.data.cache_gib)
+    there = tokens.examples if together is None or examples.persons is None else examples.persons.count
+    plan = plan_batches(config, there, (secrets.randbits(64), secrets.randbits(64)))
+    fields = tokens.slots.fields_of_tokens() if network.next_slot is not None and tokens.slots is not None else None
+    feed = Feed(examples, plan, range(1), replicas, noise, fields, records_of_person=together)
 
-        epochs = itertools.count() if plan.validation_steps else ()
-        tokens_a_step, step_s = _time(train, (feed.training(epoch, 0) for epoch in itertools.count()), timed_steps)
-        _, validation_s = _time(evaluate, (feed.validation() for _ in epochs), timed_steps)
+    def train(share: Share) -> None:
+        step.train(share.batches, share.tokens, noise=share.noise)
+
+    def evaluate(share: Share) -> None:
+        step.evaluate(share.batches)
+
+    epochs = itertools.count() if plan.validation_steps else ()
+    tokens_a_step, step_s = _time(train, (feed.training(epoch, 0) for epoch in itertools.count()), timed_steps)
+    _, validation_s = _time(evaluate, (feed.validation() for _ in epochs), timed_steps)
     return Cost(
         machine=", ".join(machine()),
         parameters=parameters,
         replicas=replicas,
-        rows=math.ceil(config.training.batch_size / replicas) * (together or 1),
+        rows=math.ceil(settings.batch_size / replicas) * (together or 1),
         microbatch_size=microbatch_size,
         steps=steps,
-        validation_batches=config.training.epochs * whole.validation_steps,
+        validation_batches=settings.epochs * whole.validation_steps,
         tokens_of_a_step=tokens_a_step,
         step_s=step_s,
         validation_s=validation_s,
@@ -207,7 +224,7 @@ def estimate_cost(checked: CheckedJob, timed_steps: int) -> Cost:
 def _units(checked: CheckedJob) -> int:
     """What the run's batches are made of: so many draws, persons or examples."""
     config, survey = checked.config, checked.survey
-    if config.trains_on_draws:
+    if config.trains_on_draws and not config.trains_texts_apart:
         return config.privacy.draws
     if checked.tokens is not None:
         return checked.tokens.units

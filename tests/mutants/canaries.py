@@ -59,7 +59,7 @@ def runs_with_canaries_have_half_the_noise() -> None:
     worker.toss_coins, worker.draw_noise = tossed, faulty
 
 
-@mutant(WHOLE, file=FILE, kind=KIND)
+@mutant("test_of_all_canaries_an_eighth_whose_loss_fell_most_are_guessed_to_be_in", file=FILE, kind=KIND)
 def guesses_are_counted_among_those_that_are_in_alone() -> None:
     from runner.privacy import one_run
     from runner.train import canary_scores

@@ -432,6 +432,7 @@ for module in (
     "draws",
     "figures",
     "looked_up",
+    "neighbours",
     "persons",
     "persons_in_tables",
     "private_texts",

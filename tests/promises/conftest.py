@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runner.data import prepare
 from runner.privacy.accountant import Mechanism, epsilon
 from runner.privacy.noise import RunKey
-from runner.train import facade
 from tests.promises.private_runs import (
     BATCH,
     CLIP,
@@ -27,20 +25,17 @@ from tests.promises.private_runs import (
     resume,
     start,
     watched_batches,
+    without_ray,
 )
 from tests.runs import write_records
-from tests.tokens import InThisProcess
 
 MECHANISM = Mechanism(TRAINED, BATCH, NOISE, CLIP)
 PAID_STEPS = 5
 
 
 @pytest.fixture(scope="session", autouse=True)
-def without_ray() -> Iterator[None]:
-    """The records of these tests are tokenized in this process: starting Ray would take longer than all of them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "_dataset", InThisProcess)
-        patch.setattr(facade, "connected_ray", lambda local: contextlib.nullcontext())
+def in_this_process() -> Iterator[None]:
+    with without_ray():
         yield
 
 

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from runner.config import JobConfig, parse_job
+from runner.data import prepare
 from runner.data.examples import Examples, TokenSet
 from runner.data.files import list_files
 from runner.data.prepare import prepare_tokens, token_key
@@ -23,13 +24,24 @@ from runner.run_directory import RunDirectory
 from runner.storage import open_folder
 from runner.submit.launch import Launch
 from runner.submit.start import resume_run, start_run
+from runner.train import facade
 from tests.promises import observers
 from tests.runs import small_job
+from tests.tokens import InThisProcess
 
 NOISE, CLIP, BATCH, RATE = 4.0, 1.0, 24, 0.01
 RECORDS = 240
 TRAINED, STEPS = 192, 8
 """Records that are trained on, and steps of an epoch: every 5th batch of ten is for validation."""
+
+
+@contextlib.contextmanager
+def without_ray() -> Iterator[None]:
+    """Records are tokenized in this process: starting Ray would take longer than all these runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "_dataset", InThisProcess)
+        patch.setattr(facade, "connected_ray", lambda local: contextlib.nullcontext())
+        yield
 
 
 def private_job(name: str, records: Path, runs: Path, privacy: dict[str, Any] | None = None, **training: Any) -> Any:
@@ -57,10 +69,11 @@ def start(job: dict[str, Any], *, die: int | None = None) -> Path:
     return Path(config.storage.uri) / config.name
 
 
-def resume(run: Path, *overrides: str) -> None:
-    observers.forget()
+def resume(run: Path, *overrides: str, die: int | None = None) -> None:
+    observers.forget(die=die)
     directory = RunDirectory.find(str(run))
-    resume_run(directory, overrides, Launch(quiet=True))
+    with pytest.raises(JobFailedError, match="killed") if die else contextlib.nullcontext():
+        resume_run(directory, overrides, Launch(quiet=True))
 
 
 def releases() -> list[NDArray[np.float32]]:

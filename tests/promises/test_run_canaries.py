@@ -35,7 +35,7 @@ from tests.promises.test_looked_up import ROWS, people, table_job
 __all__ = ["people"]
 
 CANARIES = 64
-Measured = tuple[Path, Seen, WithCanaries, float]
+Measured = tuple[Path, Seen, WithCanaries, float, list[np.ndarray]]
 
 
 def canary_job(name: str, records: Path, runs: Path, **privacy: Any) -> dict[str, Any]:
@@ -48,26 +48,34 @@ def coins_of(run: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def measured(records: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    """A run, the positions that it was fed with, the examples that they are of, and the noise's standard deviation."""
-    from runner.train import worker
+    """A run, the positions that it was fed with, the examples that they are of, the noise's standard deviation, and the
+    canaries' losses by the first weights and by the last."""
+    from runner.train import canary_scores, worker
 
     made: list[WithCanaries] = []
+    losses: list[np.ndarray] = []
+    mean_losses = canary_scores.mean_losses
 
     class Kept(WithCanaries):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             made.append(self)
 
+    def kept(*arguments: Any) -> np.ndarray:
+        losses.append(mean_losses(*arguments))
+        return losses[-1]
+
     with pytest.MonkeyPatch.context() as patch, watched_batches() as seen:
         patch.setattr(worker, "WithCanaries", Kept)
+        patch.setattr(canary_scores, "mean_losses", kept)
         run = start(canary_job("measured", records, tmp_path_factory.mktemp("measured")))
-    return run, seen, made[0], float(np.std(releases()))
+    return run, seen, made[0], float(np.std(releases())), losses
 
 
 def test_canaries_count_as_records_join_by_their_coins_and_are_never_validated_with(
     measured: Measured,
 ) -> None:
-    run, seen, fed, deviation = measured
+    run, seen, fed, deviation, _ = measured
     assert deviation == pytest.approx(NOISE * CLIP, rel=0.02)
     statement = json.loads((run / "privacy.json").read_text())
     assert statement["mechanism"]["examples"] == TRAINED + CANARIES
@@ -88,6 +96,13 @@ def test_canaries_count_as_records_join_by_their_coins_and_are_never_validated_w
     page = (run / "privacy.md").read_text()
     assert "| Measured, proven | measured at least 0.0000 (95% confidence), proven at most " in page
     assert "64 made-up records of random tokens joined the training" in page
+
+
+def test_of_all_canaries_an_eighth_whose_loss_fell_most_are_guessed_to_be_in(measured: Measured) -> None:
+    run, *_, (first, last) = measured
+    found = json.loads((run / "privacy.json").read_text())["measured"]
+    guessed = sorted(range(CANARIES), key=lambda canary: last[canary] - first[canary])[: CANARIES // 8]
+    assert (found["guesses"], found["right"]) == (CANARIES // 8, coins_of(run)[guessed].sum())
 
 
 def test_coins_are_told_nowhere(measured: Measured) -> None:

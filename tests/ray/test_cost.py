@@ -51,10 +51,11 @@ def test_a_run_takes_the_steps_tokens_and_weights_that_were_estimated(records: P
     ("fields", "privacy"),
     [
         ({name: field for name, field in DECLARED.items() if name != "note"}, {"method": "marginals", "draws": 1000}),
+        (DECLARED, {"method": "marginals"}),
         (DECLARED, {"method": "steps"}),
         (DECLARED, {"method": "steps", "unit": "customer", "max_records_per_unit": 2}),
     ],
-    ids=["draws", "steps", "persons"],
+    ids=["draws", "texts", "steps", "persons"],
 )
 def test_a_private_job_is_estimated_and_nothing_is_charged(
     people: Path, tmp_path: Path, fields: dict[str, Any], privacy: dict[str, Any]
@@ -67,6 +68,7 @@ def test_a_private_job_is_estimated_and_nothing_is_charged(
     found = estimate(job)
     assert not (tmp_path / "runs").exists()
     checked = describe_check(check_job(parse_job(job, environment={})))
+    assert ("before_s" in found) == ("planned_steps" in checked and privacy["method"] == "marginals")
     if "planned_steps" in checked:
         assert found["steps"] == checked["planned_steps"], "what the accountant is asked for"
     else:
