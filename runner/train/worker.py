@@ -150,7 +150,8 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         identity["first_weights"] = before
     mine_alone = {
         "checkpoint": checkpoint and [checkpoint.state.get("branch"), checkpoint.step],
-        "microbatch_size": choose_microbatch(config, tokens, replicas, read_most_at_once(directory)),
+        "microbatch_size": choose_microbatch(config, tokens, replicas),
+        "most_at_once": read_most_at_once(directory),
         "conditions": _conditions(config, identity, replicas, task, planned_steps),
     }
     decide = partial(_decide, config, directory, checkpoint)
@@ -265,6 +266,7 @@ def _learn_columns(
     said = {
         "checkpoint": checkpoint and checkpoint.step,
         "microbatch_size": choose_microbatch(job, draws, strategy.num_replicas_in_sync),
+        "most_at_once": read_most_at_once(directory),
     }
     decided = agree(strategy, task.rank, task.workers, said, partial(_decide, job, place, checkpoint))
     return train_columns(
@@ -299,12 +301,9 @@ def _decide(
     """
     if any(each["checkpoint"] != everyone[0]["checkpoint"] for each in everyone):
         raise StorageError(f"{directory.uri}: the workers see different checkpoints; resume the run again")
-    sizes = [each["microbatch_size"] for each in everyone if each["microbatch_size"] is not None]
-    if checkpoint is not None:
-        sizes = [
-            size for size in (checkpoint.state["microbatch_size"], read_most_at_once(directory)) if size is not None
-        ]
-    decided: dict[str, Any] = {"microbatch_size": min(sizes, default=None)}
+    found = [(checkpoint.state if checkpoint else each)["microbatch_size"] for each in everyone]
+    found += [each["most_at_once"] for each in everyone]
+    decided: dict[str, Any] = {"microbatch_size": min((size for size in found if size is not None), default=None)}
     if not config.takes_private_steps:
         return decided
     ledger = RunLedger.open(directory.folder, writes=True)
@@ -381,11 +380,10 @@ def build_network(config: JobConfig, tokens: TokenSet) -> Network:
     )
 
 
-def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int, most: int | None = None) -> int | None:
-    """The job's `microbatch_size`, or one whose activations fit the memory of this machine, or of its GPUs; no more
-    than `most`."""
+def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int) -> int | None:
+    """The job's `microbatch_size`, or one whose activations fit the memory of this machine, or of its GPUs."""
     if config.training.microbatch_size is not None:
-        return min(config.training.microbatch_size, most or config.training.microbatch_size)
+        return config.training.microbatch_size
     model = config.model
     memory = memory_bytes() // replicas
     if tf.config.list_logical_devices("GPU"):
@@ -393,8 +391,7 @@ def choose_microbatch(config: JobConfig, tokens: TokenSet, replicas: int, most: 
     logits = tokens.vocab_size if tokens.slots is None else max(tokens.slots.sizes)
     together = records_of_person(config) or 1
     row = activation_bytes(logits, model.embedding_dim, model.rnn_units, model.layers, tokens.seq_length, together)
-    fitting = microbatch_that_fits(-(-config.training.batch_size // replicas) * together, row, memory)
-    return fitting if most is None else min(fitting or most, most)
+    return microbatch_that_fits(-(-config.training.batch_size // replicas) * together, row, memory)
 
 
 def read_most_at_once(directory: RunDirectory) -> int | None:

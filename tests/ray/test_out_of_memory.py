@@ -16,8 +16,10 @@ from runner.privacy.ledger import RunLedger
 from runner.storage import open_folder
 from runner.submit.launch import Launch
 from runner.submit.start import start_run
+from runner.train.checkpoint import newest_checkpoint
 from runner.train.step import TrainingStep
 from tests.runs import ROOT, small_job, status_of, weights_of, write_job, write_records
+from tests.table_records import DECLARED, table_job, write_table
 
 
 def start(job: dict[str, Any]) -> Path:
@@ -74,6 +76,17 @@ def test_a_private_run_goes_on_in_another_branch(records: Path, tmp_path: Path, 
     statement = json.loads((run / "privacy.json").read_text())
     assert statement["epsilon"] <= 8.0
     assert status_of(run)["state"] == "done"
+
+
+def test_a_private_table_with_texts_holds_less_in_both_its_parts(tmp_path: Path, full: dict[int, int]) -> None:
+    full[1] = 128
+    job = table_job("texts", write_table(tmp_path / "people"), tmp_path / "runs")
+    job |= {"fields": DECLARED, "privacy": {"enabled": True, "target_epsilon": 8.0, "delta": 1e-4, "draws": 1000}}
+    run = start(job)
+    assert (run / "microbatch").read_text() == "64"
+    checkpoint = newest_checkpoint(open_folder(str(run / "columns" / "checkpoints")))
+    assert checkpoint is not None
+    assert checkpoint.state["microbatch_size"] == 64
 
 
 def test_the_second_time_the_job_fails_and_says_what_to_set(

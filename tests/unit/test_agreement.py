@@ -89,8 +89,15 @@ def begun(place: Path) -> RunDirectory:
     return directory
 
 
-def said(microbatch_size: int | None = None, checkpoint: Any = None, **conditions: Any) -> dict[str, Any]:
-    return {"microbatch_size": microbatch_size, "checkpoint": checkpoint, "conditions": conditions}
+def said(
+    microbatch_size: int | None = None, checkpoint: Any = None, most: int | None = None, **conditions: Any
+) -> dict[str, Any]:
+    return {
+        "microbatch_size": microbatch_size,
+        "most_at_once": most,
+        "checkpoint": checkpoint,
+        "conditions": conditions,
+    }
 
 
 def test_the_microbatch_is_one_that_fits_every_worker(tmp_path: Path) -> None:
@@ -99,6 +106,8 @@ def test_the_microbatch_is_one_that_fits_every_worker(tmp_path: Path) -> None:
     assert decide(job(), directory, None, [said(None), said(None)])["microbatch_size"] is None
     before = Checkpoint(0, {}, {"microbatch_size": 9, "branch": -1, "progress": {"rows": []}})
     assert decide(job(), directory, before, [said(7), said(5)])["microbatch_size"] == 9
+    assert decide(job(), directory, before, [said(7, most=4), said(5)])["microbatch_size"] == 4, "out of memory"
+    assert decide(job(), directory, None, [said(7), said(5, most=6)])["microbatch_size"] == 5
 
 
 def test_the_branch_follows_from_the_conditions_of_all_workers(tmp_path: Path) -> None:
