@@ -96,9 +96,14 @@ class ResourceError(RunnerError):
 class OutOfMemoryError(ResourceError):
     """A device had no room for a step. `rows`: of a replica's examples that it was to hold at once."""
 
-    def __init__(self, message: str, rows: int) -> None:
-        super().__init__(message)
-        self.rows = rows
+    rows: int = 0
+
+    @classmethod
+    def of(cls, rows: int) -> OutOfMemoryError:
+        """In a step that was to hold so many."""
+        error = cls(f"out of memory in a step that holds {rows} examples at once")
+        error.rows = rows
+        return error
 
 
 class StorageError(RunnerError):

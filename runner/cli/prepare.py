@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import sys
@@ -235,6 +236,8 @@ def plan(job: Path, steps: int, price_per_hour: float | None, overrides: tuple[s
     from runner.sweep.space import trial_count
     from runner.train.cost import check_cost, describe_cost, estimate_cost, in_lines
 
+    if price_per_hour is not None and math.isnan(price_per_hour):
+        raise click.BadOptionUsage("--price-per-hour", "--price-per-hour nan is no number.")
     os.environ[JOB_FOLDER_VARIABLE] = str(job.resolve().parent)
     config = load_job(job, overrides)
     trials = 1 if config.sweep is None else trial_count(config.sweep)

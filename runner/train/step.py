@@ -126,7 +126,7 @@ class TrainingStep:
         except tf.errors.ResourceExhaustedError as error:
             rows = max(len(share.inputs) for share in shares)
             rows = min(rows, self._microbatch_size or rows)
-            raise OutOfMemoryError(f"out of memory in a step that holds {rows} examples at once", rows) from error
+            raise OutOfMemoryError.of(rows) from error
         except tf.errors.InvalidArgumentError as error:
             if DISAGREE in str(error):
                 raise JobFailedError(f"{DISAGREE}: nothing was updated; report this bug") from error

@@ -57,7 +57,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
     def limited(self: TrainingStep, *arguments: Any, **options: Any) -> Any:
         taken.append(0)
         if (rows := at.get(len(taken) - 1)) is not None:
-            raise OutOfMemoryError(f"out of memory in a step that holds {rows} examples at once", rows)
+            raise OutOfMemoryError.of(rows)
         return train(self, *arguments, **options)
 
     monkeypatch.setattr(TrainingStep, "train", limited)

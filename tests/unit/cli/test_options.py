@@ -57,6 +57,7 @@ GOOD = {
     "epsilon": ([], ["-n", "1000", "--batch-size", "10", "--steps", "1", "--noise-multiplier", "1"]),
     "audit": (["nowhere"], []),
     "validate": (["job.yaml"], []),
+    "plan": (["nowhere.yaml"], []),
     "schema": ([], []),
 }
 """Of each verb but `doctor`, whose answers are those of the network: arguments and options that are quick."""
