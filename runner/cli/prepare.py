@@ -237,7 +237,7 @@ def plan(job: Path, steps: int, price_per_hour: float | None, overrides: tuple[s
     from runner.train.cost import check_cost, describe_cost, estimate_cost, in_lines
 
     if price_per_hour is not None and math.isnan(price_per_hour):
-        raise click.BadOptionUsage("--price-per-hour", "--price-per-hour nan is no number.")
+        raise click.UsageError("--price-per-hour is no number.")
     os.environ[JOB_FOLDER_VARIABLE] = str(job.resolve().parent)
     config = load_job(job, overrides)
     trials = 1 if config.sweep is None else trial_count(config.sweep)
