@@ -94,15 +94,17 @@ class ResourceError(RunnerError):
 
 
 class OutOfMemoryError(ResourceError):
-    """A device had no room for a step. `rows`: of a replica's examples that it was to hold at once."""
+    """A device had no room for a step. `rows`: of a replica's examples that it was to hold at once; `fewest`: that it
+    can hold, which are those of a person where these stay together."""
 
     rows: int = 0
+    fewest: int = 1
 
     @classmethod
-    def of(cls, rows: int) -> OutOfMemoryError:
+    def of(cls, rows: int, fewest: int = 1) -> OutOfMemoryError:
         """In a step that was to hold so many."""
         error = cls(f"out of memory in a step that holds {rows} examples at once")
-        error.rows = rows
+        error.rows, error.fewest = rows, fewest
         return error
 
 

@@ -170,9 +170,10 @@ def privacy_report(
 def _sampler(state: LedgerState) -> str:
     if state.mechanism is None:
         return NO_SAMPLER if state.unit is None else state.unit.counted_in_words()
+    is_counted = any(release.name == COLUMNS for release in state.releases)
     if state.unit is not None:
-        return state.unit.sampler_in_words()
-    return SAMPLER + (COUNTED if any(release.name == COLUMNS for release in state.releases) else "")
+        return state.unit.sampler_in_words() + (state.unit.counted_beside_in_words() if is_counted else "")
+    return SAMPLER + (COUNTED if is_counted else "")
 
 
 def _limits(config: JobConfig, unit: PrivacyUnit | None) -> list[str]:

@@ -76,6 +76,10 @@ class PrivacyUnit:
             "counted once in each histogram"
         )
 
+    def counted_beside_in_words(self) -> str:
+        """What is looked at beside steps."""
+        return f"; beside that the first {self.most_records} records of each person are counted once in each histogram"
+
     def counts_in_words(self) -> dict[str, str]:
         """Whose records there are, and what is left out, for a statement."""
         return {

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from runner.config import JobConfig
 from runner.data.batches import plan_batches
@@ -38,6 +39,7 @@ from runner.privacy.noise import RunKey, draw_noise
 from runner.storage import open_folder
 from runner.train.columns import columns_job
 from runner.train.devices import machine, set_up_devices
+from runner.train.drawn_tokens import tokenizer_of
 from runner.train.facade import CheckedJob, connected_ray
 from runner.train.feed import Feed, Share
 from runner.train.optimizer import build_optimizer
@@ -48,6 +50,8 @@ WARM_UP = 2
 """Steps before those that are timed: the first is compiled."""
 FEWEST_ROWS = 20_000
 """Rows to tokenize, where there are as many."""
+ROWS_LOOKED_AT = 1_000
+"""For the share of texts."""
 
 log = logging.getLogger(__name__)
 
@@ -158,15 +162,25 @@ def estimate_cost(checked: CheckedJob, timed_steps: int) -> Cost:
     with TemporaryDirectory() as folder:
         tokens = checked.tokens or _tokenize_some(checked, folder, timed_steps)
         set_up_devices(resources, resources.cpus_per_worker, exact=config.takes_private_steps)
-        before_s = 0.0
+        before_s, trained = 0.0, None
         if config.trains_texts_apart:
-            before_s = _estimate(columns_job(config), tokens, config.privacy.draws, None, timed_steps).seconds
+            trained = tokenizer_of(tokens).text_tokens()
+            before = _estimate(columns_job(config), tokens, config.privacy.draws, None, timed_steps)
+            before_s = before.seconds * (1 - _share_of(tokens, trained))  # Draws have no texts.
         mechanism = checked.budget.mechanism if checked.budget else None
-        return replace(_estimate(config, tokens, _units(checked), mechanism, timed_steps), before_s=before_s)
+        cost = _estimate(config, tokens, _units(checked), mechanism, timed_steps, trained)
+        return replace(cost, before_s=before_s)
 
 
-def _estimate(config: JobConfig, tokens: TokenSet, units: int, mechanism: Mechanism | None, timed_steps: int) -> Cost:
-    """Of a run, or a part of one, whose batches are made of so many `units`; timed on `tokens`."""
+def _estimate(
+    config: JobConfig,
+    tokens: TokenSet,
+    units: int,
+    mechanism: Mechanism | None,
+    timed_steps: int,
+    trained: NDArray[np.bool_] | None = None,
+) -> Cost:
+    """Of a run, or a part of one, whose batches are made of so many `units`; timed on `tokens`. trained: see `Feed`."""
     settings, resources = config.training, config.resources
     whole = plan_batches(config, units)
     steps = settings.epochs * whole.training_steps
@@ -188,12 +202,13 @@ def _estimate(config: JobConfig, tokens: TokenSet, units: int, mechanism: Mechan
         mechanism=mechanism,
         seq_length=tokens.seq_length,
         records_of_person=together or 1,
+        trained=trained,
     )
     examples = Examples(tokens, config.data.cache_gib)
     there = tokens.examples if together is None or examples.persons is None else examples.persons.count
     plan = plan_batches(config, there, (secrets.randbits(64), secrets.randbits(64)))
     fields = tokens.slots.fields_of_tokens() if network.next_slot is not None and tokens.slots is not None else None
-    feed = Feed(examples, plan, range(1), replicas, noise, fields, records_of_person=together)
+    feed = Feed(examples, plan, range(1), replicas, noise, fields, records_of_person=together, trained=trained)
 
     def train(share: Share) -> None:
         step.train(share.batches, share.tokens, noise=share.noise)
@@ -230,6 +245,12 @@ def _units(checked: CheckedJob) -> int:
         return checked.tokens.units
     assert survey is not None
     return survey.found.windows if config.examples.packing == "stream" else checked.units
+
+
+def _share_of(tokens: TokenSet, some: NDArray[np.bool_]) -> float:
+    """Of the first tokens, how many are among `some` (V,)."""
+    rows = Examples(tokens, cache_gib=0).rows(np.arange(min(tokens.examples, ROWS_LOOKED_AT)))
+    return float(some[np.concatenate(rows)].mean())
 
 
 def _tokenize_some(checked: CheckedJob, folder: str, timed_steps: int) -> TokenSet:

@@ -217,7 +217,8 @@ def buy_schema(
     except DataError:
         _spending(config, state).charge(lambda _entries: _entry(config, state, state.reserved_steps))
         raise
-    return Schema.of(config.fields, columns, found), released.sha256
+    schema = Schema.of(config.fields, columns, found, texts_last=config.trains_texts_apart)
+    return schema, released.sha256
 
 
 def find_tokens_key(config: JobConfig, key: str, directory: RunDirectory | None) -> str | None:

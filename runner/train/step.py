@@ -125,8 +125,7 @@ class TrainingStep:
             found = self._train(inputs, targets, weights, keys, scale, votes, noises, digests).numpy().tolist()
         except tf.errors.ResourceExhaustedError as error:
             rows = max(len(share.inputs) for share in shares)
-            rows = min(rows, self._microbatch_size or rows)
-            raise OutOfMemoryError.of(rows) from error
+            raise OutOfMemoryError.of(min(rows, self._microbatch_size or rows), self._records_of_person) from error
         except tf.errors.InvalidArgumentError as error:
             if DISAGREE in str(error):
                 raise JobFailedError(f"{DISAGREE}: nothing was updated; report this bug") from error

@@ -404,11 +404,11 @@ def _hold_less(directory: RunDirectory, error: OutOfMemoryError) -> None:
     """Note, once in a run, that a replica holds half as many examples at once from here on: batches stay as they are.
 
     Raises:
-        OutOfMemoryError: it was half already, or a single one.
+        OutOfMemoryError: it was half already, or a single one, or those of a single person.
     """
     before, half = read_most_at_once(directory), error.rows // 2
-    if half == 0 or (before is not None and error.rows <= before):
-        less = f"set training.microbatch_size below {error.rows}, or " if half else ""
+    if half < error.fewest or (before is not None and error.rows <= before):
+        less = f"set training.microbatch_size below {error.rows}, or " if half >= error.fewest else ""
         error.args = (f"{error}; {less}make the model or examples.seq_length smaller",)
         raise error
     directory.folder.write(MOST_AT_ONCE, str(half).encode())

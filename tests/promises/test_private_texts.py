@@ -15,13 +15,14 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load
 
+from runner.data.examples import Examples, TokenSet
 from runner.data.schema.field_tokenizer import FieldTokenizer
 from runner.data.tokenizers.saved import from_files
 from runner.errors import JobFailedError, PrivacyError
 from runner.privacy.accountant import epsilon
 from runner.privacy.budget import SpendingLedger
 from runner.privacy.ledger import RunLedger
-from runner.storage import open_folder, read_published
+from runner.storage import open_folder, read_manifest, read_published
 from runner.train import columns, feed
 from runner.train.checkpoint import newest_checkpoint
 from tests.promises import observers
@@ -96,6 +97,15 @@ def state_of(run: Path) -> Any:
 def charges(runs: Path) -> list[tuple[int, int]]:
     """Of the ledger over runs: each entry's steps and releases."""
     return [(entry.steps, len(entry.releases)) for entry in SpendingLedger(open_folder(str(runs))).read()]
+
+
+def drawn_rows(run: Path, runs: Path) -> list[NDArray[np.integer]]:
+    """The tokens of each record that the first part was trained on."""
+    checkpoint = newest_checkpoint(open_folder(str(run / "columns" / "checkpoints")))
+    assert checkpoint is not None
+    folder = open_folder(str(runs / ".cache" / "tokens" / checkpoint.state["tokens"]))
+    tokens = TokenSet.from_manifest(folder, read_manifest(folder))
+    return Examples(tokens, cache_gib=1).rows(np.arange(tokens.examples))
 
 
 def columns_of(run: Path) -> dict[str, NDArray[Any]]:
@@ -213,6 +223,9 @@ def test_20_a_bought_schema_is_paid_for_beside_counts_and_steps(notes: Path, tmp
     assert report["steps"] == STEPS
     assert 0.99 * TARGET < report["epsilon"] <= TARGET
     assert report["epsilon"] == epsilon(state.spent, state.delta, "rdp")
+    tokenizer = tokenizer_of(run)
+    assert tokenizer.schema.learned.names[-1] == "note", "texts come last, wherever they are in the job"
+    assert not any(tokenizer.text_tokens()[row].any() for row in drawn_rows(run, tmp_path))
     assert charges(tmp_path)[0] == (1, 1), "reserved, until it is known what is counted"
     assert charges(tmp_path)[-1] == (STEPS, 3)
 

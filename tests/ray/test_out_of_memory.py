@@ -13,11 +13,13 @@ import pytest
 from runner.config import parse_job
 from runner.errors import OutOfMemoryError
 from runner.privacy.ledger import RunLedger
+from runner.run_directory import RunDirectory
 from runner.storage import open_folder
 from runner.submit.launch import Launch
 from runner.submit.start import start_run
 from runner.train.checkpoint import newest_checkpoint
 from runner.train.step import TrainingStep
+from runner.train.worker import _hold_less
 from tests.runs import ROOT, small_job, status_of, weights_of, write_job, write_records
 from tests.table_records import DECLARED, table_job, write_table
 
@@ -46,6 +48,17 @@ def test_a_batch_that_does_not_fit_is_trained_on_in_halves(tmp_path: Path) -> No
     job["name"] = "halves"
     job["training"]["microbatch_size"] = 512
     assert weights_of(start(job)) == weights_of(run)
+
+
+def test_the_records_of_a_person_are_not_divided(tmp_path: Path) -> None:
+    directory = RunDirectory(open_folder(str(tmp_path)))
+    _hold_less(directory, OutOfMemoryError.of(64, fewest=32))
+    assert (tmp_path / "microbatch").read_text() == "32"
+    with pytest.raises(OutOfMemoryError, match=r"at once; make the model or examples\.seq_length smaller"):
+        _hold_less(directory, OutOfMemoryError.of(32, fewest=32))
+    (tmp_path / "microbatch").unlink()
+    with pytest.raises(OutOfMemoryError, match=r"64 examples at once; make the model"):
+        _hold_less(directory, OutOfMemoryError.of(64, fewest=64))
 
 
 @pytest.fixture
