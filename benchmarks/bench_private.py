@@ -25,7 +25,6 @@ from concurrent.futures import ThreadPoolExecutor
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import numpy as np
 import tensorflow as tf
 from bench_train import (
     LEARNING_RATE,
@@ -56,7 +55,7 @@ def private_step(sizes: argparse.Namespace, batch: Batch) -> Step:
     mechanism = Mechanism(examples=1000 * sizes.batch, batch_size=sizes.batch, noise_multiplier=1.0)
     step = TrainingStep(network, optimizer, tf.distribute.get_strategy(), mechanism=mechanism, seq_length=sizes.length)
     key = RunKey.new().for_noise(0, "benchmark")
-    weights = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
+    weights = network.count_params()
     sigma = grid_of(mechanism, weights).sigma
     ahead = ThreadPoolExecutor(1)
     drawn = [ahead.submit(draw_noise, key, 0, sigma, weights)]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from runner.screen import Json, show
 from runner.submit.launch import Launch
+
+if TYPE_CHECKING:
+    from runner.config import JobConfig
 
 MOST_HISTOGRAMS = 100_000
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -146,6 +151,15 @@ def with_launch(command: Callable[..., None]) -> Callable[..., None]:
         command(launch=launch, as_json=as_json, **others)
 
     return with_options
+
+
+def load_own_job(path: Path, overrides: Sequence[str]) -> JobConfig:
+    """The job of a file; modules that it names are looked for beside it, too."""
+    from runner.config import load_job
+    from runner.run_directory import JOB_FOLDER_VARIABLE
+
+    os.environ[JOB_FOLDER_VARIABLE] = str(path.resolve().parent)
+    return load_job(path, overrides)
 
 
 def answer(as_json: bool, values: dict[str, Any], text: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -12,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli.options import Delimiter, Histograms, Names, Text, answer, common_options, runs_option, set_option
+from runner.cli.options import (
+    Delimiter,
+    Histograms,
+    Names,
+    Text,
+    answer,
+    common_options,
+    load_own_job,
+    runs_option,
+    set_option,
+)
 from runner.screen import show
 
 if TYPE_CHECKING:
@@ -200,13 +209,10 @@ def validate(job: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     Example:
       runner validate job.yaml
     """
-    from runner.config import load_job
     from runner.driver import check, check_free
-    from runner.run_directory import JOB_FOLDER_VARIABLE
     from runner.train.findings import describe_check, in_lines
 
-    os.environ[JOB_FOLDER_VARIABLE] = str(job.resolve().parent)
-    config = load_job(job, overrides)
+    config = load_own_job(job, overrides)
     check_free(config)
     found = describe_check(check(config))
     answer(as_json, found, "\n".join(in_lines(found)))
@@ -230,16 +236,13 @@ def plan(job: Path, steps: int, price_per_hour: float | None, overrides: tuple[s
     Example:
       runner plan job.yaml --price-per-hour 2.50
     """
-    from runner.config import load_job
     from runner.driver import check
-    from runner.run_directory import JOB_FOLDER_VARIABLE
     from runner.sweep.space import trial_count
     from runner.train.cost import check_cost, describe_cost, estimate_cost, in_lines
 
     if price_per_hour is not None and math.isnan(price_per_hour):
         raise click.UsageError("--price-per-hour is no number.")
-    os.environ[JOB_FOLDER_VARIABLE] = str(job.resolve().parent)
-    config = load_job(job, overrides)
+    config = load_own_job(job, overrides)
     trials = 1 if config.sweep is None else trial_count(config.sweep)
     found = describe_cost(estimate_cost(check(config), steps), trials, price_per_hour)
     answer(as_json, found, "\n".join(in_lines(found)))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import click
 
-from runner.cli.options import Text, answer, runs_option, set_option, with_launch
+from runner.cli.options import Text, answer, load_own_job, runs_option, set_option, with_launch
 from runner.errors import ConfigError
 from runner.screen import show_records, tell
 from runner.submit.launch import Launch
@@ -38,12 +37,9 @@ def submit(
       runner submit job.yaml --on ray --address http://head:8265
       runner submit job.yaml --since last
     """
-    from runner.config import load_job
-    from runner.run_directory import JOB_FOLDER_VARIABLE
     from runner.submit.start import start_run
 
-    os.environ[JOB_FOLDER_VARIABLE] = str(job.resolve().parent)
-    config = load_job(job, overrides if since is None else (*overrides, f"data.since={json.dumps(since)}"))
+    config = load_own_job(job, overrides if since is None else (*overrides, f"data.since={json.dumps(since)}"))
     answer(as_json, *start_run(config, launch))
 
 

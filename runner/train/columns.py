@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from runner.config import JobConfig, TrainingConfig
 from runner.config.training import PrivacyConfig
-from runner.data.batches import BatchPlan
+from runner.data.batches import plan_batches
 from runner.data.examples import Examples, TokenSet
 from runner.errors import DataError
 from runner.model.network import Network
@@ -69,8 +69,7 @@ def train_columns(
     """
     if checkpoint is not None and checkpoint.state["tokens"] != draws.key:
         raise DataError(f"{place.uri}: the draws changed since this run began; start a new run")
-    settings, order = job.training, (job.training.batch_size, job.training.seed, job.training.validation_split)
-    plan = BatchPlan(draws.examples, *order)
+    settings, plan = job.training, plan_batches(job, draws.units)
     with strategy.scope():
         optimizer = build_optimizer(settings.optimizer, settings.epochs * plan.training_steps)
         optimizer.build(network.trainable_variables)

@@ -188,7 +188,7 @@ def _estimate(
     network = build_network(config, tokens)
     optimizer = build_optimizer(settings.optimizer, steps)
     optimizer.build(network.trainable_variables)
-    parameters = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
+    parameters = network.count_params()
     microbatch_size = choose_microbatch(config, tokens, replicas)
     noise = None
     if mechanism is not None:

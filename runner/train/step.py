@@ -12,7 +12,6 @@ step tells a digest of what they added up.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +85,7 @@ class TrainingStep:
         one = local_replicas == 1
         train, evaluate = (with_own_gradients(each) for each in (self._train_replicas, self._evaluate_replicas))
         self._is_alone = strategy.num_replicas_in_sync == local_replicas
-        weights = sum(math.prod(variable.shape) for variable in network.trainable_variables)
+        weights = network.count_params()
         replicas = strategy.num_replicas_in_sync
         self._grid = None if mechanism is None else grid_of(mechanism, weights, replicas, records_of_person)
         self._noise_dtype = np.dtype(np.int32) if self._grid is None else self._grid.noise_dtype

@@ -15,7 +15,6 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from runner.config import JobConfig
@@ -173,7 +172,7 @@ def _train(task: WorkerTask, directory: RunDirectory, heartbeat: Heartbeat) -> E
         ledger.check_sampler(plan)
         branch = f"{ledger.branch} {chosen.nonce} {chosen.conditions}"
         if mine[0] == 0:
-            weights = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
+            weights = network.count_params()
             assert ledger.state.mechanism is not None
             sigma = grid_of(ledger.state.mechanism, weights, replicas, together or 1).sigma
             key = ledger.branch_key.for_noise(ledger.branch, chosen.conditions)

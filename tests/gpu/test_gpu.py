@@ -146,7 +146,7 @@ def steps_from_the_start(private: bool) -> bytes:
     optimizer.build(made.trainable_variables)
     mechanism = Mechanism(examples=1000, batch_size=B, noise_multiplier=1.0) if private else None
     step = TrainingStep(made, optimizer, tf.distribute.get_strategy(), mechanism=mechanism, seq_length=T)
-    count = sum(int(np.prod(variable.shape)) for variable in made.trainable_variables)
+    count = made.count_params()
     key = RunKey("0" * 64).for_noise(0, "test")
     for number in range(5):
         noise = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.mutants.draws import training_sees_the_records
 from tests.mutants.mutants import leave_mark, mutant
 
 FILE = "test_private_texts.py"
@@ -66,15 +67,6 @@ def steps_on_texts_move_all_weights() -> None:
     Network.masks_of = faulty
 
 
-@mutant("test_20_columns_are_learned_of_draws_and_of_no_record", file=FILE)
-def records_are_read_for_the_draws() -> None:
-    from runner.train import facade
-
-    draw = facade.draw_tokens
-
-    def faulty(config: Any, directory: Any, tokens: Any, *rest: Any) -> Any:
-        leave_mark()
-        draw(config, directory, tokens, *rest)
-        return tokens
-
-    facade.draw_tokens = faulty
+mutant("test_20_columns_are_learned_of_draws_and_of_no_record", file=FILE, name="records_are_read_for_the_draws")(
+    training_sees_the_records
+)
