@@ -65,7 +65,9 @@ class Cluster:
         self._control_plane.start()
         definitions = (tool("kuberay-operator").parent / "config/crd/bases").glob("*.yaml")
         with ThreadPoolExecutor() as pool:  # The server takes seconds for each: their schemas are large.
-            list(pool.map(lambda path: self.admin.create(DEFINITIONS, path.read_text()), definitions))
+            made = list(pool.map(lambda path: self.admin.create(DEFINITIONS, path.read_text()), definitions))
+        names = {definition["metadata"]["name"] for definition in made}
+        self._processes.wait_until(lambda: names <= self._known_resources(), "Ray's resources in the API's lists")
         self._start_nodes()
         self._give_operator_its_rights()
         self.start_operator()
@@ -79,7 +81,11 @@ class Cluster:
     def kubectl(self, *arguments: str, kubeconfig: Path | None = None, stdin: str | None = None) -> str:
         """What kubectl prints for a user, by default the admin."""
         command = [tool("kubectl"), f"--kubeconfig={kubeconfig or self.admin_kubeconfig}", *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+        # A cache of this cluster's own: by default it is shared by all whose server ever had this port.
+        environment = {**os.environ, "KUBECACHEDIR": str(self._directory / "kubectl-cache")}
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=120, check=False, env=environment
+        )
         if done.returncode:
             raise RuntimeError(f"kubectl {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
         return done.stdout
@@ -165,6 +171,10 @@ class Cluster:
         for subject in binding["subjects"]:
             subject["namespace"] = OPERATOR
         self.admin.create(f"{RBAC}/clusterrolebindings", binding)
+
+    def _known_resources(self) -> set[str]:
+        """What kubectl finds by its name: the server lists a new definition some time after it has taken it."""
+        return set(self.kubectl("api-resources", "--output=name").split())
 
     def _nodes_are_ready(self) -> bool:
         """Whether pods can run on them: new nodes have a taint for a moment."""
