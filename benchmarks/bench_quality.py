@@ -37,6 +37,8 @@ from pyarrow.csv import read_csv
 from quality_tables import Table, find_tables
 
 ROOT = Path(__file__).resolve().parent.parent
+TIMED_OUT = 124
+"""An exit code of coreutils' timeout."""
 RESULTS = ROOT / "docs" / "quality.csv"
 DATA = Path(os.environ.get("QUALITY_DATA", ROOT.parent / "shared" / "quality" / "data"))
 PROJECT = "project"
@@ -213,11 +215,10 @@ def runner(minutes: float, *arguments: Any) -> None:
 
 def run(command: Sequence[Any], minutes: float) -> str:
     """What a command prints; MakerError with the end of its standard error when it fails."""
-    words = [str(word) for word in command]
-    try:
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60 * minutes)
-    except subprocess.TimeoutExpired:
-        raise MakerError(f"took more than {minutes:g} minutes") from None
+    words = ["timeout", f"{60 * minutes:.0f}", *map(str, command)]  # It ends what the command has started, too.
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode == TIMED_OUT:
+        raise MakerError(f"took more than {minutes:g} minutes")
     if done.returncode:
         raise MakerError(f"exit code {done.returncode}: {' '.join(done.stderr.split())[-400:]}")
     return done.stdout
