@@ -187,7 +187,7 @@ def _fix_clock(patch: pytest.MonkeyPatch, found: Recording) -> None:
 
     def named(branch: str, total_step: int, positions: Any) -> Any:
         digest = step_digest(branch, total_step, positions)
-        batches[digest.tobytes()] = tuple(positions.tolist())
+        batches[digest.tobytes()] = tuple(positions.ravel().tolist())  # Of persons: those of their records.
         return digest
 
     def timed(self: Any, shares: Any, *arguments: Any, **options: Any) -> Any:

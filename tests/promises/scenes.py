@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sentencepiece
 import tensorflow as tf
 
 from runner.data.schema.field_tokenizer import FieldTokenizer
@@ -31,6 +32,8 @@ from tests.promises.private_runs import config_of, private_job, resume, start, w
 
 RECORDS, STEPS = 60, 4
 FIRST, LAST = 0, RECORDS - 1
+TRAINED_ON = 52
+"""A record of a person who is not held out for validation."""
 FIELDS: dict[str, Any] = {
     "sex": {"kind": "category", "values": ["f", "m"]},
     "job": {"kind": "category", "values": ["clerk", "cook"], "outside": "rare"},
@@ -89,11 +92,46 @@ def killed(data: Path, runs: Path) -> Iterator[Path]:
 
 
 def limited(data: Path, runs: Path) -> Iterator[Path]:
-    """A run with a time limit, by a clock that goes by the size of batches."""
-    yield start(small("limited", data, runs, epochs=2, max_training_time_s=LIMIT_S))
+    """A run of subwords, whose model is public, with a time limit, by a clock that goes by the size of batches."""
+    job = small("limited", data, runs, epochs=2, max_training_time_s=LIMIT_S)
+    job["tokenizer"] = {"kind": "sentencepiece", "uri": str(write_public_model(data.with_name("public.model")))}
+    job["privacy"] |= {"vocabulary": "public"}
+    yield start(job)
 
 
 LIMIT_S = 6
+
+
+def write_public_model(path: Path) -> Path:
+    """Subwords of texts that are nobody's."""
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([f"{number},{'ab'[number % 2]} very long one" for number in range(100)]),
+            model_writer=file,
+            vocab_size=40,
+            byte_fallback=False,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+    return path
+
+
+def write_people(folder: Path, emptied: int | None) -> None:
+    """One file, of persons with two records each; those of the person who has the row `emptied` are left out."""
+    draw = np.random.default_rng(5)
+    owners = [f"C{row // 2}" for row in range(RECORDS)]
+    texts = [f"{draw.integers(100)},{'ab'[row % 2]}" for row in range(RECORDS)]
+    texts[TRAINED_ON] = "b,very,long,one,12345"
+    if emptied is not None:
+        texts = ["" if owner == owners[emptied] else text for owner, text in zip(owners, texts, strict=True)]
+    pq.write_table(pa.table({"text": texts, "customer": owners}), folder / "part-0.parquet")
+
+
+def persons(data: Path, runs: Path) -> Iterator[Path]:
+    """A run that protects persons, each with all of their records."""
+    job = small("persons", data, runs, epochs=3)
+    job["privacy"] |= {"unit": "customer", "max_records_per_unit": 2}
+    yield start(job)
 
 
 def series(data: Path, runs: Path) -> Iterator[Path]:
@@ -207,6 +245,7 @@ def draws(data: Path, runs: Path) -> Iterator[Path]:
 SCENES = {
     "killed": Scene(write_texts, killed, asks_another_worker=True),
     "limited": Scene(write_texts, limited),
+    "persons": Scene(write_people, persons),
     "series": Scene(write_texts, series, begins_at=RECORDS // 2),
     "sweep": Scene(write_rows, sweep),
     "draws": Scene(write_many_rows, draws),

@@ -14,10 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.promises.scenes import FIRST, LAST, SCENES
+from tests.promises.scenes import FIRST, LAST, SCENES, TRAINED_ON
 from tests.runs import ROOT
 
-EMPTIED = {"killed": (FIRST, LAST), "limited": (FIRST,), "series": (LAST,), "sweep": (LAST,), "draws": (LAST,)}
+EMPTIED = {
+    "killed": (FIRST, LAST),
+    "limited": (FIRST,),
+    "persons": (TRAINED_ON,),
+    "series": (LAST,),
+    "sweep": (LAST,),
+    "draws": (LAST,),
+}
 
 
 @pytest.mark.parametrize("scene", EMPTIED)
